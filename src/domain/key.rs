@@ -1,0 +1,286 @@
+//! Primary keys: as a webhook names them and as a table defines them.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Serialize;
+
+use super::table::{ColumnType, TableSpec};
+
+/// Bytes of a canonical key; an index entry of PostgreSQL ends at some 2,700, SQL Server's own keys at 1,700.
+const KEY_BYTES_MAX: usize = 2_000;
+
+/// One value of a key. Keys of Business NXT are 64-bit integers or strings (webhook documentation).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(untagged)]
+pub enum KeyValue {
+    /// A signed 64-bit integer.
+    Int(i64),
+    /// A string, byte for byte as received.
+    Text(String),
+}
+
+impl KeyValue {
+    /// Reads a JSON string or an integer of 64 bits; `None` for everything else, fractions such as `1.0` included.
+    pub fn from_json(value: &serde_json::Value) -> Option<Self> {
+        match value {
+            serde_json::Value::Number(number) => number.as_i64().map(Self::Int),
+            serde_json::Value::String(text) => Some(Self::Text(text.clone())),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Array(_)
+            | serde_json::Value::Object(_) => None,
+        }
+    }
+
+    /// Folds what SQL Server's usual collations hold equal: case and trailing blanks.
+    ///
+    /// An approximation on purpose: two values that fold alike may be one row, and only the source can tell. It is
+    /// never used to decide that a row is gone.
+    pub fn folded(&self) -> Self {
+        match self {
+            Self::Int(number) => Self::Int(*number),
+            Self::Text(text) => Self::Text(text.trim_end_matches(' ').to_lowercase()),
+        }
+    }
+
+    fn is_blank(&self) -> bool {
+        matches!(self, Self::Text(text) if text.trim_end_matches(' ').is_empty())
+    }
+}
+
+impl fmt::Display for KeyValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(number) => write!(f, "{number}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Why a key cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// No column, or nothing but empty strings.
+    #[error("the primary key is empty")]
+    Empty,
+    /// A column named twice (names are compared without regard to case).
+    #[error("the primary key names column {0} twice")]
+    Repeated(String),
+    /// A name that no column can have.
+    #[error("{0:?} is not a column name")]
+    BadName(String),
+    /// A character that PostgreSQL cannot store.
+    #[error("the value of key column {0} contains a NUL character")]
+    Nul(String),
+    /// Longer than any key of the source.
+    #[error("the primary key is longer than {KEY_BYTES_MAX} bytes")]
+    TooLong,
+    /// The columns are not the table's key columns.
+    #[error("the key columns are ({given}), but table {table} has ({expected})")]
+    OtherColumns {
+        /// The table.
+        table: String,
+        /// Columns of the key at hand.
+        given: String,
+        /// Columns of the table's key.
+        expected: String,
+    },
+    /// A value that the column's type cannot hold.
+    #[error("{value:?} is not a value of key column {column} ({kind})")]
+    BadValue {
+        /// The column.
+        column: String,
+        /// Its type in the mirror.
+        kind: &'static str,
+        /// The value.
+        value: String,
+    },
+}
+
+/// A key as a notification gives it: column names in lower case, in alphabetical order.
+///
+/// Webhooks write names in PascalCase, GraphQL in camelCase; folding the case and sorting makes one spelling of
+/// one key. Which columns the table really has is for its description to say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HintKey(BTreeMap<String, KeyValue>);
+
+impl HintKey {
+    /// Checks and orders the columns of a key.
+    pub fn new(columns: impl IntoIterator<Item = (String, KeyValue)>) -> Result<Self, KeyError> {
+        let mut ordered = BTreeMap::new();
+        for (name, value) in columns {
+            if !super::naming::is_well_formed(&name) {
+                return Err(KeyError::BadName(name));
+            }
+            if matches!(&value, KeyValue::Text(text) if text.contains('\0')) {
+                return Err(KeyError::Nul(name));
+            }
+            if ordered.insert(name.to_ascii_lowercase(), value).is_some() {
+                return Err(KeyError::Repeated(name));
+            }
+        }
+        if ordered.values().all(KeyValue::is_blank) {
+            return Err(KeyError::Empty);
+        }
+        let key = Self(ordered);
+        if key.canonical().len() > KEY_BYTES_MAX {
+            return Err(KeyError::TooLong);
+        }
+        Ok(key)
+    }
+
+    /// One text for one key: a JSON object with sorted, lower-case names.
+    pub fn canonical(&self) -> String {
+        serde_json::to_string(&self.0).expect("strings and integers always serialise")
+    }
+
+    /// Reads back what [`HintKey::canonical`] wrote.
+    pub fn from_canonical(text: &str) -> Option<Self> {
+        let columns: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+        let columns = columns.iter().map(|(name, value)| Some((name.clone(), KeyValue::from_json(value)?)));
+        Self::new(columns.collect::<Option<Vec<_>>>()?).ok()
+    }
+
+    /// The column names, in lower case and sorted.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The key in the table's own columns, order and types.
+    pub fn resolve(&self, table: &TableSpec) -> Result<RowKey, KeyError> {
+        let columns: Vec<_> = table.key_columns().collect();
+        let complete = columns.len() == self.0.len()
+            && columns.iter().all(|column| self.0.contains_key(&column.name.to_ascii_lowercase()));
+        if !complete {
+            return Err(KeyError::OtherColumns {
+                table: table.name.to_string(),
+                given: self.0.keys().cloned().collect::<Vec<_>>().join(", "),
+                expected: columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", "),
+            });
+        }
+        columns
+            .iter()
+            .map(|column| {
+                let value = &self.0[&column.name.to_ascii_lowercase()];
+                coerce(value, column.kind).ok_or_else(|| KeyError::BadValue {
+                    column: column.name.clone(),
+                    kind: column.kind.sql(),
+                    value: value.to_string(),
+                })
+            })
+            .collect::<Result<_, _>>()
+            .map(RowKey)
+    }
+}
+
+/// Turns a value into the form its column has; `None` when it does not fit.
+fn coerce(value: &KeyValue, kind: ColumnType) -> Option<KeyValue> {
+    let range = match kind {
+        ColumnType::SmallInt => i64::from(i16::MIN)..=i64::from(i16::MAX),
+        ColumnType::Integer => i64::from(i32::MIN)..=i64::from(i32::MAX),
+        ColumnType::BigInt => i64::MIN..=i64::MAX,
+        ColumnType::Text => return Some(KeyValue::Text(value.to_string())),
+        ColumnType::Numeric
+        | ColumnType::Boolean
+        | ColumnType::TimestampTz
+        | ColumnType::Timestamp
+        | ColumnType::Date => return None,
+    };
+    let number = match value {
+        KeyValue::Int(number) => *number,
+        KeyValue::Text(text) => text.trim().parse().ok()?,
+    };
+    range.contains(&number).then_some(KeyValue::Int(number))
+}
+
+/// A key in its table's columns, in the source's order, each value of its column's type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct RowKey(Vec<KeyValue>);
+
+impl RowKey {
+    /// A key of values that already have their columns' order and types.
+    pub fn from_values(values: Vec<KeyValue>) -> Self {
+        Self(values)
+    }
+
+    /// The values, in the order of the table's key columns.
+    pub fn values(&self) -> &[KeyValue] {
+        &self.0
+    }
+
+    /// See [`KeyValue::folded`].
+    pub fn folded(&self) -> Self {
+        Self(self.0.iter().map(KeyValue::folded).collect())
+    }
+
+    /// The folded key as one text, the identity that tombstones go by.
+    pub fn folded_text(&self) -> String {
+        serde_json::to_string(&self.folded().0).expect("strings and integers always serialise")
+    }
+
+    /// Whether any part is a string, so that the source may hold another spelling equal.
+    pub fn has_text(&self) -> bool {
+        self.0.iter().any(|value| matches!(value, KeyValue::Text(_)))
+    }
+
+    /// The key as a notification about this row would have given it.
+    pub fn to_hint(&self, table: &TableSpec) -> Result<HintKey, KeyError> {
+        HintKey::new(table.key_columns().map(|column| column.name.clone()).zip(self.0.iter().cloned()))
+    }
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, value) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "/" };
+            write!(f, "{separator}{value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn int(number: i64) -> KeyValue {
+        KeyValue::Int(number)
+    }
+
+    #[test]
+    fn case_and_order_of_column_names_do_not_matter() {
+        let one = HintKey::new([("OrderNo".into(), int(3)), ("LineNo".into(), int(1))]).unwrap();
+        let other = HintKey::new([("lineNo".into(), int(1)), ("orderno".into(), int(3))]).unwrap();
+        assert_eq!(one, other);
+        assert_eq!(one.canonical(), r#"{"lineno":1,"orderno":3}"#);
+        assert_eq!(HintKey::from_canonical(&one.canonical()), Some(one));
+    }
+
+    #[test]
+    fn a_key_of_64_bits_survives_the_canonical_text() {
+        let key = HintKey::new([("No".into(), int(i64::MIN))]).unwrap();
+        assert_eq!(HintKey::from_canonical(&key.canonical()), Some(key));
+    }
+
+    #[test]
+    fn keys_that_cannot_be_are_refused() {
+        assert_eq!(HintKey::new([]), Err(KeyError::Empty));
+        assert_eq!(HintKey::new([("No".into(), KeyValue::Text("  ".into()))]), Err(KeyError::Empty));
+        assert!(matches!(HintKey::new([("a\"b".into(), int(1))]), Err(KeyError::BadName(_))));
+        assert!(matches!(HintKey::new([("No".into(), KeyValue::Text("a\0".into()))]), Err(KeyError::Nul(_))));
+        assert!(matches!(HintKey::new([("No".into(), int(1)), ("no".into(), int(2))]), Err(KeyError::Repeated(_))));
+        assert_eq!(HintKey::new([("No".into(), KeyValue::Text("x".repeat(3_000)))]), Err(KeyError::TooLong));
+    }
+
+    #[test]
+    fn an_empty_part_beside_a_filled_one_is_a_key() {
+        assert!(HintKey::new([("A".into(), KeyValue::Text(String::new())), ("B".into(), int(1))]).is_ok());
+    }
+
+    #[test]
+    fn folding_ignores_case_and_trailing_blanks_alone() {
+        let fold = |text: &str| RowKey::from_values(vec![KeyValue::Text(text.into())]).folded_text();
+        assert_eq!(fold("ÆRØ 1  "), fold("ærø 1"));
+        assert_ne!(fold(" a"), fold("a"));
+    }
+}

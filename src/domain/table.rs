@@ -1,0 +1,168 @@
+//! What a source table looks like, as far as the mirror cares.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::naming;
+
+/// A table identifier that is well formed, such as `OrderLine`. Whether the source has it is another question, which
+/// only a [`TableSpec`] answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TableName(String);
+
+/// The text cannot be a table identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a table identifier (letters, digits and underscores)")]
+pub struct BadTableName(String);
+
+impl TableName {
+    /// Checks the form of an identifier.
+    pub fn new(name: impl Into<String>) -> Result<Self, BadTableName> {
+        let name = name.into();
+        if naming::is_well_formed(&name) { Ok(Self(name)) } else { Err(BadTableName(name)) }
+    }
+
+    /// The identifier as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for TableName {
+    type Error = BadTableName;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::new(name)
+    }
+}
+
+impl From<TableName> for String {
+    fn from(name: TableName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether a table belongs to companies (`useCompany`) or to customers (`useCustomer`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TableLevel {
+    /// Rows of one company.
+    Company,
+    /// Rows of one customer ("system tables").
+    Customer,
+}
+
+impl TableLevel {
+    /// The mirrored tables' tenant column.
+    pub fn tenant_column(self) -> &'static str {
+        match self {
+            Self::Company => "_company_no",
+            Self::Customer => "_customer_no",
+        }
+    }
+}
+
+/// The PostgreSQL type of a mirrored column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnType {
+    /// `smallint`, from `Short` and `Byte`.
+    SmallInt,
+    /// `integer`, from `Int`.
+    Integer,
+    /// `bigint`, from `Long`.
+    BigInt,
+    /// `numeric` without bounds, from `Decimal`.
+    Numeric,
+    /// `text`, from `String` and from every scalar that is not known.
+    Text,
+    /// `boolean`.
+    Boolean,
+    /// `timestamptz`, from the `DateTime` of the created and changed timestamps.
+    TimestampTz,
+    /// `timestamp`, from every other `DateTime`, since its zone is not known.
+    Timestamp,
+    /// `date`, from `Date`.
+    Date,
+}
+
+impl ColumnType {
+    /// The type of a column by its GraphQL scalar and its name.
+    pub fn of_scalar(scalar: &str, column: &str) -> Self {
+        match scalar {
+            "Int" => Self::Integer,
+            "Short" | "Byte" => Self::SmallInt,
+            "Long" => Self::BigInt,
+            "Decimal" => Self::Numeric,
+            "Boolean" => Self::Boolean,
+            "DateTime" if matches!(column, "createdTimestamp" | "changedTimestamp") => Self::TimestampTz,
+            "DateTime" => Self::Timestamp,
+            "Date" => Self::Date,
+            _ => Self::Text,
+        }
+    }
+
+    /// The name PostgreSQL prints for the type, which it also understands.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::SmallInt => "smallint",
+            Self::Integer => "integer",
+            Self::BigInt => "bigint",
+            Self::Numeric => "numeric",
+            Self::Text => "text",
+            Self::Boolean => "boolean",
+            Self::TimestampTz => "timestamp with time zone",
+            Self::Timestamp => "timestamp without time zone",
+            Self::Date => "date",
+        }
+    }
+}
+
+/// One mirrored column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// GraphQL field name, from the API's metadata.
+    pub name: String,
+    /// Column name in the mirror.
+    pub sql_name: String,
+    /// Type in the mirror.
+    pub kind: ColumnType,
+}
+
+/// A table as the API's metadata describes it. Made by `upstream::describe` alone, so that every name in it is one
+/// that the API gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSpec {
+    /// Identifier, equal to the GraphQL row type.
+    pub name: TableName,
+    /// The field under `useCompany` or `useCustomer`.
+    pub field: String,
+    /// Table name in the mirror.
+    pub sql_name: String,
+    /// Company or customer table.
+    pub level: TableLevel,
+    /// Columns in the source's order, key columns among them.
+    pub columns: Vec<Column>,
+    /// Indexes into `columns`, in the order of the key. Never empty.
+    pub key: Vec<usize>,
+}
+
+impl TableSpec {
+    /// The key's columns in their order.
+    pub fn key_columns(&self) -> impl ExactSizeIterator<Item = &Column> {
+        self.key.iter().map(|&index| &self.columns[index])
+    }
+
+    /// The column that says when a row last changed, if the table has it.
+    pub fn changed_column(&self) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == "changedTimestamp")
+    }
+}

@@ -1,0 +1,124 @@
+//! Instants as the source writes them.
+//!
+//! Business NXT has `datetime2` with seven decimals; PostgreSQL's `timestamptz` keeps six. Everything is cut to
+//! microseconds when it is read, so that "newer" means the same on both sides.
+
+use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
+use chrono_tz::Tz;
+
+/// An instant in UTC with microseconds.
+pub type Time = DateTime<Utc>;
+
+/// Cuts to the microseconds that PostgreSQL keeps.
+pub fn cut(time: Time) -> Time {
+    time.trunc_subsecs(6)
+}
+
+/// Reads the body's `timestamp`: ISO 8601, up to nine decimals, `Z`, an offset, or nothing for UTC.
+pub fn parse_utc(text: &str) -> Option<Time> {
+    parse_in_zone(text, Tz::UTC)
+}
+
+/// Reads a `DateTime` of the API; a text without an offset is local time of `zone`.
+///
+/// Also takes the integer form `yyyymmddhhmmssfff`, since the API notes expect either form in either place. An
+/// hour that a zone's clock shows twice means the earlier one; an hour it skips means the same distance from UTC
+/// as just before.
+pub fn parse_in_zone(text: &str, zone: Tz) -> Option<Time> {
+    let text = text.trim();
+    if let Ok(with_offset) = DateTime::parse_from_rfc3339(text) {
+        return Some(cut(with_offset.with_timezone(&Utc)));
+    }
+    let local = match text.parse::<i64>() {
+        Ok(digits) => from_digits(digits)?,
+        Err(_) => parse_local(text)?,
+    };
+    in_zone(local, zone)
+}
+
+/// Reads a date and time that has no zone, keeping it as it stands but for an offset, which is dropped with care:
+/// a text with one is moved to UTC first.
+pub fn parse_local(text: &str) -> Option<NaiveDateTime> {
+    const FORMS: [&str; 4] = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
+    if let Ok(with_offset) = DateTime::parse_from_rfc3339(text) {
+        return Some(with_offset.naive_utc().trunc_subsecs(6));
+    }
+    FORMS
+        .iter()
+        .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())
+        .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))
+        .map(|local| local.trunc_subsecs(6))
+}
+
+/// Reads `ChangedTimestamp` of a webhook: the integer `yyyymmddhhmmssfff` in UTC (webhook documentation, 2025-02).
+pub fn from_webhook_digits(digits: i64) -> Option<Time> {
+    Some(Utc.from_utc_datetime(&from_digits(digits)?))
+}
+
+fn from_digits(digits: i64) -> Option<NaiveDateTime> {
+    let field = |divisor: i64, modulus: i64| u32::try_from(digits / divisor % modulus).ok();
+    let year = i32::try_from(digits / 10_000_000_000_000).ok().filter(|year| (1753..=9999).contains(year))?;
+    NaiveDate::from_ymd_opt(year, field(100_000_000_000, 100)?, field(1_000_000_000, 100)?)?.and_hms_milli_opt(
+        field(10_000_000, 100)?,
+        field(100_000, 100)?,
+        field(1_000, 100)?,
+        field(1, 1_000)?,
+    )
+}
+
+fn in_zone(local: NaiveDateTime, zone: Tz) -> Option<Time> {
+    let found = zone.from_local_datetime(&local).earliest().or_else(|| {
+        let hour = Duration::hours(1);
+        Some(zone.from_local_datetime(&local.checked_sub_signed(hour)?).earliest()? + hour)
+    })?;
+    Some(cut(found.with_timezone(&Utc)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Time {
+        DateTime::parse_from_rfc3339(text).unwrap().with_timezone(&Utc)
+    }
+
+    #[test]
+    fn seven_decimals_are_cut_to_six() {
+        assert_eq!(parse_utc("2025-02-06T21:15:28.3971469Z"), Some(at("2025-02-06T21:15:28.397146Z")));
+    }
+
+    #[test]
+    fn the_published_changed_timestamp_is_read_as_utc() {
+        assert_eq!(from_webhook_digits(20_250_206_211_528_366), Some(at("2025-02-06T21:15:28.366Z")));
+    }
+
+    #[test]
+    fn nonsense_digits_are_no_time() {
+        for digits in [0, -1, 20_251_306_211_528_366, 20_250_206_251_528_366, i64::MAX, i64::MIN] {
+            assert_eq!(from_webhook_digits(digits), None, "{digits}");
+        }
+    }
+
+    #[test]
+    fn a_text_without_offset_is_local_time_of_the_zone() {
+        let oslo = chrono_tz::Europe::Oslo;
+        assert_eq!(parse_in_zone("2025-02-06T22:15:28.366", oslo), Some(at("2025-02-06T21:15:28.366Z")));
+        assert_eq!(parse_in_zone("2025-02-06 22:15:28", oslo), Some(at("2025-02-06T21:15:28Z")));
+        assert_eq!(parse_in_zone("20250206221528366", oslo), Some(at("2025-02-06T21:15:28.366Z")));
+        assert_eq!(parse_in_zone("2025-02-06T22:15:28Z", oslo), Some(at("2025-02-06T22:15:28Z")));
+    }
+
+    #[test]
+    fn hours_that_a_zone_repeats_or_skips_still_have_a_time() {
+        let oslo = chrono_tz::Europe::Oslo;
+        assert_eq!(parse_in_zone("2025-10-26T02:30:00", oslo), Some(at("2025-10-26T00:30:00Z")));
+        assert_eq!(parse_in_zone("2025-03-30T02:30:00", oslo), Some(at("2025-03-30T01:30:00Z")));
+    }
+
+    #[test]
+    fn a_bare_date_is_midnight_and_rubbish_is_nothing() {
+        assert_eq!(parse_utc("2025-02-06"), Some(at("2025-02-06T00:00:00Z")));
+        assert_eq!(parse_utc("yesterday"), None);
+        assert_eq!(parse_utc(""), None);
+    }
+}
