@@ -1,2 +1,6 @@
 //! nxt-mirror keeps a PostgreSQL replica of Visma Business NXT companies in step with the source.
+pub mod config;
 pub mod domain;
+pub mod queue;
+pub mod telemetry;
+pub mod webhook;

@@ -3,7 +3,7 @@
 //! Business NXT has `datetime2` with seven decimals; PostgreSQL's `timestamptz` keeps six. Everything is cut to
 //! microseconds when it is read, so that "newer" means the same on both sides.
 
-use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
+use chrono::{DateTime, Datelike, Duration, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use chrono_tz::Tz;
 
 /// An instant in UTC with microseconds.
@@ -27,7 +27,7 @@ pub fn parse_utc(text: &str) -> Option<Time> {
 pub fn parse_in_zone(text: &str, zone: Tz) -> Option<Time> {
     let text = text.trim();
     if let Ok(with_offset) = DateTime::parse_from_rfc3339(text) {
-        return Some(cut(with_offset.with_timezone(&Utc)));
+        return Some(cut(with_offset.with_timezone(&Utc))).filter(|time| in_range(time.year()));
     }
     let local = match text.parse::<i64>() {
         Ok(digits) => from_digits(digits)?,
@@ -41,13 +41,19 @@ pub fn parse_in_zone(text: &str, zone: Tz) -> Option<Time> {
 pub fn parse_local(text: &str) -> Option<NaiveDateTime> {
     const FORMS: [&str; 4] = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
     if let Ok(with_offset) = DateTime::parse_from_rfc3339(text) {
-        return Some(with_offset.naive_utc().trunc_subsecs(6));
+        return Some(with_offset.naive_utc().trunc_subsecs(6)).filter(|local| in_range(local.year()));
     }
     FORMS
         .iter()
         .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())
         .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))
         .map(|local| local.trunc_subsecs(6))
+        .filter(|local| in_range(local.year()))
+}
+
+/// The years of SQL Server's `datetime2`. PostgreSQL has fewer than chrono, and no text may bring one it lacks.
+fn in_range(year: i32) -> bool {
+    (1..=9999).contains(&year)
 }
 
 /// Reads `ChangedTimestamp` of a webhook: the integer `yyyymmddhhmmssfff` in UTC (webhook documentation, 2025-02).
@@ -120,5 +126,7 @@ mod tests {
         assert_eq!(parse_utc("2025-02-06"), Some(at("2025-02-06T00:00:00Z")));
         assert_eq!(parse_utc("yesterday"), None);
         assert_eq!(parse_utc(""), None);
+        assert_eq!(parse_utc("+262000-01-01T00:00:00"), None);
+        assert_eq!(parse_utc("0000-01-01T00:00:00Z"), None);
     }
 }

@@ -1,0 +1,144 @@
+//! Where settings come from: the environment over a TOML file, and secrets also from files of their own.
+
+use std::{collections::HashMap, path::Path};
+
+use secrecy::SecretString;
+
+use super::ConfigError;
+
+/// Every setting there is. A key of the file that is not among them is a spelling mistake and stops the start.
+const KNOWN: [&str; 26] = [
+    "DATABASE_URL",
+    "NXT_DATA_DIR",
+    "NXT_LISTEN",
+    "NXT_OPS_LISTEN",
+    "NXT_OPS_TOKEN",
+    "NXT_WEBHOOK_PATH",
+    "NXT_WEBHOOK_SECRETS",
+    "NXT_WEBHOOK_BODY_MAX",
+    "NXT_CLIENT_ID",
+    "NXT_CLIENT_SECRET",
+    "NXT_TOKEN_URL",
+    "NXT_SCOPE",
+    "NXT_TENANT_ID",
+    "NXT_GRAPHQL_URL",
+    "NXT_TABLES",
+    "NXT_COMPANIES",
+    "NXT_KEYS",
+    "NXT_DELETES",
+    "NXT_FETCH_ROWS_MAX",
+    "NXT_REQUESTS_PER_MINUTE",
+    "NXT_IN_FLIGHT_MAX",
+    "NXT_SWEEP_SECONDS",
+    "NXT_WALK_SECONDS",
+    "NXT_SOURCE_TIMEZONE",
+    "NXT_LOG",
+    "NXT_LOG_FORMAT",
+];
+/// Settings that may be read from the file that `<NAME>_FILE` names.
+const SECRETS: [&str; 4] = ["DATABASE_URL", "NXT_OPS_TOKEN", "NXT_WEBHOOK_SECRETS", "NXT_CLIENT_SECRET"];
+
+/// The raw texts of all settings. Does not print them: some are secret.
+#[derive(Clone)]
+pub struct Source {
+    values: HashMap<String, String>,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    /// The process environment over the settings file, if one is given.
+    pub fn from_process(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut values = match file {
+            Some(path) => read_file(path)?,
+            None => HashMap::new(),
+        };
+        let mut environment = HashMap::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| is_known(name)) else { continue };
+            let value = value.into_string().map_err(|_| wrong(name, "not valid UTF-8"))?;
+            // The environment wins whichever of its two forms a secret has there.
+            match name.strip_suffix("_FILE") {
+                Some(secret) => values.remove(secret),
+                None => values.remove(&format!("{name}_FILE")),
+            };
+            environment.insert(name.to_owned(), value);
+        }
+        values.extend(environment);
+        Ok(Self { values })
+    }
+
+    /// Settings from a list, for tests and for the demo.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        Self { values: pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
+    }
+
+    /// A setting, trimmed; `None` when absent or empty.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// A secret, from the setting itself or from the file that `<NAME>_FILE` names. Both at once is a mistake.
+    pub(super) fn secret(&self, name: &str) -> Result<Option<SecretString>, ConfigError> {
+        debug_assert!(SECRETS.contains(&name), "{name} is not listed as a secret");
+        let file = format!("{name}_FILE");
+        match (self.text(name), self.text(&file)) {
+            (Some(_), Some(_)) => Err(wrong(&file, &format!("{name} is set too; give one of them"))),
+            (Some(value), None) => Ok(Some(value.into())),
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(path).map_err(|error| wrong(&file, &format!("{path}: {error}")))?;
+                match text.trim() {
+                    "" => Err(wrong(&file, &format!("{path} is empty"))),
+                    value => Ok(Some(value.into())),
+                }
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+fn wrong(variable: &str, problem: &str) -> ConfigError {
+    ConfigError::Wrong { variable: variable.to_owned(), problem: problem.to_owned() }
+}
+
+fn is_known(name: &str) -> bool {
+    KNOWN.contains(&name) || name.strip_suffix("_FILE").is_some_and(|secret| SECRETS.contains(&secret))
+}
+
+fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
+    let error = |problem: String| ConfigError::File { path: path.display().to_string(), problem };
+    let text = std::fs::read_to_string(path).map_err(|cause| error(cause.to_string()))?;
+    // The parser's own message quotes the line, which may hold a secret.
+    let table: toml::Table = toml::from_str(&text).map_err(|cause| error(format!("not TOML: {}", cause.message())))?;
+    table
+        .into_iter()
+        .map(|(name, value)| {
+            if !is_known(&name) {
+                return Err(error(format!("there is no setting {name}")));
+            }
+            let value = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Array(items) => list(items).ok_or_else(|| error(format!("{name} is not a list of texts")))?,
+                toml::Value::Float(_) | toml::Value::Boolean(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => {
+                    return Err(error(format!("{name} must be a text or an integer")));
+                }
+            };
+            Ok((name, value))
+        })
+        .collect()
+}
+
+/// A list of texts or integers, as the comma-separated form of the environment.
+fn list(items: Vec<toml::Value>) -> Option<String> {
+    let items = items.into_iter().map(|item| match item {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        _ => None,
+    });
+    Some(items.collect::<Option<Vec<_>>>()?.join(","))
+}

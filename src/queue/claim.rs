@@ -1,0 +1,145 @@
+//! Handing out dirty rows under a lease.
+
+use std::time::Duration;
+
+use sqlx::{PgPool, Row, postgres::PgRow, types::Uuid};
+
+use super::QueueError;
+use crate::domain::{
+    HintKey, RowHint, TableName, Tenant, Time,
+    settle::{Announcement, Deletion, Evidence},
+};
+
+/// How long a claim holds. Longer than the slowest request and its apply together, so that a lease that runs out
+/// means a worker that is gone.
+pub const LEASE: Duration = Duration::from_secs(120);
+
+/// Marks a batch as claimed by moving its due time behind the lease. One short statement; no transaction stays open
+/// while the source is asked.
+const CLAIM: &str = "
+with due as (
+    select tenant_kind, tenant_no, table_name, row_key
+      from nxt_mirror.dirty_row
+     where due_at <= now()
+     order by priority, due_at
+     limit $1
+       for update skip locked
+)
+update nxt_mirror.dirty_row d
+   set claim_id = $2, due_at = now() + make_interval(secs => $3)
+  from due
+ where (d.tenant_kind, d.tenant_no, d.table_name, d.row_key)
+     = (due.tenant_kind, due.tenant_no, due.table_name, due.row_key)
+returning d.tenant_kind, d.tenant_no, d.table_name, d.row_key, d.generation, d.attempts, d.looks, d.notification_id,
+          d.deleted_at, d.delete_received_at, d.announced, d.changed_at, d.last_failed_at
+";
+
+/// Whether work is live or may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// A notification.
+    Live,
+    /// A replay or a walk asked for it.
+    Deferred,
+}
+
+impl Priority {
+    pub(super) fn code(self) -> i16 {
+        match self {
+            Self::Live => 0,
+            Self::Deferred => 1,
+        }
+    }
+}
+
+/// A dirty row as its columns say.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The row.
+    pub hint: RowHint,
+    /// Counts the notifications; a verdict settles the row only if it is still the same.
+    pub generation: i64,
+    /// Failures so far.
+    pub attempts: u32,
+    /// When the last of them was.
+    pub last_failed_at: Option<Time>,
+    /// The latest notification.
+    pub notification_id: Option<i64>,
+    /// What the notifications say.
+    pub evidence: Evidence,
+}
+
+/// The queue of dirty rows.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    pool: PgPool,
+}
+
+impl Queue {
+    /// A queue in this database.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Claims up to `rows_max` rows that are due, oldest first, live ones before all others.
+    ///
+    /// A row is leased to `claim_id` for [`LEASE`]; when that has passed unsettled, it is due again.
+    pub async fn claim(&self, claim_id: Uuid, rows_max: usize) -> Result<Vec<Claimed>, QueueError> {
+        let rows = sqlx::query(CLAIM)
+            .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
+            .bind(claim_id)
+            .bind(LEASE.as_secs_f64())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(QueueError::on("claim rows"))?;
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(QueueError::on("read claimed rows"))
+    }
+
+    /// How many rows are due now, counting no further than `rows_max`.
+    pub async fn due(&self, rows_max: usize) -> Result<usize, QueueError> {
+        let due: i64 = sqlx::query_scalar(
+            "select count(*) from (select from nxt_mirror.dirty_row where due_at <= now() limit $1) as due",
+        )
+        .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
+        .fetch_one(&self.pool)
+        .await
+        .map_err(QueueError::on("count due rows"))?;
+        Ok(usize::try_from(due).unwrap_or_default())
+    }
+
+    /// Rows waiting, and when the notification of the oldest was received.
+    pub async fn backlog(&self) -> Result<(i64, Option<Time>), QueueError> {
+        sqlx::query_as("select count(*), min(waiting_since) from nxt_mirror.dirty_row")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(QueueError::on("count waiting rows"))
+    }
+}
+
+pub(super) fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
+    let corrupt = |what: &str| sqlx::Error::Decode(format!("dirty_row: {what}").into());
+    let kind: String = row.try_get("tenant_kind")?;
+    let key: String = row.try_get("row_key")?;
+    let deletion = match (row.try_get("deleted_at")?, row.try_get("delete_received_at")?) {
+        (Some(at), Some(received_at)) => Some(Deletion { at, received_at }),
+        (None, None) => None,
+        _ => return Err(corrupt("half a deletion")),
+    };
+    let announcement = match row.try_get("announced")? {
+        true => Some(Announcement { changed_at: row.try_get("changed_at")? }),
+        false => None,
+    };
+    let unsigned = |column| row.try_get::<i32, _>(column).map(|number| u32::try_from(number).unwrap_or_default());
+    Ok(Claimed {
+        hint: RowHint {
+            tenant: Tenant::from_parts(&kind, row.try_get("tenant_no")?).ok_or_else(|| corrupt("tenant_kind"))?,
+            table: TableName::new(row.try_get::<String, _>("table_name")?).map_err(|_| corrupt("table_name"))?,
+            key: HintKey::from_canonical(&key).ok_or_else(|| corrupt("row_key"))?,
+        },
+        generation: row.try_get("generation")?,
+        attempts: unsigned("attempts")?,
+        last_failed_at: row.try_get("last_failed_at")?,
+        notification_id: row.try_get("notification_id")?,
+        evidence: Evidence { deletion, announcement, looks: unsigned("looks")? },
+    })
+}

@@ -1,0 +1,35 @@
+//! The durable queue in PostgreSQL, and all its SQL.
+//!
+//! * [`Acceptor`] stores notifications: the ledger, one acceptance for each notification id, and one dirty row for
+//!   each row of the source, by one commit for all that wait.
+//! * [`Queue`] hands dirty rows out under a lease and takes the verdicts back. A verdict counts only while the lease
+//!   is its own, and settles a row only if no notification has come since.
+//! * [`maintenance`] keeps the ledger's partitions.
+
+mod accept;
+mod claim;
+mod commit;
+pub mod maintenance;
+pub mod settle;
+
+pub use accept::{AcceptError, Accepted, Acceptor, Delivery, DeliveryId, Notification, Quarantine};
+pub use claim::{Claimed, Priority, Queue};
+pub use commit::Committer;
+pub use settle::{Locked, Outcome, SyncAction, SyncEntry, Tombstone};
+
+/// A statement against the queue's tables failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the queue could not {action}")]
+pub struct QueueError {
+    /// What was attempted.
+    pub action: &'static str,
+    /// Why it failed.
+    #[source]
+    pub source: sqlx::Error,
+}
+
+impl QueueError {
+    fn on(action: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self { action, source }
+    }
+}

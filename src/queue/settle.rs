@@ -1,0 +1,409 @@
+//! Taking verdicts back, inside the transaction that applies them.
+
+use chrono::Duration;
+use sqlx::{PgConnection, Row, types::Uuid};
+
+use super::{
+    QueueError,
+    claim::{self, Claimed, Priority},
+};
+use crate::domain::{RowHint, RowKey, TableName, Tenant, Time, settle::Deletion};
+
+/// Joins a statement to the rows of a batch.
+const SAME_ROW: &str = "(d.tenant_kind, d.tenant_no, d.table_name, d.row_key)
+                      = (i.tenant_kind, i.tenant_no, i.table_name, i.row_key)";
+
+/// A row under lock in the transaction at hand.
+#[derive(Debug, Clone)]
+pub struct Locked {
+    /// Position in the batch that was to be locked.
+    pub index: usize,
+    /// The row as it stands now, with all that came since it was claimed.
+    pub now: Claimed,
+}
+
+/// What becomes of a claimed row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Settled, if its generation is still this one; otherwise due at once.
+    Done {
+        /// The generation that was settled.
+        generation: i64,
+    },
+    /// Due again after a pause.
+    LookAgain {
+        /// How long.
+        pause: Duration,
+    },
+    /// Given back untried, due after a pause.
+    Release {
+        /// How long.
+        pause: Duration,
+    },
+    /// Failed, due again after a pause.
+    Fail {
+        /// How long.
+        pause: Duration,
+        /// Why.
+        error: String,
+    },
+    /// Set aside in the dead letters, if its generation is still this one; otherwise due at once.
+    Bury {
+        /// The generation that failed.
+        generation: i64,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A deletion to remember.
+#[derive(Debug, Clone)]
+pub struct Tombstone {
+    /// The key as the mirror or the notification spells it.
+    pub key: RowKey,
+    /// The deletion.
+    pub deletion: Deletion,
+}
+
+/// What was done to a row, as stored in the sync log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SyncAction {
+    /// The row is new in the mirror.
+    Inserted,
+    /// The row changed.
+    Updated,
+    /// The row was as the source has it.
+    Unchanged,
+    /// The row was removed.
+    Deleted,
+    /// The row was not there to be removed.
+    AlreadyAbsent,
+    /// A notification was about an earlier life of the row.
+    Stale,
+    /// Nothing certain yet.
+    LookAgain,
+    /// The fetch failed.
+    Failed,
+    /// Set aside.
+    DeadLetter,
+}
+
+impl SyncAction {
+    /// The name in the database and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inserted => "inserted",
+            Self::Updated => "updated",
+            Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
+            Self::AlreadyAbsent => "already_absent",
+            Self::Stale => "stale",
+            Self::LookAgain => "look_again",
+            Self::Failed => "failed",
+            Self::DeadLetter => "dead_letter",
+        }
+    }
+}
+
+/// One line of the sync log.
+#[derive(Debug, Clone)]
+pub struct SyncEntry {
+    /// The row.
+    pub hint: RowHint,
+    /// What was done.
+    pub action: SyncAction,
+    /// Why.
+    pub reason: String,
+    /// The notification that led to it.
+    pub notification_id: Option<i64>,
+    /// The source's change time of the row, where known.
+    pub source_changed_at: Option<Time>,
+    /// When the request started, where there was one.
+    pub fetch_started_at: Option<Time>,
+}
+
+/// The identities of a batch, column by column.
+struct Rows {
+    kinds: Vec<&'static str>,
+    numbers: Vec<i64>,
+    tables: Vec<String>,
+    keys: Vec<String>,
+}
+
+impl Rows {
+    fn of<'a>(hints: impl IntoIterator<Item = &'a RowHint>) -> Self {
+        let mut rows = Self { kinds: vec![], numbers: vec![], tables: vec![], keys: vec![] };
+        for hint in hints {
+            rows.kinds.push(hint.tenant.kind());
+            rows.numbers.push(hint.tenant.number());
+            rows.tables.push(hint.table.to_string());
+            rows.keys.push(hint.key.canonical());
+        }
+        rows
+    }
+}
+
+/// Binds the four columns of [`Rows`] as `$1` to `$4`.
+macro_rules! query_rows {
+    ($sql:expr, $rows:expr) => {
+        sqlx::query(sqlx::AssertSqlSafe($sql))
+            .bind($rows.kinds)
+            .bind($rows.numbers)
+            .bind($rows.tables)
+            .bind($rows.keys)
+    };
+}
+
+/// Locks the rows that are still leased to `claim_id`, in the order of their keys, and reads them again. A row that
+/// is missing from the answer was lost to another worker: its result must be dropped.
+pub async fn lock(
+    connection: &mut PgConnection,
+    claim_id: Uuid,
+    hints: &[&RowHint],
+) -> Result<Vec<Locked>, QueueError> {
+    let sql = format!(
+        "select d.*, i.position
+           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) with ordinality
+                as i (tenant_kind, tenant_no, table_name, row_key, position)
+           join nxt_mirror.dirty_row d on {SAME_ROW}
+          where d.claim_id = $5
+          order by d.tenant_kind, d.tenant_no, d.table_name, d.row_key
+            for update of d"
+    );
+    let rows = query_rows!(sql, Rows::of(hints.iter().copied()))
+        .bind(claim_id)
+        .fetch_all(connection)
+        .await
+        .map_err(QueueError::on("lock claimed rows"))?;
+    rows.iter()
+        .map(|row| {
+            let position: i64 = row.try_get("position")?;
+            let index = usize::try_from(position - 1).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            Ok(Locked { index, now: claim::read(row)? })
+        })
+        .collect::<Result<_, _>>()
+        .map_err(QueueError::on("read locked rows"))
+}
+
+/// Writes the outcomes of rows that [`lock`] has locked.
+pub async fn settle(connection: &mut PgConnection, outcomes: &[(&RowHint, Outcome)]) -> Result<(), QueueError> {
+    let (mut finished, mut buried, mut waiting) = (vec![], vec![], vec![]);
+    for (hint, outcome) in outcomes {
+        match outcome {
+            Outcome::Done { generation } => finished.push((*hint, *generation)),
+            Outcome::Bury { generation, reason } => {
+                finished.push((*hint, *generation));
+                buried.push((*hint, *generation, reason.as_str()));
+            }
+            Outcome::LookAgain { pause } => waiting.push((*hint, *pause, 1, None)),
+            Outcome::Release { pause } => waiting.push((*hint, *pause, 0, None)),
+            Outcome::Fail { pause, error } => waiting.push((*hint, *pause, 0, Some(error.as_str()))),
+        }
+    }
+    bury(connection, &buried).await?;
+    finish(connection, &finished).await?;
+    wait(connection, &waiting).await
+}
+
+/// Copies rows to the dead letters, with their evidence, so that a retry knows as much as the first try did.
+async fn bury(connection: &mut PgConnection, rows: &[(&RowHint, i64, &str)]) -> Result<(), QueueError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let sql = format!(
+        "insert into nxt_mirror.dead_letter as l
+             (kind, reason, attempts, first_at, last_at, tenant_kind, tenant_no, table_name, row_key, notification_id,
+              deleted_at, delete_received_at, announced, changed_at)
+         select 'row', i.reason, d.attempts + 1, now(), now(), d.tenant_kind, d.tenant_no, d.table_name, d.row_key,
+                d.notification_id, d.deleted_at, d.delete_received_at, d.announced, d.changed_at
+           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[])
+                as i (tenant_kind, tenant_no, table_name, row_key, generation, reason)
+           join nxt_mirror.dirty_row d on {SAME_ROW} and d.generation = i.generation
+         on conflict (tenant_kind, tenant_no, table_name, row_key) where kind = 'row' do update set
+             reason = excluded.reason, attempts = l.attempts + excluded.attempts, last_at = excluded.last_at,
+             notification_id = excluded.notification_id, announced = l.announced or excluded.announced,
+             deleted_at = greatest(l.deleted_at, excluded.deleted_at),
+             delete_received_at = greatest(l.delete_received_at, excluded.delete_received_at),
+             changed_at = greatest(l.changed_at, excluded.changed_at)"
+    );
+    query_rows!(sql, Rows::of(rows.iter().map(|(hint, ..)| *hint)))
+        .bind(rows.iter().map(|(_, generation, _)| *generation).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(.., reason)| *reason).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map_err(QueueError::on("write dead letters"))?;
+    Ok(())
+}
+
+/// Removes rows whose generation has not moved; the others are due at once, with a clean record.
+async fn finish(connection: &mut PgConnection, rows: &[(&RowHint, i64)]) -> Result<(), QueueError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let input = "unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[])
+                 as i (tenant_kind, tenant_no, table_name, row_key, generation)";
+    let delete =
+        format!("delete from nxt_mirror.dirty_row d using {input} where {SAME_ROW} and d.generation = i.generation");
+    let renew = format!(
+        "update nxt_mirror.dirty_row d
+            set claim_id = null, due_at = now(), attempts = 0, last_failed_at = null, last_error = null
+           from {input}
+          where {SAME_ROW} and d.generation <> i.generation"
+    );
+    let generations: Vec<_> = rows.iter().map(|(_, generation)| *generation).collect();
+    for sql in [delete, renew] {
+        query_rows!(sql, Rows::of(rows.iter().map(|(hint, _)| *hint)))
+            .bind(&generations)
+            .execute(&mut *connection)
+            .await
+            .map_err(QueueError::on("clear settled rows"))?;
+    }
+    Ok(())
+}
+
+/// Gives rows back. An error makes it a failure; an answer, even an inconclusive one, ends the failures.
+async fn wait(
+    connection: &mut PgConnection,
+    rows: &[(&RowHint, Duration, i32, Option<&str>)],
+) -> Result<(), QueueError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let sql = format!(
+        "update nxt_mirror.dirty_row d
+            set claim_id = null,
+                due_at = now() + make_interval(secs => i.pause),
+                looks = d.looks + i.looks,
+                attempts = case when i.error is not null then d.attempts + 1 when i.looks > 0 then 0 else d.attempts end,
+                last_failed_at = case when i.error is not null then now() else d.last_failed_at end,
+                last_error = coalesce(i.error, d.last_error)
+           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::int[], $7::text[])
+                as i (tenant_kind, tenant_no, table_name, row_key, pause, looks, error)
+          where {SAME_ROW}"
+    );
+    let seconds = |pause: &Duration| pause.as_seconds_f64();
+    query_rows!(sql, Rows::of(rows.iter().map(|(hint, ..)| *hint)))
+        .bind(rows.iter().map(|(_, pause, ..)| seconds(pause)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(_, _, looks, _)| *looks).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(.., error)| *error).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map_err(QueueError::on("give rows back"))?;
+    Ok(())
+}
+
+/// Marks rows dirty on our own account: no notification announces anything about them.
+pub async fn mark(connection: &mut PgConnection, hints: &[RowHint], priority: Priority) -> Result<(), QueueError> {
+    if hints.is_empty() {
+        return Ok(());
+    }
+    let sql = "insert into nxt_mirror.dirty_row as d
+             (tenant_kind, tenant_no, table_name, row_key, priority, due_at, waiting_since, announced)
+         select distinct on (tenant_kind, tenant_no, table_name, row_key)
+                tenant_kind, tenant_no, table_name, row_key, $5, now(), now(), false
+           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[])
+                as i (tenant_kind, tenant_no, table_name, row_key)
+          order by tenant_kind, tenant_no, table_name, row_key
+         on conflict on constraint dirty_row_pkey do update set generation = d.generation + 1";
+    query_rows!(sql, Rows::of(hints))
+        .bind(priority.code())
+        .execute(connection)
+        .await
+        .map_err(QueueError::on("mark rows dirty"))?;
+    Ok(())
+}
+
+/// The deletions remembered for these keys of one table, by folded key.
+pub async fn tombstones(
+    connection: &mut PgConnection,
+    tenant: Tenant,
+    table: &TableName,
+    folded_keys: &[String],
+) -> Result<Vec<(String, Deletion)>, QueueError> {
+    let rows: Vec<(String, Time, Time)> = sqlx::query_as(
+        "select folded_key, deleted_at, received_at from nxt_mirror.tombstone
+          where tenant_kind = $1 and tenant_no = $2 and table_name = $3 and folded_key = any($4)",
+    )
+    .bind(tenant.kind())
+    .bind(tenant.number())
+    .bind(table.as_str())
+    .bind(folded_keys)
+    .fetch_all(connection)
+    .await
+    .map_err(QueueError::on("read tombstones"))?;
+    Ok(rows.into_iter().map(|(key, at, received_at)| (key, Deletion { at, received_at })).collect())
+}
+
+/// Remembers deletions; of two for one key, the later counts.
+pub async fn bury_keys(
+    connection: &mut PgConnection,
+    tenant: Tenant,
+    table: &TableName,
+    tombstones: &[Tombstone],
+) -> Result<(), QueueError> {
+    if tombstones.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into nxt_mirror.tombstone as t (tenant_kind, tenant_no, table_name, folded_key, deleted_at, received_at)
+         select $1, $2, $3, folded_key, max(deleted_at), max(received_at)
+           from unnest($4::text[], $5::timestamptz[], $6::timestamptz[]) as i (folded_key, deleted_at, received_at)
+          group by folded_key order by folded_key
+         on conflict on constraint tombstone_pkey do update set
+             deleted_at = greatest(t.deleted_at, excluded.deleted_at),
+             received_at = greatest(t.received_at, excluded.received_at)",
+    )
+    .bind(tenant.kind())
+    .bind(tenant.number())
+    .bind(table.as_str())
+    .bind(tombstones.iter().map(|tombstone| tombstone.key.folded_text()).collect::<Vec<_>>())
+    .bind(tombstones.iter().map(|tombstone| tombstone.deletion.at).collect::<Vec<_>>())
+    .bind(tombstones.iter().map(|tombstone| tombstone.deletion.received_at).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map_err(QueueError::on("write tombstones"))?;
+    Ok(())
+}
+
+/// Forgets the deletions of rows that live again.
+pub async fn revive_keys(
+    connection: &mut PgConnection,
+    tenant: Tenant,
+    table: &TableName,
+    folded_keys: &[String],
+) -> Result<(), QueueError> {
+    sqlx::query(
+        "delete from nxt_mirror.tombstone
+          where tenant_kind = $1 and tenant_no = $2 and table_name = $3 and folded_key = any($4)",
+    )
+    .bind(tenant.kind())
+    .bind(tenant.number())
+    .bind(table.as_str())
+    .bind(folded_keys)
+    .execute(connection)
+    .await
+    .map_err(QueueError::on("remove tombstones"))?;
+    Ok(())
+}
+
+/// Appends to the sync log.
+pub async fn log(connection: &mut PgConnection, entries: &[SyncEntry]) -> Result<(), QueueError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let sql = "insert into nxt_mirror.sync_log
+             (tenant_kind, tenant_no, table_name, row_key, action, reason, notification_id, source_changed_at,
+              fetch_started_at)
+         select * from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+                              $8::timestamptz[], $9::timestamptz[])";
+    query_rows!(sql, Rows::of(entries.iter().map(|entry| &entry.hint)))
+        .bind(entries.iter().map(|entry| entry.action.name()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.reason.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.notification_id).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.source_changed_at).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.fetch_started_at).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .map_err(QueueError::on("write the sync log"))?;
+    Ok(())
+}

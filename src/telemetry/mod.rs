@@ -1,0 +1,46 @@
+//! Logs and metrics: how they are set up, and what everything is called.
+
+mod metrics;
+
+use std::{error::Error, fmt, io::IsTerminal};
+
+use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+
+pub use metrics::Metrics;
+
+use crate::config::{LogFormat, LogSettings};
+
+/// Starts logging to standard error. Does nothing if the process already logs.
+pub fn start(settings: &LogSettings) {
+    let filter = EnvFilter::new(&settings.filter);
+    let terminal = std::io::stderr().is_terminal();
+    let format = settings.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::NONE)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal);
+    let started = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    if started.is_err() {
+        tracing::debug!("logging was already set up");
+    }
+}
+
+/// Shows an error with all its causes, separated by colons.
+pub fn chain(error: &(dyn Error + 'static)) -> impl fmt::Display {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        // Some libraries repeat their cause in their own message.
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,222 @@
+//! From the bytes of a body to a [`ChangeEvent`]: the wire shape ends here.
+//!
+//! Strict about what identifies the row and dates the change, tolerant about the rest: `changedColumns` and
+//! `changedByUser` are hints, unknown fields may come any day, and none of them is a reason to lose a change.
+
+use serde_json::{Map, Value};
+
+use crate::domain::{
+    ChangeEvent, ChangeKind, HintKey, KeyError, KeyValue, RowHint, TableName, Tenant, Time, table::BadTableName, time,
+};
+
+/// Why a signed body cannot be understood. The text is stored with it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PayloadError {
+    #[error("the body is not UTF-8")]
+    NotUtf8,
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    #[error("the body is not a JSON object")]
+    NotAnObject,
+    #[error("field {0} is missing")]
+    Missing(&'static str),
+    #[error("field {0} is not {1}")]
+    WrongType(&'static str, &'static str),
+    #[error("event {0:?} is none of INSERT, UPDATE and DELETE")]
+    UnknownEvent(String),
+    #[error("companyNo and customerNo are both 0")]
+    NoTenant,
+    #[error("tableIdentifier: {0}")]
+    Table(#[from] BadTableName),
+    #[error("primaryKeys: {0}")]
+    Key(#[from] KeyError),
+    #[error("primaryKeys: the value of {0:?} is neither a string nor an integer of 64 bits")]
+    KeyValue(String),
+    #[error("the timestamp of a DELETE cannot be read: {0:?}")]
+    Timestamp(String),
+}
+
+/// What a body says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Payload {
+    pub(super) event: ChangeEvent,
+    pub(super) changed_by: Option<String>,
+}
+
+/// Reads one body.
+pub(super) fn parse(body: &[u8]) -> Result<Payload, PayloadError> {
+    let text = std::str::from_utf8(body).map_err(|_| PayloadError::NotUtf8)?;
+    let value: Value = serde_json::from_str(text).map_err(|error| PayloadError::NotJson(error.to_string()))?;
+    let Value::Object(fields) = value else { return Err(PayloadError::NotAnObject) };
+    let row = RowHint { table: table(&fields)?, tenant: tenant(&fields)?, key: key(&fields)? };
+    let kind = kind(&fields)?;
+    let changed_by = fields.get("changedByUser").and_then(Value::as_str).map(str::to_owned);
+    Ok(Payload { event: ChangeEvent { row, kind }, changed_by })
+}
+
+fn table(fields: &Map<String, Value>) -> Result<TableName, PayloadError> {
+    Ok(TableName::new(text(fields, "tableIdentifier")?)?)
+}
+
+fn tenant(fields: &Map<String, Value>) -> Result<Tenant, PayloadError> {
+    let (company, customer) = (integer(fields, "companyNo")?, integer(fields, "customerNo")?);
+    Tenant::from_numbers(company, customer).ok_or(PayloadError::NoTenant)
+}
+
+fn key(fields: &Map<String, Value>) -> Result<HintKey, PayloadError> {
+    const NAME: &str = "primaryKeys";
+    const TYPE: &str = "a list of objects";
+    let entries = required(fields, NAME)?.as_array().ok_or(PayloadError::WrongType(NAME, TYPE))?;
+    let mut columns = Vec::with_capacity(entries.len());
+    for entry in entries {
+        for (name, value) in entry.as_object().ok_or(PayloadError::WrongType(NAME, TYPE))? {
+            let value = KeyValue::from_json(value).ok_or_else(|| PayloadError::KeyValue(name.clone()))?;
+            columns.push((name.clone(), value));
+        }
+    }
+    Ok(HintKey::new(columns)?)
+}
+
+fn kind(fields: &Map<String, Value>) -> Result<ChangeKind, PayloadError> {
+    match text(fields, "event")? {
+        "INSERT" => Ok(ChangeKind::Insert { changed_at: changed_at(fields) }),
+        "UPDATE" => Ok(ChangeKind::Update { changed_at: changed_at(fields) }),
+        "DELETE" => {
+            let timestamp = text(fields, "timestamp")?;
+            let deleted_at =
+                time::parse_utc(timestamp).ok_or_else(|| PayloadError::Timestamp(timestamp.to_owned()))?;
+            Ok(ChangeKind::Delete { deleted_at })
+        }
+        other => Err(PayloadError::UnknownEvent(other.to_owned())),
+    }
+}
+
+/// `ChangedTimestamp` among the changed columns, which is absent in payloads from before 2025 and a hint in all.
+fn changed_at(fields: &Map<String, Value>) -> Option<Time> {
+    let columns = fields.get("changedColumns")?.as_array()?;
+    let column = columns.iter().filter_map(Value::as_object).flatten();
+    let (_, value) = column.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("changedTimestamp"))?;
+    match value {
+        Value::Number(digits) => time::from_webhook_digits(digits.as_i64()?),
+        Value::String(text) => time::parse_utc(text),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn required<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<&'a Value, PayloadError> {
+    fields.get(name).ok_or(PayloadError::Missing(name))
+}
+
+fn text<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, PayloadError> {
+    required(fields, name)?.as_str().ok_or(PayloadError::WrongType(name, "a string"))
+}
+
+fn integer(fields: &Map<String, Value>, name: &'static str) -> Result<i64, PayloadError> {
+    required(fields, name)?.as_i64().ok_or(PayloadError::WrongType(name, "an integer"))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{TimeZone, Utc};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const PUBLISHED: &[u8] = include_bytes!("../../tests/fixtures/order-line-insert.json");
+
+    fn body() -> Value {
+        json!({
+            "tableIdentifier": "Order", "customerNo": 1, "companyNo": 2, "event": "DELETE",
+            "primaryKeys": [{"OrderNo": 4711}], "timestamp": "2024-05-07T08:17:38.3221987Z"
+        })
+    }
+
+    fn with(field: &str, value: Value) -> Result<Payload, PayloadError> {
+        let mut body = body();
+        body[field] = value;
+        parse(body.to_string().as_bytes())
+    }
+
+    #[test]
+    fn the_published_example_is_understood() {
+        let payload = parse(PUBLISHED).unwrap();
+        let row = &payload.event.row;
+        assert_eq!((row.table.as_str(), row.tenant), ("OrderLine", Tenant::Company(5_199_768)));
+        assert_eq!(row.key.canonical(), r#"{"lineno":1,"orderno":3}"#);
+        let changed_at = Utc.with_ymd_and_hms(2025, 2, 6, 21, 15, 28).unwrap() + chrono::Duration::milliseconds(366);
+        assert_eq!(payload.event.kind, ChangeKind::Insert { changed_at: Some(changed_at) });
+        assert_eq!(payload.changed_by.as_deref(), Some("ola.normann"));
+    }
+
+    #[test]
+    fn every_field_that_is_needed_is_missed() {
+        for field in ["tableIdentifier", "customerNo", "companyNo", "event", "primaryKeys", "timestamp"] {
+            let mut body = body();
+            body.as_object_mut().unwrap().remove(field);
+            assert_eq!(parse(body.to_string().as_bytes()), Err(PayloadError::Missing(field)));
+            assert!(with(field, json!({})).is_err(), "{field}");
+            assert!(with(field, Value::Null).is_err(), "{field}");
+        }
+    }
+
+    #[test]
+    fn only_a_delete_needs_its_timestamp() {
+        for event in ["INSERT", "UPDATE"] {
+            let mut body = body();
+            body["event"] = json!(event);
+            body["timestamp"] = json!("soon");
+            assert!(parse(body.to_string().as_bytes()).is_ok());
+        }
+        assert_eq!(with("timestamp", json!("soon")), Err(PayloadError::Timestamp("soon".into())));
+    }
+
+    #[test]
+    fn key_values_that_cannot_be_are_refused() {
+        for value in ["null", "true", "[]", "{}", "1.5", "1.0", "1e2", "9223372036854775808", "\"\""] {
+            let keys: Value = serde_json::from_str(&format!(r#"[{{"OrderNo": {value}}}]"#)).unwrap();
+            assert!(with("primaryKeys", keys).is_err(), "{value}");
+        }
+        for keys in [json!([]), json!([{}]), json!([1]), json!({"OrderNo": 1}), json!([{"A": 1}, {"a": 2}])] {
+            assert!(with("primaryKeys", keys.clone()).is_err(), "{keys}");
+        }
+        assert!(with("primaryKeys", json!([{"OrderNo": i64::MIN}])).is_ok());
+    }
+
+    #[test]
+    fn hints_of_any_shape_do_not_lose_the_change() {
+        for value in [json!(null), json!("x"), json!([1]), json!([{"ChangedTimestamp": "x"}]), json!({"a": []})] {
+            assert!(with("changedColumns", value.clone()).is_ok(), "{value}");
+            assert!(with("changedByUser", value).is_ok());
+        }
+        assert!(with("somethingNew", json!({"a": [1]})).is_ok());
+    }
+
+    #[test]
+    fn both_tenant_numbers_0_and_unknown_events_are_refused() {
+        let mut nobody = body();
+        nobody["companyNo"] = json!(0);
+        nobody["customerNo"] = json!(0);
+        assert_eq!(parse(nobody.to_string().as_bytes()), Err(PayloadError::NoTenant));
+        assert_eq!(with("event", json!("delete")), Err(PayloadError::UnknownEvent("delete".into())));
+        assert!(with("tableIdentifier", json!("Order\"; drop table x")).is_err());
+        assert_eq!(parse(b"\xff"), Err(PayloadError::NotUtf8));
+        assert!(matches!(parse(b"{"), Err(PayloadError::NotJson(_))));
+        assert_eq!(parse(b"[]"), Err(PayloadError::NotAnObject));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn any_key_of_strings_and_integers_is_read_back_as_sent(number in any::<i64>(), text in "[^\0]{1,40}\\S") {
+            let payload = with("primaryKeys", json!([{"B": text}, {"A": number}])).unwrap();
+            let expected = json!({"a": number, "b": text}).to_string();
+            let read: Value = serde_json::from_str(&payload.event.row.key.canonical()).unwrap();
+            prop_assert_eq!(read.to_string(), expected);
+        }
+    }
+}
