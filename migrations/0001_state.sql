@@ -34,6 +34,8 @@ create table nxt_mirror.delivery (
     received_at timestamptz not null
 );
 
+create index delivery_received on nxt_mirror.delivery using brin (received_at);
+
 -- Rows that need a look: one for each (tenant, table, key), whatever the number of notifications.
 create table nxt_mirror.dirty_row (
     tenant_kind text collate "C" not null constraint dirty_row_tenant_kind check (tenant_kind in ('company', 'customer')),
@@ -156,6 +158,54 @@ create table nxt_mirror.api_budget (
     paused_until timestamptz not null default '-infinity'
 );
 insert into nxt_mirror.api_budget default values;
+
+-- Grants a request to the API, or says how long to wait. A function, because each of its statements sees what was
+-- committed before it, so that the counts are right once the budget's row is locked.
+create function nxt_mirror.grant_request(
+    slots_max integer,      -- requests in any 60 seconds
+    in_flight_max integer,  -- requests under way for one tenant
+    spare integer,          -- slots that must be left for others
+    wanted_tenants text[],
+    hold interval,          -- after this a request is over, even if nobody said so
+    out granted_slot integer,
+    out granted_at timestamptz,
+    out wait_seconds double precision
+) language plpgsql as $$
+declare
+    paused timestamptz;
+    taken bigint;
+    crowded timestamptz;
+    next_free timestamptz;
+    moment timestamptz;
+begin
+    select paused_until into paused from nxt_mirror.api_budget for update;
+    moment := clock_timestamp();
+    if paused > moment then
+        wait_seconds := extract(epoch from paused - moment);
+        return;
+    end if;
+    select count(*), min(free_at) into taken, next_free from nxt_mirror.api_slot where free_at > moment;
+    if taken + spare >= slots_max then
+        wait_seconds := coalesce(extract(epoch from next_free - moment), 1);
+        return;
+    end if;
+    select min(soonest) into crowded
+      from (select min(in_flight_until) as soonest
+              from nxt_mirror.api_slot, unnest(tenants) as tenant
+             where in_flight_until > moment and tenant = any(wanted_tenants)
+             group by tenant
+            having count(*) >= in_flight_max) as full_tenants;
+    if crowded is not null then
+        wait_seconds := 0.25;
+        return;
+    end if;
+    update nxt_mirror.api_slot
+       set free_at = moment + interval '60 seconds' + hold, in_flight_until = moment + hold, tenants = wanted_tenants
+     where slot = (select min(slot) from nxt_mirror.api_slot where free_at <= moment)
+    returning slot into granted_slot;
+    granted_at := moment;
+end
+$$;
 
 -- "Is it right, and as of when?", from evidence only.
 create view nxt_mirror.recent_activity as

@@ -3,4 +3,5 @@ pub mod config;
 pub mod domain;
 pub mod queue;
 pub mod telemetry;
+pub mod upstream;
 pub mod webhook;

@@ -1,0 +1,139 @@
+//! The request budget, kept in PostgreSQL so that all replicas share it and no restart forgets it.
+//!
+//! Each of `requests_per_minute` slots is held from the start of a request until 60 s after its end. Whatever the
+//! network does in between, no 60 s can contain more requests than there are slots. A request whose process was
+//! killed keeps its slot as if it had run for the longest time a request may take.
+
+use std::time::Duration;
+
+use sqlx::{PgPool, Row};
+
+use super::UpstreamError;
+use crate::domain::{Tenant, Time};
+
+/// After this a request is over, even if nobody said so. Longer than the client's own time-out.
+const HOLD: Duration = Duration::from_secs(75);
+/// The longest sleep between two tries for a slot: another replica may give slots back early.
+const POLL_MAX: Duration = Duration::from_secs(1);
+
+/// Who asks: live work may use the whole budget, walks leave a share of it free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Notifications.
+    Live,
+    /// Metadata, first loads, sweeps and walks.
+    Background,
+}
+
+/// Grants requests.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    pool: PgPool,
+    requests_per_minute: u32,
+    in_flight_max: u32,
+}
+
+/// One granted request. Give it back with [`Permit::finish`].
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Permit {
+    pool: PgPool,
+    slot: i32,
+    /// When it was granted, by the database's clock: the start of the request.
+    pub(super) started_at: Time,
+}
+
+impl Budget {
+    /// A budget over this database; makes the slots that are missing.
+    pub async fn new(pool: PgPool, requests_per_minute: u32, in_flight_max: u32) -> Result<Self, UpstreamError> {
+        sqlx::query("insert into nxt_mirror.api_slot (slot) select generate_series(1, $1) on conflict do nothing")
+            .bind(clamp(requests_per_minute))
+            .execute(&pool)
+            .await
+            .map_err(UpstreamError::Budget)?;
+        Ok(Self { pool, requests_per_minute, in_flight_max })
+    }
+
+    /// Waits until a request for these tenants may be sent.
+    pub(super) async fn acquire(&self, tenants: &[Tenant], lane: Lane) -> Result<Permit, UpstreamError> {
+        let names: Vec<_> = tenants.iter().map(ToString::to_string).collect();
+        loop {
+            let wait = match self.try_acquire(&names, lane).await? {
+                Ok(permit) => return Ok(permit),
+                Err(wait) => wait,
+            };
+            tokio::time::sleep(wait.clamp(Duration::from_millis(20), POLL_MAX)).await;
+        }
+    }
+
+    async fn try_acquire(&self, tenants: &[String], lane: Lane) -> Result<Result<Permit, Duration>, UpstreamError> {
+        let row = sqlx::query("select * from nxt_mirror.grant_request($1, $2, $3, $4, make_interval(secs => $5))")
+            .bind(clamp(self.requests_per_minute))
+            .bind(clamp(self.in_flight_max))
+            .bind(clamp(self.spare(lane)))
+            .bind(tenants)
+            .bind(HOLD.as_secs_f64())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(UpstreamError::Budget)?;
+        let read = || -> Result<_, sqlx::Error> {
+            match row.try_get::<Option<i32>, _>("granted_slot")? {
+                Some(slot) => {
+                    Ok(Ok(Permit { pool: self.pool.clone(), slot, started_at: row.try_get("granted_at")? }))
+                }
+                None => Ok(Err(row.try_get::<Option<f64>, _>("wait_seconds")?.unwrap_or(1.0))),
+            }
+        };
+        let granted = read().map_err(UpstreamError::Budget)?;
+        Ok(granted.map_err(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(POLL_MAX)))
+    }
+
+    /// A fifth of the budget is out of reach for background work.
+    fn spare(&self, lane: Lane) -> u32 {
+        match lane {
+            Lane::Live => 0,
+            Lane::Background => self.requests_per_minute / 5,
+        }
+    }
+
+    /// Nobody sends anything for this long, in no replica.
+    pub(super) async fn pause(&self, pause: Duration) -> Result<(), UpstreamError> {
+        sqlx::query(
+            "update nxt_mirror.api_budget
+                set paused_until = greatest(paused_until, clock_timestamp() + make_interval(secs => $1))",
+        )
+        .bind(pause.as_secs_f64())
+        .execute(&self.pool)
+        .await
+        .map_err(UpstreamError::Budget)?;
+        Ok(())
+    }
+
+    /// Requests in the last 60 seconds, those under way included.
+    pub async fn used(&self) -> Result<i64, UpstreamError> {
+        sqlx::query_scalar("select count(*) from nxt_mirror.api_slot where free_at > clock_timestamp()")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(UpstreamError::Budget)
+    }
+}
+
+impl Permit {
+    /// The request has ended. On failure the slot stays held for its longest time, which is safe.
+    pub(super) async fn finish(self) {
+        let done = sqlx::query(
+            "update nxt_mirror.api_slot set free_at = clock_timestamp() + interval '60 seconds', in_flight_until = null
+              where slot = $1",
+        )
+        .bind(self.slot)
+        .execute(&self.pool)
+        .await;
+        if let Err(error) = done {
+            tracing::warn!(%error, slot = self.slot, "budget slot not given back; it frees itself");
+        }
+    }
+}
+
+fn clamp(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}

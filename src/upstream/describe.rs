@@ -1,0 +1,280 @@
+//! From introspection to a [`TableSpec`]: which fields are columns, of which type, and what the key is.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::queries::{RowField, TableField};
+use crate::domain::{Column, TableName, TableSpec, naming};
+
+/// Endings of the columns that repeat another one in a second form (API notes, enum domains and bit flags).
+const TWINS: [&str; 4] = ["AsDate", "AsTime", "AsEnum", "Flags"];
+
+/// Keys of well-known tables, the last resort (webhook and API documentation, and code in production).
+const KEYS: [(&str, &[&str]); 10] = [
+    ("Order", &["orderNo"]),
+    ("OrderLine", &["orderNo", "lineNo"]),
+    ("Product", &["productNo"]),
+    ("Associate", &["associateNo"]),
+    ("GeneralLedgerAccount", &["accountNo"]),
+    ("VoucherSeries", &["voucherSeriesNo"]),
+    ("Batch", &["batchNo"]),
+    ("Text", &["languageNo", "textType", "textNo"]),
+    ("TaxCode", &["taxCode"]),
+    ("Country", &["countryNo"]),
+];
+
+/// Why a table cannot be described.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DescribeError {
+    /// No source tells the key.
+    #[error(
+        "the primary key of table {table} is not known, so it cannot be mirrored; \
+         set NXT_KEYS to tell it, for example NXT_KEYS=\"{table}=firstColumn+secondColumn\""
+    )]
+    NoKey {
+        /// The table.
+        table: TableName,
+    },
+    /// The key names a column that the table does not have.
+    #[error("the primary key of table {table} names column {column} ({origin}), which the API does not show")]
+    NoSuchColumn {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+        /// Who named it.
+        origin: &'static str,
+    },
+    /// The row type has no columns at all.
+    #[error("the API shows no columns of table {table}")]
+    NoColumns {
+        /// The table.
+        table: TableName,
+    },
+    /// Two columns would have one name in the mirror.
+    #[error("columns {one} and {other} of table {table} have the same name in SQL")]
+    SameName {
+        /// The table.
+        table: TableName,
+        /// One column.
+        one: String,
+        /// The other.
+        other: String,
+    },
+}
+
+/// What else tells a table's key, beside its descriptions.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct KeyHints<'a> {
+    /// `NXT_KEYS`.
+    pub(super) configured: Option<&'a [String]>,
+    /// The columns of a received notification, in its order.
+    pub(super) announced: Option<&'a [String]>,
+}
+
+/// Describes a table.
+pub(super) fn describe(
+    table: &TableField,
+    fields: &[RowField],
+    hints: KeyHints<'_>,
+) -> Result<TableSpec, DescribeError> {
+    let name = TableName::new(naming::pascal_case(&table.field)).expect("GraphQL names are well formed");
+    let columns = columns(fields);
+    if columns.is_empty() {
+        return Err(DescribeError::NoColumns { table: name });
+    }
+    for (index, column) in columns.iter().enumerate() {
+        if let Some(earlier) = columns[..index].iter().find(|earlier| earlier.sql_name == column.sql_name) {
+            let (one, other) = (earlier.name.clone(), column.name.clone());
+            return Err(DescribeError::SameName { table: name, one, other });
+        }
+    }
+    let key = key(&name, &columns, fields, hints)?;
+    let sql_name = naming::snake_case(name.as_str());
+    Ok(TableSpec { field: table.field.clone(), sql_name, level: table.level, columns, key, name })
+}
+
+/// Scalars and enums, without the twins whose base column exists and without binary content.
+fn columns(fields: &[RowField]) -> Vec<Column> {
+    let names: HashSet<_> = fields.iter().map(|field| field.name.as_str()).collect();
+    let is_twin = |name: &str| {
+        TWINS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|base| names.contains(base)))
+    };
+    fields
+        .iter()
+        .filter(|field| !is_twin(&field.name))
+        .filter_map(|field| {
+            Some(Column {
+                name: field.name.clone(),
+                sql_name: naming::column_name(&field.name),
+                kind: field.leaf.as_ref()?.column_type(&field.name)?,
+            })
+        })
+        .collect()
+}
+
+/// The key, from the first of these that knows it: the settings, `[PK]` in the descriptions, a notification, the
+/// built-in list. A notification that names the same columns as the descriptions changes nothing but confirms them;
+/// where they differ the descriptions win, because one odd notification must not shape a table for good.
+fn key(
+    table: &TableName,
+    columns: &[Column],
+    fields: &[RowField],
+    hints: KeyHints<'_>,
+) -> Result<Vec<usize>, DescribeError> {
+    if let Some(configured) = hints.configured {
+        return resolve(table, columns, configured, "NXT_KEYS");
+    }
+    let marked: Vec<String> =
+        fields.iter().filter(|field| is_marked(&field.description)).map(|field| field.name.clone()).collect();
+    let built_in = KEYS.iter().find(|(name, _)| *name == table.as_str()).map(|(_, key)| *key);
+    if !marked.is_empty() {
+        return resolve(table, columns, &marked, "marked [PK]");
+    }
+    if let Some(announced) = hints.announced {
+        // The same columns in the order that is known to be the source's.
+        let folded = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<_>>();
+        let known = built_in.map(|key| key.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let key = known.filter(|known| folded(known) == folded(announced));
+        return resolve(table, columns, key.as_deref().unwrap_or(announced), "from a notification");
+    }
+    if let Some(key) = built_in {
+        let key: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
+        return resolve(table, columns, &key, "built in");
+    }
+    org_unit_key(table).map_or_else(
+        || Err(DescribeError::NoKey { table: table.clone() }),
+        |column| resolve(table, columns, &[column], "built in"),
+    )
+}
+
+/// `[PK] Column "ActNo" (4028) / Model.Column.ActorNo.`, read with tolerance, since the wording may change.
+fn is_marked(description: &str) -> bool {
+    description.trim_start().get(..4).is_some_and(|start| start.eq_ignore_ascii_case("[PK]"))
+}
+
+/// `OrgUnit1` to `OrgUnit12` have `orgUnit1No` to `orgUnit12No`.
+fn org_unit_key(table: &TableName) -> Option<String> {
+    let number = table.as_str().strip_prefix("OrgUnit")?;
+    number.parse::<u8>().ok().filter(|number| (1..=12).contains(number)).map(|number| format!("orgUnit{number}No"))
+}
+
+fn resolve(
+    table: &TableName,
+    columns: &[Column],
+    key: &[String],
+    origin: &'static str,
+) -> Result<Vec<usize>, DescribeError> {
+    key.iter()
+        .map(|name| {
+            columns.iter().position(|column| column.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+                DescribeError::NoSuchColumn { table: table.clone(), column: name.clone(), origin }
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{ColumnType, TableLevel},
+        upstream::queries::Leaf,
+    };
+
+    fn field(name: &str, scalar: &str, description: &str) -> RowField {
+        let leaf = (!scalar.is_empty()).then(|| Leaf::Scalar(scalar.into()));
+        RowField { name: name.into(), description: description.into(), leaf }
+    }
+
+    fn table(name: &str) -> TableField {
+        TableField { level: TableLevel::Company, field: name.into() }
+    }
+
+    fn key_names(spec: &TableSpec) -> Vec<&str> {
+        spec.key_columns().map(|column| column.name.as_str()).collect()
+    }
+
+    fn voucher() -> Vec<RowField> {
+        vec![
+            field("batchNo", "Int", "Column \"BatchNo\" (1)."),
+            field("voucherNo", "Int", ""),
+            field("text", "String", ""),
+        ]
+    }
+
+    #[test]
+    fn joins_twins_and_binaries_are_left_out() {
+        let fields = [
+            field("orderNo", "Int", "[PK] Column \"OrdNo\" (1) / Model.Column.OrderNo."),
+            field("orderDate", "Int", ""),
+            field("orderDateAsDate", "Date", ""),
+            field("orderType", "Int", ""),
+            field("orderTypeAsEnum", "OrderType", ""),
+            field("lonelyAsDate", "Date", ""),
+            field("changedTimestamp", "DateTime", ""),
+            field("deliveredAt", "DateTime", ""),
+            field("picture", "Base64", ""),
+            field("joinup_Associate", "", ""),
+            field("strange", "Hologram", ""),
+        ];
+        let spec = describe(&table("order"), &fields, KeyHints::default()).unwrap();
+        let columns: Vec<_> = spec.columns.iter().map(|column| (column.sql_name.as_str(), column.kind)).collect();
+        assert_eq!(
+            columns,
+            [
+                ("order_no", ColumnType::Integer),
+                ("order_date", ColumnType::Integer),
+                ("order_type", ColumnType::Integer),
+                ("lonely_as_date", ColumnType::Date),
+                ("changed_timestamp", ColumnType::TimestampTz),
+                ("delivered_at", ColumnType::Timestamp),
+                ("strange", ColumnType::Text),
+            ]
+        );
+        assert_eq!((spec.name.as_str(), spec.sql_name.as_str()), ("Order", "order"));
+        assert_eq!(key_names(&spec), ["orderNo"]);
+    }
+
+    #[test]
+    fn the_settings_know_the_key_best() {
+        let configured = ["voucherno".to_owned(), "batchNo".to_owned()];
+        let hints = KeyHints { configured: Some(&configured), announced: None };
+        assert_eq!(key_names(&describe(&table("voucher"), &voucher(), hints).unwrap()), ["voucherNo", "batchNo"]);
+    }
+
+    #[test]
+    fn a_notification_tells_the_key_where_no_description_does() {
+        let announced = ["BatchNo".to_owned(), "VoucherNo".to_owned()];
+        let hints = KeyHints { configured: None, announced: Some(&announced) };
+        assert_eq!(key_names(&describe(&table("voucher"), &voucher(), hints).unwrap()), ["batchNo", "voucherNo"]);
+    }
+
+    #[test]
+    fn a_table_whose_key_nobody_knows_is_refused_with_the_way_out() {
+        let error = describe(&table("voucher"), &voucher(), KeyHints::default()).unwrap_err();
+        assert!(error.to_string().contains("NXT_KEYS=\"Voucher="), "{error}");
+    }
+
+    #[test]
+    fn a_key_column_that_the_api_does_not_show_is_refused() {
+        let announced = ["Nonsense".to_owned()];
+        let hints = KeyHints { configured: None, announced: Some(&announced) };
+        let error = describe(&table("voucher"), &voucher(), hints).unwrap_err();
+        assert!(matches!(error, DescribeError::NoSuchColumn { .. }));
+    }
+
+    #[test]
+    fn the_built_in_list_is_the_last_resort() {
+        let fields = [field("orgUnit3No", "Int", ""), field("name", "String", "")];
+        assert_eq!(key_names(&describe(&table("orgUnit3"), &fields, KeyHints::default()).unwrap()), ["orgUnit3No"]);
+    }
+
+    #[test]
+    fn two_columns_of_one_sql_name_are_refused() {
+        let fields = [field("aB", "Int", "[PK]"), field("a_b", "Int", "")];
+        assert!(matches!(
+            describe(&table("odd"), &fields, KeyHints::default()),
+            Err(DescribeError::SameName { .. })
+        ));
+    }
+}

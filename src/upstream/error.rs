@@ -1,0 +1,90 @@
+//! What can go wrong between here and the API.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// One entry of an answer's `errors`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphqlError {
+    /// For people; its wording changes between releases, so nothing is decided by it.
+    pub message: String,
+    /// `extensions.code` and `extensions.codes`.
+    pub codes: Vec<String>,
+    /// Aliases from the root to the failed field; empty when the error names none.
+    pub path: Vec<String>,
+}
+
+impl GraphqlError {
+    /// Reads an entry; whatever is missing or of another type is left empty.
+    pub(super) fn read(entry: &Value) -> Self {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let list = |value: &Value| value.as_array().into_iter().flatten().filter_map(text).collect::<Vec<_>>();
+        let extensions = &entry["extensions"];
+        let mut codes = list(&extensions["codes"]);
+        codes.extend(text(&extensions["code"]).filter(|code| !codes.contains(code)));
+        let message = entry["message"].as_str().unwrap_or("an error without a message");
+        Self { message: message.chars().take(500).collect(), codes, path: list(&entry["path"]) }
+    }
+
+    /// Whether it carries this code.
+    pub fn has_code(&self, code: &str) -> bool {
+        self.codes.iter().any(|own| own == code)
+    }
+}
+
+impl std::fmt::Display for GraphqlError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        match self.codes.first() {
+            Some(code) => write!(f, " [{code}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a request brought no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection, or one that broke.
+    #[error("the API cannot be reached")]
+    Transport(#[source] reqwest::Error),
+    /// No complete answer in time.
+    #[error("the API did not answer in time")]
+    TimedOut,
+    /// 401, also with a new token.
+    #[error("the API refuses the access token (401)")]
+    Unauthorized,
+    /// 429: the gateway counts more requests than it allows.
+    #[error("the API says there are too many requests (429)")]
+    Throttled {
+        /// `Retry-After`, where given.
+        retry_after: Option<Duration>,
+    },
+    /// Any other status that is not 200.
+    #[error("the API answered with status {0}")]
+    Status(u16),
+    /// An answer that is not JSON: HTML, or cut off.
+    #[error("the API's answer is not JSON: {0}")]
+    NotJson(String),
+    /// An answer over the size that is read.
+    #[error("the API's answer is larger than {0} bytes")]
+    TooLarge(usize),
+    /// JSON of another shape than the request asked for.
+    #[error("the API's answer has another shape than was asked for: {0}")]
+    Shape(String),
+    /// Errors that concern the whole request.
+    #[error("the API reports: {}", list(.0))]
+    Graphql(Vec<GraphqlError>),
+    /// No access token.
+    #[error("no access token: {0}")]
+    Token(String),
+    /// The shared budget cannot be asked.
+    #[error("the request budget cannot be read")]
+    Budget(#[source] sqlx::Error),
+}
+
+/// Several errors in one line, the first three of them.
+pub(super) fn list(errors: &[GraphqlError]) -> String {
+    errors.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,83 @@
+//! Filters that select rows by key.
+//!
+//! One key column: `{orderNo: {_in: [1, 2]}}`. Several: an `_or` over the values of all columns but the last, each
+//! with an `_in` over the last, so that 500 lines of 20 orders make 20 terms (filter documentation: `_and` and `_or`
+//! nest; `_in` since 2023-06-01).
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::domain::{KeyValue, RowKey, TableSpec};
+
+/// The filter for these keys.
+pub(super) fn by_keys(table: &TableSpec, keys: &[RowKey]) -> Value {
+    let columns: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
+    let (last, leading) = columns.split_last().expect("a table's key has columns");
+    let mut groups: BTreeMap<&[KeyValue], Vec<&KeyValue>> = BTreeMap::new();
+    for key in keys {
+        let (last, leading) = key.values().split_last().expect("a key has values");
+        groups.entry(leading).or_default().push(last);
+    }
+    let mut terms: Vec<Value> = groups.into_iter().map(|(values, lasts)| term(leading, values, last, &lasts)).collect();
+    match terms.len() {
+        1 => terms.remove(0),
+        _ => json!({ "_or": terms }),
+    }
+}
+
+fn term(leading: &[&str], values: &[KeyValue], last: &str, lasts: &[&KeyValue]) -> Value {
+    let mut conditions: Vec<Value> =
+        leading.iter().zip(values).map(|(column, value)| json!({ *column: { "_eq": value } })).collect();
+    let condition = match lasts {
+        [one] => json!({ last: { "_eq": one } }),
+        many => json!({ last: { "_in": many } }),
+    };
+    if conditions.is_empty() {
+        return condition;
+    }
+    conditions.push(condition);
+    json!({ "_and": conditions })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Column, ColumnType, TableLevel, TableName};
+
+    fn table(columns: &[&str]) -> TableSpec {
+        let column = |name: &&str| Column { name: (*name).into(), sql_name: (*name).into(), kind: ColumnType::Integer };
+        TableSpec {
+            name: TableName::new("T").unwrap(),
+            field: "t".into(),
+            sql_name: "t".into(),
+            level: TableLevel::Company,
+            columns: columns.iter().map(column).collect(),
+            key: (0..columns.len()).collect(),
+        }
+    }
+
+    fn key(values: &[i64]) -> RowKey {
+        RowKey::from_values(values.iter().copied().map(KeyValue::Int).collect())
+    }
+
+    #[test]
+    fn single_keys_are_a_list() {
+        let table = table(&["a"]);
+        assert_eq!(by_keys(&table, &[key(&[1])]), json!({"a": {"_eq": 1}}));
+        assert_eq!(by_keys(&table, &[key(&[1]), key(&[2])]), json!({"a": {"_in": [1, 2]}}));
+    }
+
+    #[test]
+    fn composite_keys_share_their_leading_columns() {
+        let table = table(&["a", "b"]);
+        assert_eq!(by_keys(&table, &[key(&[1, 2])]), json!({"_and": [{"a": {"_eq": 1}}, {"b": {"_eq": 2}}]}));
+        assert_eq!(
+            by_keys(&table, &[key(&[1, 2]), key(&[3, 4]), key(&[1, 5])]),
+            json!({"_or": [
+                {"_and": [{"a": {"_eq": 1}}, {"b": {"_in": [2, 5]}}]},
+                {"_and": [{"a": {"_eq": 3}}, {"b": {"_eq": 4}}]},
+            ]})
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! The outbound edge: everything that is asked of Visma.
+//!
+//! * [`Upstream::fetch`] asks for rows by key, many tables and tenants in one request;
+//! * [`Catalog`] knows what the tables look like;
+//! * every request passes the budget that all replicas share, carries a cached token, and is read with suspicion.
+
+mod answer;
+mod budget;
+mod catalog;
+mod client;
+mod describe;
+mod error;
+mod fetch;
+mod filter;
+mod queries;
+mod retry;
+mod token;
+mod value;
+
+pub use budget::{Budget, Lane};
+pub use catalog::{Catalog, CatalogError};
+pub use client::Upstream;
+pub use error::{GraphqlError, UpstreamError};
+pub use fetch::{Ask, AskError, KeySight, Sighting};
+pub use queries::Company;
+pub use retry::{Remedy, remedy};
+
+/// GraphQL code of a request refused because too many of the same company are under way.
+const TOO_MANY_IN_PROGRESS: &str = "OUTSTANDING_LIMIT_EXCEEDED";

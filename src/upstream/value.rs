@@ -1,0 +1,144 @@
+//! Values of an answer, turned into the types of their columns or refused.
+
+use chrono::NaiveDate;
+use chrono_tz::Tz;
+use serde_json::Value as Json;
+
+use crate::domain::{ColumnType, Value, time};
+
+/// Digits before and after the point that a decimal may have; SQL Server's end at 38.
+const DECIMAL_DIGITS_MAX: usize = 200;
+/// Stands for the NUL character, which PostgreSQL's text cannot hold.
+const NUL_REPLACEMENT: &str = "\u{fffd}";
+
+/// A value does not fit its column.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("column {column}: {value} is not a value of type {kind}")]
+pub struct ValueError {
+    column: String,
+    value: String,
+    kind: &'static str,
+}
+
+/// Reads one value. Integers and decimals may come as numbers or as texts, since the API's notes expect both.
+pub(super) fn read(column: &str, kind: ColumnType, json: &Json, zone: Tz) -> Result<Value, ValueError> {
+    let value = match (kind, json) {
+        (_, Json::Null) => Some(Value::Null),
+        (ColumnType::SmallInt, _) => integer(json, i64::from(i16::MIN), i64::from(i16::MAX)),
+        (ColumnType::Integer, _) => integer(json, i64::from(i32::MIN), i64::from(i32::MAX)),
+        (ColumnType::BigInt, _) => integer(json, i64::MIN, i64::MAX),
+        (ColumnType::Numeric, Json::Number(number)) => decimal(number.as_str()),
+        (ColumnType::Numeric, Json::String(text)) => decimal(text.trim()),
+        (ColumnType::Boolean, Json::Bool(value)) => Some(Value::Bool(*value)),
+        (ColumnType::TimestampTz, Json::String(text)) => time::parse_in_zone(text, zone).map(Value::TimestampTz),
+        (ColumnType::TimestampTz, Json::Number(number)) => {
+            time::parse_in_zone(number.as_str(), zone).map(Value::TimestampTz)
+        }
+        (ColumnType::Timestamp, Json::String(text)) => time::parse_local(text).map(Value::Timestamp),
+        (ColumnType::Date, Json::String(text)) => date(text).map(Value::Date),
+        (ColumnType::Text, Json::String(text)) => Some(Value::Text(text.replace('\0', NUL_REPLACEMENT))),
+        // A scalar of unknown type keeps its JSON.
+        (ColumnType::Text, other) => Some(Value::Text(other.to_string().replace("\\u0000", NUL_REPLACEMENT))),
+        _ => None,
+    };
+    value.ok_or_else(|| ValueError {
+        column: column.to_owned(),
+        value: json.to_string().chars().take(60).collect(),
+        kind: kind.sql(),
+    })
+}
+
+fn integer(json: &Json, min: i64, max: i64) -> Option<Value> {
+    let number: i64 = match json {
+        Json::Number(number) => number.as_i64()?,
+        Json::String(text) => text.trim().parse().ok()?,
+        Json::Null | Json::Bool(_) | Json::Array(_) | Json::Object(_) => return None,
+    };
+    (min..=max).contains(&number).then_some(Value::Int(number))
+}
+
+/// A decimal's text, kept as it is once it is known to be one of a sane size.
+fn decimal(text: &str) -> Option<Value> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i16>().ok()?),
+        None => (text, 0),
+    };
+    let digits = mantissa.strip_prefix(['-', '+']).unwrap_or(mantissa);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let sane = digits.len() + usize::from(exponent.unsigned_abs()) <= DECIMAL_DIGITS_MAX;
+    (all_digits(whole) && all_digits(fraction) && sane).then(|| Value::Decimal(text.to_owned()))
+}
+
+/// `2026-02-01`, with or without a time, which a date does not have.
+fn date(text: &str) -> Option<NaiveDate> {
+    time::parse_local(text.trim()).map(|local| local.date())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(kind: ColumnType, json: &str) -> Result<Value, ValueError> {
+        read("c", kind, &serde_json::from_str(json).unwrap(), chrono_tz::Europe::Oslo)
+    }
+
+    #[test]
+    fn integers_keep_all_64_bits() {
+        assert_eq!(parse(ColumnType::BigInt, "9007199254740993"), Ok(Value::Int(9_007_199_254_740_993)));
+        assert_eq!(parse(ColumnType::BigInt, "\"-9223372036854775808\""), Ok(Value::Int(i64::MIN)));
+        for (kind, json) in [
+            (ColumnType::BigInt, "9223372036854775808"),
+            (ColumnType::Integer, "2147483648"),
+            (ColumnType::SmallInt, "32768"),
+            (ColumnType::Integer, "1.5"),
+            (ColumnType::Integer, "true"),
+            (ColumnType::Integer, "[]"),
+        ] {
+            assert!(parse(kind, json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn decimals_keep_every_digit() {
+        for text in ["12345678901234567890.1234567890123456789", "-0.10", "0.1", "1e-7", "100"] {
+            assert_eq!(parse(ColumnType::Numeric, text), Ok(Value::Decimal(text.into())));
+            assert_eq!(parse(ColumnType::Numeric, &format!("\"{text}\"")), Ok(Value::Decimal(text.into())));
+        }
+        for text in ["\"NaN\"", "\"\"", "\"1.\"", "\"0x1\"", "1e999", "\"1e99999999\"", "\"1; drop\""] {
+            assert!(parse(ColumnType::Numeric, text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn timestamps_of_the_source_s_zone_become_utc() {
+        let expected = time::parse_utc("2026-02-01T09:00:00.123456Z").unwrap();
+        assert_eq!(
+            parse(ColumnType::TimestampTz, "\"2026-02-01T10:00:00.1234567\""),
+            Ok(Value::TimestampTz(expected))
+        );
+        let Ok(Value::Timestamp(local)) = parse(ColumnType::Timestamp, "\"2026-02-01T10:00:00.1234567\"") else {
+            panic!("not a timestamp")
+        };
+        assert_eq!(local.to_string(), "2026-02-01 10:00:00.123456");
+    }
+
+    #[test]
+    fn any_text_survives_but_for_nul() {
+        assert_eq!(parse(ColumnType::Text, r#""æ😀\t\u0000x""#), Ok(Value::Text("æ😀\t\u{fffd}x".into())));
+        assert_eq!(parse(ColumnType::Text, "12.50"), Ok(Value::Text("12.50".into())));
+        assert_eq!(
+            read("c", ColumnType::Text, &json!({"a": "\0"}), Tz::UTC),
+            Ok(Value::Text("{\"a\":\"\u{fffd}\"}".into()))
+        );
+    }
+
+    #[test]
+    fn null_is_null_in_every_type() {
+        for kind in [ColumnType::Integer, ColumnType::Text, ColumnType::Date, ColumnType::Numeric] {
+            assert_eq!(parse(kind, "null"), Ok(Value::Null));
+        }
+    }
+}
