@@ -112,7 +112,7 @@ create table nxt_mirror.sync_log (
     table_name text collate "C" not null,
     row_key text collate "C" not null,
     action text not null constraint sync_log_action check (
-        action in ('inserted', 'updated', 'unchanged', 'deleted', 'already_absent', 'stale', 'look_again', 'failed', 'dead_letter')),
+        action in ('inserted', 'updated', 'unchanged', 'deleted', 'already_absent', 'stale', 'look_again', 'failed', 'dead_letter', 'ignored')),
     reason text not null,
     notification_id bigint,
     source_changed_at timestamptz,
@@ -223,6 +223,7 @@ create view nxt_mirror.recent_activity as
                when 'look_again' then 'looking again'
                when 'failed' then 'fetch failed, will be tried again'
                when 'dead_letter' then 'set aside in the dead letters'
+               when 'ignored' then 'not mirrored'
            end || ': ' || reason as what,
            notification_id
       from nxt_mirror.sync_log

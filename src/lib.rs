@@ -6,3 +6,4 @@ pub mod queue;
 pub mod telemetry;
 pub mod upstream;
 pub mod webhook;
+pub mod worker;

@@ -127,6 +127,10 @@ pub enum Reason {
     AsFetched,
     /// The plain case of a deletion.
     Gone,
+    /// A DELETE that needed no look.
+    Announced,
+    /// A DELETE of an earlier life of the row.
+    Stale,
     /// A DELETE was received after the request started.
     DeletedMeanwhile,
     /// The mirrored row came by a request that started later.
@@ -143,11 +147,20 @@ pub enum Reason {
     Believed,
 }
 
+impl Reason {
+    /// Whether the result was overtaken rather than in doubt: another look is due, but nothing is counted.
+    pub fn is_overtaking(self) -> bool {
+        matches!(self, Self::DeletedMeanwhile | Self::Superseded)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::AsFetched => "as fetched",
             Self::Gone => "the source no longer has the row",
+            Self::Announced => "deleted by its notification's timestamp",
+            Self::Stale => "the row was changed after this deletion",
             Self::DeletedMeanwhile => "a deletion became known while the fetch was under way",
             Self::Superseded => "a fetch that started later has already been applied",
             Self::OlderThanMirror => "the fetched row is older than the mirrored one",

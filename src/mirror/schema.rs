@@ -95,6 +95,16 @@ impl Replica {
         Ok(())
     }
 
+    /// The descriptions that the tables were last brought in line with, by an earlier run or another replica. One that
+    /// cannot be read is left out: the table will be described anew.
+    pub async fn descriptions(&self) -> Result<Vec<TableSpec>, SchemaError> {
+        let specs: Vec<serde_json::Value> = sqlx::query_scalar("select spec from nxt_mirror.mirrored_table")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|source| SchemaError::Sql { table: "nxt_mirror.mirrored_table".into(), source })?;
+        Ok(specs.into_iter().filter_map(|spec| serde_json::from_value(spec).ok()).collect())
+    }
+
     async fn bring_in_line(&self, spec: &TableSpec) -> Result<(), SchemaError> {
         let failed = |source| SchemaError::Sql { table: spec.sql_name.clone(), source };
         let mut transaction = self.pool.begin().await.map_err(failed)?;

@@ -21,6 +21,7 @@ with due as (
     select tenant_kind, tenant_no, table_name, row_key
       from nxt_mirror.dirty_row
      where due_at <= now()
+       and (tenant_kind, tenant_no) not in (select * from unnest($4::text[], $5::bigint[]))
      order by priority, due_at
      limit $1
        for update skip locked
@@ -81,18 +82,49 @@ impl Queue {
         Self { pool }
     }
 
-    /// Claims up to `rows_max` rows that are due, oldest first, live ones before all others.
+    /// Claims up to `rows_max` rows that are due, oldest first, live ones before all others, none of `except`.
     ///
     /// A row is leased to `claim_id` for [`LEASE`]; when that has passed unsettled, it is due again.
-    pub async fn claim(&self, claim_id: Uuid, rows_max: usize) -> Result<Vec<Claimed>, QueueError> {
+    pub async fn claim(
+        &self,
+        claim_id: Uuid,
+        rows_max: usize,
+        except: &[Tenant],
+    ) -> Result<Vec<Claimed>, QueueError> {
         let rows = sqlx::query(CLAIM)
             .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
             .bind(claim_id)
             .bind(LEASE.as_secs_f64())
+            .bind(except.iter().map(|tenant| tenant.kind()).collect::<Vec<_>>())
+            .bind(except.iter().map(|tenant| tenant.number()).collect::<Vec<_>>())
             .fetch_all(&self.pool)
             .await
             .map_err(QueueError::on("claim rows"))?;
         rows.iter().map(read).collect::<Result<_, _>>().map_err(QueueError::on("read claimed rows"))
+    }
+
+    /// Gives back, due at once, whatever these claims still hold.
+    pub async fn release(&self, claim_ids: &[Uuid]) -> Result<u64, QueueError> {
+        sqlx::query("update nxt_mirror.dirty_row set claim_id = null, due_at = now() where claim_id = any($1)")
+            .bind(claim_ids)
+            .execute(&self.pool)
+            .await
+            .map(|done| done.rows_affected())
+            .map_err(QueueError::on("give claims back"))
+    }
+
+    /// Key columns of a table in the order of its latest notification, to tell a key that nothing else tells.
+    pub async fn announced_key(&self, table: &TableName, tenant: Tenant) -> Result<Option<Vec<String>>, QueueError> {
+        let body: Option<String> = sqlx::query_scalar(
+            "select body from nxt_mirror.notification
+              where table_name = $1 and tenant_kind = $2 order by id desc limit 1",
+        )
+        .bind(table.as_str())
+        .bind(tenant.kind())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(QueueError::on("read the latest notification"))?;
+        Ok(body.as_deref().and_then(key_order))
     }
 
     /// How many rows are due now, counting no further than `rows_max`.
@@ -114,6 +146,13 @@ impl Queue {
             .await
             .map_err(QueueError::on("count waiting rows"))
     }
+}
+
+/// The column names of a stored body's `primaryKeys`.
+fn key_order(body: &str) -> Option<Vec<String>> {
+    let body: serde_json::Value = serde_json::from_str(body).ok()?;
+    let entries = body.get("primaryKeys")?.as_array()?.iter().filter_map(serde_json::Value::as_object);
+    Some(entries.flat_map(|entry| entry.keys().cloned()).collect())
 }
 
 pub(super) fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {

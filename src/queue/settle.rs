@@ -86,6 +86,8 @@ pub enum SyncAction {
     Failed,
     /// Set aside.
     DeadLetter,
+    /// Outside what is to be mirrored.
+    Ignored,
 }
 
 impl SyncAction {
@@ -101,6 +103,7 @@ impl SyncAction {
             Self::LookAgain => "look_again",
             Self::Failed => "failed",
             Self::DeadLetter => "dead_letter",
+            Self::Ignored => "ignored",
         }
     }
 }

@@ -76,21 +76,46 @@ impl Catalog {
     ) -> Result<Arc<TableSpec>, CatalogError> {
         let id = (level, name.as_str().to_ascii_lowercase());
         let mut state = self.state.lock().await;
-        if let Some((known, since)) = state.tables.get(&id)
+        let cached = state.tables.get(&id).cloned();
+        if let Some((known, since)) = &cached
             && since.elapsed() < known.lifetime()
+            && !(announced.is_some() && known.lacks_key())
         {
             return known.clone().into_result(name, level);
         }
-        let known = self.look_up(&mut state, level, name, announced).await?;
+        let known = match (self.look_up(&mut state, level, name, announced).await, cached) {
+            (Ok(known), _) => known,
+            // An old description beats none: deletions need no request, and a request will show if it is wrong.
+            (Err(error), Some((known @ Known::Described(_), _))) => {
+                tracing::warn!(row.table = %name, error = %crate::telemetry::chain(&error), "description not renewed");
+                known
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
         state.tables.insert(id, (known.clone(), Instant::now()));
         known.into_result(name, level)
     }
 
-    /// Forgets everything but refusals: the schema has changed.
+    /// Takes over descriptions from an earlier run.
+    pub async fn remember(&self, specs: impl IntoIterator<Item = TableSpec>) {
+        let mut state = self.state.lock().await;
+        for spec in specs {
+            let id = (spec.level, spec.name.as_str().to_ascii_lowercase());
+            state.tables.insert(id, (Known::Described(Arc::new(spec)), Instant::now()));
+        }
+    }
+
+    /// Describes every table anew when it is next needed: the schema has changed.
     pub async fn forget(&self) {
         let mut state = self.state.lock().await;
         state.fields = None;
-        state.tables.retain(|_, (known, _)| !matches!(known, Known::Described(_)));
+        // Kept, but too old to be used without asking.
+        let long_ago = Instant::now().checked_sub(FRESH).unwrap_or_else(Instant::now);
+        for (known, since) in state.tables.values_mut() {
+            if matches!(known, Known::Described(_)) {
+                *since = long_ago;
+            }
+        }
     }
 
     async fn look_up(
@@ -128,6 +153,10 @@ impl Known {
             Self::Described(_) => FRESH,
             Self::Unknown | Self::Refused(_) => REFUSED,
         }
+    }
+
+    fn lacks_key(&self) -> bool {
+        matches!(self, Self::Refused(DescribeError::NoKey { .. }))
     }
 
     fn into_result(self, table: &TableName, level: TableLevel) -> Result<Arc<TableSpec>, CatalogError> {

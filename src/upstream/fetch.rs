@@ -97,6 +97,31 @@ impl Upstream {
     }
 }
 
+impl Upstream {
+    /// Whether the API answers at all.
+    pub async fn probe(&self) -> Result<(), UpstreamError> {
+        let body = json!({ "query": "query Probe { __typename }", "operationName": "Probe" });
+        match self.post(&[], Lane::Live, &body).await {
+            Ok(answer) if answer.errors.is_empty() => Ok(()),
+            Ok(answer) => Err(UpstreamError::Graphql(answer.errors)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether this table of this tenant can be read, by a question that no row answers.
+    pub async fn probe_table(&self, ask: &Ask) -> Result<Result<(), AskError>, UpstreamError> {
+        let part = Part { ask: 0, keys: vec![0], single: true };
+        let mut request = Request::build(std::slice::from_ref(&part), std::slice::from_ref(ask));
+        let column = &ask.table.key_columns().next().expect("a table's key has columns").name;
+        let value = &ask.keys[0].values()[0];
+        let nothing = json!({ "_and": [{ column: { "_eq": value } }, { column: { "_not_eq": value } }] });
+        request.body["variables"]["f0"] = nothing;
+        let answer = self.post(&request.tenants, Lane::Live, &request.body).await?;
+        let page = answer::read(answer, &request.places, self.timezone).into_iter().next();
+        Ok(page.expect("one place gives one page").map(drop))
+    }
+}
+
 /// A part of a request: some keys of one ask.
 struct Part {
     ask: usize,

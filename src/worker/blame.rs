@@ -1,0 +1,121 @@
+//! When there is no answer: whose fault it is, and what becomes of the rows.
+
+use chrono::Duration;
+
+use super::plan;
+use crate::{
+    queue::{Claimed, Outcome},
+    upstream::Remedy,
+};
+
+/// Failures of a row that stands alone before it is set aside.
+const ALONE_FAILURES_MAX: u32 = 4;
+/// Failures of a whole table or company before its rows are set aside.
+const LANE_FAILURES_MAX: u32 = 5;
+/// Failures of a row that was delivered but cannot be read.
+const UNREADABLE_FAILURES_MAX: u32 = 3;
+/// The pause between two halvings.
+const SPLIT_PAUSE_MS: i64 = 100;
+/// The longest pause after failures.
+const PAUSE_SECONDS_MAX: i64 = 60;
+/// How long a row waits that failed only because nothing works at the moment.
+const OUTAGE_PAUSE: Duration = Duration::seconds(2);
+
+/// Who is at fault, as far as probes could tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The API is away for everybody, or asks for patience: no row is to blame.
+    Api(std::time::Duration),
+    /// The table or the company cannot be read at all.
+    Lane,
+    /// Some row of the batch.
+    SomeRow,
+    /// This very row: it was delivered but cannot be read or written.
+    ThisRow,
+}
+
+impl Fault {
+    /// What a remedy says by itself, before any probe.
+    pub(super) fn of(remedy: Remedy, api_answers: bool) -> Self {
+        match remedy {
+            Remedy::Wait(pause) => Self::Api(pause),
+            Remedy::Probe if !api_answers => Self::Api(OUTAGE_PAUSE.to_std().unwrap_or_default()),
+            Remedy::Probe | Remedy::Redescribe | Remedy::Split => Self::SomeRow,
+        }
+    }
+}
+
+/// The outcome for one row of a failed batch.
+pub(super) fn outcome(fault: Fault, row: &Claimed, rows_max: usize, error: &str) -> Outcome {
+    let attempts = row.attempts;
+    let (limit, pause) = match fault {
+        Fault::Api(pause) => {
+            return Outcome::Release { pause: Duration::from_std(pause).unwrap_or(OUTAGE_PAUSE) };
+        }
+        Fault::Lane => (LANE_FAILURES_MAX, doubling(attempts)),
+        Fault::ThisRow => (UNREADABLE_FAILURES_MAX, doubling(attempts)),
+        Fault::SomeRow => {
+            let alone = plan::attempts_until_alone(rows_max);
+            let pause = match attempts.checked_sub(alone) {
+                None => Duration::milliseconds(SPLIT_PAUSE_MS),
+                Some(failures) => doubling(failures),
+            };
+            (alone + ALONE_FAILURES_MAX, pause)
+        }
+    };
+    if attempts + 1 >= limit {
+        Outcome::Bury { generation: row.generation, reason: error.to_owned() }
+    } else {
+        Outcome::Fail { pause, error: error.to_owned() }
+    }
+}
+
+/// One second, doubling.
+fn doubling(failures: u32) -> Duration {
+    Duration::seconds((1_i64 << failures.min(10)).min(PAUSE_SECONDS_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{HintKey, KeyValue, RowHint, TableName, Tenant, settle::Evidence};
+
+    fn row(attempts: u32) -> Claimed {
+        Claimed {
+            hint: RowHint {
+                tenant: Tenant::Company(1),
+                table: TableName::new("T").unwrap(),
+                key: HintKey::new([("a".into(), KeyValue::Int(1))]).unwrap(),
+            },
+            generation: 7,
+            attempts,
+            last_failed_at: None,
+            notification_id: None,
+            evidence: Evidence::default(),
+        }
+    }
+
+    #[test]
+    fn an_outage_blames_nobody_however_long() {
+        for attempts in [0, 100] {
+            let fault = Fault::of(Remedy::Probe, false);
+            assert!(matches!(outcome(fault, &row(attempts), 500, "away"), Outcome::Release { .. }));
+        }
+    }
+
+    #[test]
+    fn a_row_is_set_aside_only_after_it_failed_alone_several_times() {
+        let alone = plan::attempts_until_alone(500);
+        for attempts in 0..alone + ALONE_FAILURES_MAX - 1 {
+            assert!(matches!(outcome(Fault::SomeRow, &row(attempts), 500, "e"), Outcome::Fail { .. }), "{attempts}");
+        }
+        let last = outcome(Fault::SomeRow, &row(alone + ALONE_FAILURES_MAX - 1), 500, "e");
+        assert_eq!(last, Outcome::Bury { generation: 7, reason: "e".into() });
+    }
+
+    #[test]
+    fn a_server_error_while_the_api_answers_is_some_row_s_fault() {
+        assert_eq!(Fault::of(Remedy::Probe, true), Fault::SomeRow);
+        assert_eq!(Fault::of(Remedy::Split, false), Fault::SomeRow);
+    }
+}
