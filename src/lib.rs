@@ -1,8 +1,13 @@
 //! nxt-mirror keeps a PostgreSQL replica of Visma Business NXT companies in step with the source.
+pub mod app;
 pub mod config;
+pub mod database;
 pub mod domain;
+pub mod embedded;
 pub mod mirror;
+pub mod ops;
 pub mod queue;
+pub mod shutdown;
 pub mod telemetry;
 pub mod upstream;
 pub mod webhook;
