@@ -70,6 +70,10 @@ impl Layout<'_> {
         self.0.join("port")
     }
 
+    fn url(&self) -> PathBuf {
+        self.0.join("url")
+    }
+
     fn log(&self) -> PathBuf {
         self.0.join("postgresql.log")
     }
@@ -82,6 +86,8 @@ impl EmbeddedPostgres {
         let mut started = started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         started.wait_until_ready().await?;
         started.create_database(ROLE).await?;
+        let url = started.url(ROLE);
+        write_private(&Layout(&started.folder).url(), url.expose_secret().as_bytes())?;
         Ok(started)
     }
 
@@ -141,6 +147,16 @@ impl EmbeddedPostgres {
             let sql = format!("create database \"{name}\"");
             sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.map_err(failed)?;
         }
+        connection.close().await.map_err(failed)
+    }
+
+    /// Removes a database, if there is one of that name, and ends its connections.
+    pub async fn drop_database(&self, name: &str) -> Result<(), EmbeddedError> {
+        assert!(crate::domain::naming::is_well_formed(name), "{name:?} is not a plain identifier");
+        let failed = |source| EmbeddedError::Sql { path: self.folder.clone(), source };
+        let mut connection = PgConnection::connect_with(&self.options("postgres")).await.map_err(failed)?;
+        let sql = format!("drop database if exists \"{name}\" with (force)");
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.map_err(failed)?;
         connection.close().await.map_err(failed)
     }
 

@@ -1,0 +1,112 @@
+//! The subcommands, each a thin layer over the parts that do the work.
+
+use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use secrecy::SecretString;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    app::App,
+    cli::{Cli, Command},
+    config::{DatabaseSettings, LogSettings, OpsSettings, Role, Settings, Source},
+    database, demo,
+    embedded::{Durability, EmbeddedOptions, EmbeddedPostgres},
+    queue, shutdown, simulator, telemetry,
+};
+
+/// How long the daemon may take to answer a health check.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs a subcommand; the code is the process's own.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let config = cli.config.as_deref();
+    match cli.command {
+        Command::Serve { role } => serve(config, role).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Simulate(args) => {
+            telemetry::start(&LogSettings::read(&Source::from_process(config)?)?);
+            simulator::run(args, shutdown::on_signal()?).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Migrate => migrate(config).await,
+        Command::Healthcheck => healthcheck(config).await,
+    }
+}
+
+async fn serve(config: Option<&Path>, role: Role) -> anyhow::Result<ExitCode> {
+    let settings = Settings::read(&Source::from_process(config)?, role)?;
+    telemetry::start(&settings.log);
+    let stop = shutdown::on_signal()?;
+    let (url, server) = database_url(&settings.database).await?;
+    let app = App::build(&settings, &url).await?;
+    match app.public_address() {
+        Some(public) => tracing::info!(%public, ops = %app.ops_address(), "serving"),
+        None => tracing::info!(ops = %app.ops_address(), "working"),
+    }
+    let result = app.run(stop).await;
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn migrate(config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let source = Source::from_process(config)?;
+    let settings = DatabaseSettings::read(&source)?;
+    telemetry::start(&LogSettings::read(&source)?);
+    let (url, server) = database_url(&settings).await?;
+    let pool = database::connect(database::options(&url)?).await?;
+    database::migrate(&pool).await?;
+    queue::maintenance::run(&pool, queue::maintenance::RETENTION_DAYS).await?;
+    println!("the database is up to date");
+    pool.close().await;
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configured database, or a server of our own that lives as long as this process.
+async fn database_url(settings: &DatabaseSettings) -> anyhow::Result<(SecretString, Option<EmbeddedPostgres>)> {
+    if let Some(url) = &settings.url {
+        return Ok((url.clone(), None));
+    }
+    let options = EmbeddedOptions { folder: settings.data_dir.clone(), durability: Durability::Durable };
+    let server = EmbeddedPostgres::start(options).await.context("start a database of our own, as DATABASE_URL is not set")?;
+    tracing::info!(
+        folder = %server.folder().display(),
+        "DATABASE_URL is not set: using a database of our own, whose URL is in its folder's file url"
+    );
+    Ok((server.url("nxt_mirror"), Some(server)))
+}
+
+/// Asks the daemon's own listener for readiness. Spoken by hand, because a health check runs every few seconds and a
+/// whole HTTP client costs more than the question.
+async fn healthcheck(config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let settings = OpsSettings::read(&Source::from_process(config)?)?;
+    let mut address = settings.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let ask = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(HEALTH_TIMEOUT, ask)
+        .await
+        .with_context(|| format!("{address} did not answer"))?
+        .with_context(|| format!("ask {address}"))?;
+    let first = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+    if first.split_whitespace().nth(1) == Some("200") {
+        println!("ready");
+        return Ok(ExitCode::SUCCESS);
+    }
+    anyhow::bail!("not ready: {first}")
+}

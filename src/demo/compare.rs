@@ -1,0 +1,134 @@
+//! Mirror against source, row by row and column by column.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde_json::{Map, Value as Json};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::{
+    domain::naming,
+    simulator::{Owner, Simulator},
+};
+
+/// Differences that are listed in full.
+const SHOWN_MAX: usize = 20;
+
+/// What a comparison found.
+#[derive(Debug, Clone, Default)]
+pub struct Comparison {
+    /// Tables of tenants compared.
+    pub tables: usize,
+    /// Rows compared, those of the source and those that only the mirror has.
+    pub rows: usize,
+    /// Values compared.
+    pub values: usize,
+    /// One line each.
+    pub differences: Vec<String>,
+}
+
+impl Comparison {
+    /// Whether something was compared and nothing differs.
+    pub fn is_equal(&self) -> bool {
+        self.rows > 0 && self.differences.is_empty()
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tables, rows, values, differences } = self;
+        write!(f, "compared {tables} tables, {rows} rows, {values} values: {} differences", differences.len())?;
+        for difference in differences.iter().take(SHOWN_MAX) {
+            write!(f, "\n  {difference}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares every table that the simulator has rows of.
+pub async fn compare(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<Comparison> {
+    let mut comparison = Comparison::default();
+    for (owner, table) in simulator.tables() {
+        let keys = simulator.key_columns(&table)?;
+        let source = by_key(simulator.rows(owner, &table)?, &keys);
+        let mirror = by_key(mirrored(pool, owner, &table).await?, &keys.iter().map(|key| naming::snake_case(key)).collect::<Vec<_>>());
+        comparison.tables += 1;
+        comparison.table(&format!("{owner:?} {table}"), &source, &mirror);
+    }
+    Ok(comparison)
+}
+
+impl Comparison {
+    fn table(&mut self, table: &str, source: &Rows, mirror: &Rows) {
+        for (key, row) in source {
+            self.rows += 1;
+            match mirror.get(key) {
+                None => self.differences.push(format!("{table} {key}: missing in the mirror")),
+                Some(mirrored) => self.row(&format!("{table} {key}"), row, mirrored),
+            }
+        }
+        for key in mirror.keys().filter(|key| !source.contains_key(*key)) {
+            self.rows += 1;
+            self.differences.push(format!("{table} {key}: only in the mirror"));
+        }
+    }
+
+    fn row(&mut self, row: &str, source: &Map<String, Json>, mirror: &Map<String, Json>) {
+        for (name, value) in source {
+            self.values += 1;
+            let mirrored = mirror.get(&naming::snake_case(name)).unwrap_or(&Json::Null);
+            if comparable(value) != comparable(mirrored) {
+                self.differences.push(format!("{row} {name}: {value} in the source, {mirrored} in the mirror"));
+            }
+        }
+    }
+}
+
+type Rows = BTreeMap<String, Map<String, Json>>;
+
+fn by_key(rows: Vec<Map<String, Json>>, keys: &[String]) -> Rows {
+    rows.into_iter()
+        .map(|row| (keys.iter().map(|key| row.get(key).cloned().unwrap_or_default().to_string()).collect::<Vec<_>>().join("/"), row))
+        .collect()
+}
+
+async fn mirrored(pool: &PgPool, owner: Owner, table: &str) -> anyhow::Result<Vec<Map<String, Json>>> {
+    let name = naming::snake_case(table);
+    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+        .bind(format!("business_nxt.\"{name}\""))
+        .fetch_one(pool)
+        .await?;
+    if !exists {
+        return Ok(vec![]);
+    }
+    let (column, number) = match owner {
+        Owner::Company(number) => ("_company_no", number),
+        Owner::Customer(number) => ("_customer_no", number),
+    };
+    let sql = format!("select row_to_json(m)::text from business_nxt.\"{name}\" m where {column} = $1 and _deleted_at is null");
+    let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(number).fetch_all(pool).await?;
+    Ok(rows.iter().map(|row| serde_json::from_str(row)).collect::<Result<_, _>>()?)
+}
+
+/// One form for both sides: decimals without trailing zeros, times with six digits and no zone.
+fn comparable(value: &Json) -> String {
+    match value {
+        Json::Number(number) => {
+            let text = number.to_string();
+            match text.split_once('.') {
+                Some((whole, fraction)) => match fraction.trim_end_matches('0') {
+                    "" => whole.to_owned(),
+                    fraction => format!("{whole}.{fraction}"),
+                },
+                None => text,
+            }
+        }
+        Json::String(text) => match chrono::DateTime::parse_from_rfc3339(text) {
+            Ok(time) => time.naive_utc().and_utc().timestamp_micros().to_string(),
+            Err(_) => match text.parse::<chrono::NaiveDateTime>() {
+                Ok(time) => time.and_utc().timestamp_micros().to_string(),
+                Err(_) => text.clone(),
+            },
+        },
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,169 @@
+//! Everything at once on one machine: a database of our own, a simulated Business NXT with a trading company at
+//! work, and the daemon. Nothing outside is needed, and nothing of it is left when it ends but the database's files.
+
+mod compare;
+mod watch;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::App,
+    config::{LogFormat, LogSettings, Role, Settings, Source},
+    embedded::{Durability, EmbeddedOptions, EmbeddedPostgres},
+    shutdown,
+    simulator::{Options, Simulator},
+    telemetry,
+};
+
+pub use compare::{Comparison, compare};
+
+/// The demo's secrets guard nothing.
+const WEBHOOK_SECRET: &str = "demo-signature-key";
+/// How long the mirror may take to settle after the last change.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Options of the demo.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// End after this many seconds with a comparison; exit code 0 only if the mirror equals the source
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Changes a second that the trading company makes
+    #[arg(long, default_value_t = 8.0)]
+    rate: f64,
+    /// Where the database's files lie
+    #[arg(long, env = "NXT_DATA_DIR", default_value = "./nxt-data/demo")]
+    data_dir: PathBuf,
+}
+
+/// Runs the demo until its time is over or it is told to stop.
+pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    let filter = std::env::var("NXT_LOG").unwrap_or_else(|_| "warn".into());
+    telemetry::start(&LogSettings { filter, format: Some(LogFormat::Text) });
+    let stop = shutdown::on_signal()?;
+    println!("starting a PostgreSQL of our own ...");
+    let options = EmbeddedOptions { folder: args.data_dir.clone(), durability: Durability::Durable };
+    let server = EmbeddedPostgres::start(options).await?;
+    let result = play(&args, &server, stop).await;
+    server.stop().await;
+    result
+}
+
+async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    // Each demo tells its own story from the start: the simulated company begins anew, so must its mirror.
+    server.drop_database("nxt_mirror").await?;
+    server.create_database("nxt_mirror").await?;
+    let simulator = Simulator::start(Options::default()).await.context("start the simulator")?;
+    let settings = settings(&simulator)?;
+    let app = App::build(&settings, &server.url("nxt_mirror")).await?;
+    let public = app.public_address().context("the demo receives")?;
+    simulator.set_knobs(|knobs| {
+        knobs.url = Some(format!("http://{public}/webhooks/business-nxt"));
+        knobs.secrets = vec![WEBHOOK_SECRET.into()];
+        knobs.duplicate = 0.02;
+        knobs.delay_ms_max = 300;
+    });
+    introduce(args, server, &simulator, &app);
+    let daemon = tokio::spawn(app.run(stop.child_token()));
+    let pool = crate::database::connect(crate::database::options(&server.url("nxt_mirror"))?).await?;
+    simulator.stock_up().context("stock up")?;
+    // What was there before the webhooks began is announced once, as a first load would find it.
+    announce_all(&simulator)?;
+    let trading = CancellationToken::new();
+    let work = simulator.trade(args.rate, trading.clone());
+    let end = async {
+        match args.seconds {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = watch::show(&pool, &simulator) => {}
+        () = end => {}
+        () = stop.cancelled() => {}
+    }
+    trading.cancel();
+    work.await.context("the trading company panicked")?;
+    let code = if stop.is_cancelled() {
+        ExitCode::SUCCESS
+    } else {
+        println!("\nthe company has closed; waiting for the mirror to settle ...");
+        simulator.drain().await;
+        watch::settled(&pool, SETTLE_TIMEOUT).await?;
+        conclude(&compare(&pool, &simulator).await?, &simulator)
+    };
+    pool.close().await;
+    stop.cancel();
+    daemon.await.context("the daemon panicked")??;
+    simulator.stop().await;
+    Ok(code)
+}
+
+fn settings(simulator: &Simulator) -> anyhow::Result<Settings> {
+    let options = Options::default();
+    let source = Source::from_pairs([
+        ("NXT_LISTEN", "127.0.0.1:0".to_owned()),
+        ("NXT_OPS_LISTEN", "127.0.0.1:0".to_owned()),
+        ("NXT_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
+        ("NXT_CLIENT_ID", options.client_id),
+        ("NXT_CLIENT_SECRET", options.client_secret),
+        ("NXT_TOKEN_URL", simulator.token_url()),
+        ("NXT_GRAPHQL_URL", simulator.graphql_url()),
+    ]);
+    Ok(Settings::read(&source, Role::All)?)
+}
+
+fn introduce(args: &DemoArgs, server: &EmbeddedPostgres, simulator: &Simulator, app: &App) {
+    let webhook = app.public_address().map(|address| format!("http://{address}/webhooks/business-nxt"));
+    println!();
+    println!("  nxt-mirror demo: a trading company is at work, and PostgreSQL follows");
+    println!();
+    println!("  webhooks      {}", webhook.unwrap_or_default());
+    println!("  operators     http://{}/metrics", app.ops_address());
+    println!("  simulated API {}", simulator.graphql_url());
+    println!("  its admin API {}", simulator.admin_url());
+    println!("  look inside   {}", server.psql_command("nxt_mirror").expose_secret());
+    println!("                select * from business_nxt.order_line order by _fetched_at desc limit 10;");
+    println!("                select * from nxt_mirror.recent_activity limit 20;");
+    println!();
+    match args.seconds {
+        Some(seconds) => println!("  ends by itself in {seconds} s with a comparison; Ctrl-C ends it before"),
+        None => println!("  Ctrl-C ends it"),
+    }
+    println!();
+}
+
+fn announce_all(simulator: &Simulator) -> anyhow::Result<()> {
+    for (owner, table) in simulator.tables() {
+        let keys = simulator.key_columns(&table)?;
+        for row in simulator.rows(owner, &table)? {
+            let key = row.into_iter().filter(|(name, _)| keys.contains(name)).collect();
+            simulator.announce(owner, &table, key)?;
+        }
+    }
+    Ok(())
+}
+
+fn conclude(comparison: &Comparison, simulator: &Simulator) -> ExitCode {
+    let (api, webhooks) = (simulator.counters(), simulator.sender_counters());
+    println!();
+    println!("{comparison}");
+    println!(
+        "webhooks sent {}, accepted {}; GraphQL requests {}; over a limit {}",
+        webhooks.sent,
+        webhooks.accepted,
+        api.graphql_requests,
+        api.rate_violations + api.in_flight_violations,
+    );
+    if comparison.is_equal() {
+        println!("the mirror equals the source");
+        ExitCode::SUCCESS
+    } else {
+        println!("the mirror DIFFERS from the source");
+        ExitCode::FAILURE
+    }
+}

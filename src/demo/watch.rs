@@ -1,0 +1,94 @@
+//! What people look at while the demo runs.
+
+use std::{
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use sqlx::PgPool;
+
+use crate::simulator::Simulator;
+
+const REFRESH: Duration = Duration::from_secs(1);
+/// Lines of activity that are shown each time.
+const LINES: i64 = 4;
+
+/// Prints what is happening, once a second, for as long as it is polled.
+pub(super) async fn show(pool: &PgPool, simulator: &Simulator) {
+    let mut seen = 0_i64;
+    let mut timer = tokio::time::interval(REFRESH);
+    let started = Instant::now();
+    loop {
+        timer.tick().await;
+        match activity(pool, seen).await {
+            Ok((lines, last)) => {
+                seen = last.max(seen);
+                lines.iter().for_each(|line| println!("{line}"));
+            }
+            Err(error) => println!("(the sync log cannot be read: {error})"),
+        }
+        if let Ok((inserted, updated, deleted, waiting)) = totals(pool).await {
+            let api = simulator.counters();
+            let webhooks = simulator.sender_counters();
+            let clock = started.elapsed().as_secs();
+            let line = format!(
+                "[{clock:>4} s] webhooks {:>6} | added {inserted:>5}  changed {updated:>5}  removed {deleted:>5} | waiting {waiting:>4} | API requests {:>4}",
+                webhooks.accepted, api.graphql_requests
+            );
+            println!("{}", bold(&line));
+        }
+        _ = std::io::stdout().flush();
+    }
+}
+
+fn bold(line: &str) -> String {
+    if std::io::stdout().is_terminal() { format!("\u{1b}[1m{line}\u{1b}[0m") } else { line.to_owned() }
+}
+
+/// The latest entries of the sync log after `seen`, and the number of the last.
+async fn activity(pool: &PgPool, seen: i64) -> Result<(Vec<String>, i64), sqlx::Error> {
+    let rows: Vec<(i64, String, String, String, String)> = sqlx::query_as(
+        "select id, action, tenant_kind || ' ' || tenant_no, table_name, row_key from nxt_mirror.sync_log
+          where id > $1 and action in ('inserted', 'updated', 'deleted') order by id desc limit $2",
+    )
+    .bind(seen)
+    .bind(LINES)
+    .fetch_all(pool)
+    .await?;
+    let last = rows.iter().map(|row| row.0).max().unwrap_or(seen);
+    let sign = |action: &str| match action {
+        "inserted" => '+',
+        "deleted" => '-',
+        _ => '~',
+    };
+    let line = |(_, action, tenant, table, key): &(i64, String, String, String, String)| {
+        format!("         {} {table:<18} {tenant:<16} {key}", sign(action))
+    };
+    Ok((rows.iter().rev().map(line).collect(), last))
+}
+
+async fn totals(pool: &PgPool) -> Result<(i64, i64, i64, i64), sqlx::Error> {
+    sqlx::query_as(
+        "select count(*) filter (where action = 'inserted'), count(*) filter (where action = 'updated'),
+                count(*) filter (where action = 'deleted'), (select count(*) from nxt_mirror.dirty_row)
+           from nxt_mirror.sync_log",
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Waits until no row needs a look any more.
+pub(super) async fn settled(pool: &PgPool, timeout: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let waiting: i64 = sqlx::query_scalar("select count(*) from nxt_mirror.dirty_row").fetch_one(pool).await?;
+        if waiting == 0 {
+            return Ok(());
+        }
+        (Instant::now() < deadline)
+            .then_some(())
+            .with_context(|| format!("{waiting} rows still wait after {} s", timeout.as_secs()))?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,332 @@
+//! A simulated Business NXT: token endpoint, GraphQL API, webhooks, limits and faults, in memory.
+//!
+//! Written from the API's public documentation and from nothing of the daemon's, so that it does not share the
+//! daemon's mistakes. A library parses, validates and executes the queries; [`model`] says which tables there are;
+//! [`store`] holds the truth with its history; [`sender`] posts signed notifications; [`admin`] lets a test or a
+//! person change rows, set faults and read counters while it runs (see `docs/simulator.md`).
+
+mod admin;
+mod args;
+mod fault;
+mod filter;
+mod limits;
+pub mod model;
+mod schema;
+mod sender;
+mod server;
+pub mod store;
+mod token;
+mod trading;
+mod value;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use actix_web::dev::ServerHandle;
+use serde_json::{Map, Value as Json};
+use tokio_util::sync::CancellationToken;
+
+pub use args::{SimulateArgs, run};
+pub use fault::{Fault, FaultKind};
+pub use limits::Counters;
+pub use model::Owner;
+pub use sender::{Knobs, SenderCounters};
+
+use fault::Faults;
+use limits::Limits;
+use sender::Sender;
+use store::{Change, Store};
+
+/// Why the simulator cannot do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulatorError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No such table, tenant, row or column.
+    #[error("there is no {0}")]
+    Unknown(String),
+    /// A value that its column cannot have.
+    #[error("{0}")]
+    BadValue(String),
+    /// The schema cannot be built.
+    #[error("the schema is wrong: {0}")]
+    Schema(String),
+}
+
+/// How to start a simulator.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Address of the token endpoint and the API; port 0 for any.
+    pub listen: SocketAddr,
+    /// Address of the admin API; port 0 for any.
+    pub admin_listen: SocketAddr,
+    /// The client that gets tokens.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: String,
+    /// Seconds that a token lives.
+    pub token_seconds: u64,
+    /// Where notifications go, and how.
+    pub knobs: Knobs,
+    /// Companies as (customer, company).
+    pub companies: Vec<(i64, i64)>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Requests in any 60 seconds.
+    pub requests_per_minute: usize,
+    /// Requests under way for one company.
+    pub in_flight_max: usize,
+    /// Rows in one page at most, whatever `first` says.
+    pub page_rows_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            listen: any,
+            admin_listen: any,
+            client_id: "isv_simulated".into(),
+            client_secret: "simulated-secret".into(),
+            token_seconds: 3_600,
+            knobs: Knobs::default(),
+            companies: vec![(1_000_001, 2_000_001), (1_000_001, 2_000_002), (4_801_958, 5_199_768)],
+            seed: 1,
+            requests_per_minute: 600,
+            in_flight_max: 60,
+            page_rows_max: 5_000,
+        }
+    }
+}
+
+/// What all parts of one simulator share.
+#[derive(Debug)]
+struct World {
+    options: Options,
+    store: Mutex<Store>,
+    schema: RwLock<async_graphql::dynamic::Schema>,
+    faults: Faults,
+    limits: Limits,
+    tokens: token::Tokens,
+    sender: Sender,
+}
+
+impl World {
+    fn store(&self) -> std::sync::MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a change and sends its notification.
+    fn change<T>(
+        &self,
+        notify: bool,
+        change: impl FnOnce(&mut Store) -> Result<(T, Vec<Change>), SimulatorError>,
+    ) -> Result<T, SimulatorError> {
+        let (result, changes) = change(&mut self.store())?;
+        if notify {
+            for change in &changes {
+                self.sender.announce(change);
+            }
+        }
+        Ok(result)
+    }
+
+    fn rebuild_schema(self: &Arc<Self>) -> Result<(), SimulatorError> {
+        let built = schema::build(&self.store().model(), self)?;
+        *self.schema.write().unwrap_or_else(PoisonError::into_inner) = built;
+        Ok(())
+    }
+}
+
+/// A running simulator. Stops when dropped.
+#[derive(Debug)]
+pub struct Simulator {
+    world: Arc<World>,
+    api: SocketAddr,
+    admin: SocketAddr,
+    servers: Vec<ServerHandle>,
+    stop: CancellationToken,
+}
+
+impl Simulator {
+    /// Starts the API, the admin API and the sender, with the rows of the published example alone.
+    pub async fn start(options: Options) -> Result<Self, SimulatorError> {
+        // The process may have a provider already; either is fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let stop = CancellationToken::new();
+        let api = listen(options.listen)?;
+        let admin = listen(options.admin_listen)?;
+        let (api_address, admin_address) = (address(&api, options.listen)?, address(&admin, options.admin_listen)?);
+        let world = Arc::new(World {
+            store: Mutex::new(Store::new(model::tables(), &options.companies)),
+            schema: RwLock::new(schema::empty()?),
+            faults: Faults::new(options.seed),
+            limits: Limits::new(options.requests_per_minute, options.in_flight_max),
+            tokens: token::Tokens::default(),
+            sender: Sender::start(options.knobs.clone(), options.seed, stop.clone()),
+            options,
+        });
+        world.rebuild_schema()?;
+        world.store().publish_example();
+        let servers = vec![server::serve(api, Arc::clone(&world))?, admin::serve(admin, Arc::clone(&world))?];
+        Ok(Self { world, api: api_address, admin: admin_address, servers, stop })
+    }
+
+    /// The GraphQL endpoint.
+    pub fn graphql_url(&self) -> String {
+        format!("http://{}/api/graphql-service", self.api)
+    }
+
+    /// The token endpoint.
+    pub fn token_url(&self) -> String {
+        format!("http://{}/connect/token", self.api)
+    }
+
+    /// The admin API.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
+    /// Inserts or updates a row by the GraphQL names of its columns, key included, and announces it.
+    pub fn put(&self, owner: Owner, table: &str, values: Map<String, Json>) -> Result<(), SimulatorError> {
+        self.world.change(true, |store| store.put(owner, table, &values).map(|change| ((), vec![change])))
+    }
+
+    /// The same for many rows, silently if so wished.
+    pub fn put_all(
+        &self,
+        owner: Owner,
+        table: &str,
+        rows: &[Map<String, Json>],
+        notify: bool,
+    ) -> Result<(), SimulatorError> {
+        self.world.change(notify, |store| {
+            let changes = rows.iter().map(|row| store.put(owner, table, row)).collect::<Result<Vec<_>, _>>()?;
+            Ok(((), changes))
+        })
+    }
+
+    /// Deletes a row by its key columns and announces it.
+    pub fn delete(&self, owner: Owner, table: &str, key: Map<String, Json>) -> Result<(), SimulatorError> {
+        self.world.change(true, |store| store.delete(owner, table, &key).map(|change| ((), vec![change])))
+    }
+
+    /// The same without a notification.
+    pub fn delete_silently(&self, owner: Owner, table: &str, key: Map<String, Json>) -> Result<(), SimulatorError> {
+        self.world.change(false, |store| store.delete(owner, table, &key).map(|change| ((), vec![change])))
+    }
+
+    /// Announces a row as it is, without changing it.
+    pub fn announce(&self, owner: Owner, table: &str, key: Map<String, Json>) -> Result<(), SimulatorError> {
+        let change = self.world.store().as_change(owner, table, &key)?;
+        self.world.sender.announce(&change);
+        Ok(())
+    }
+
+    /// Adds a column to a table while it is in use: `name` and GraphQL scalar.
+    pub fn add_column(&self, table: &str, name: &str, scalar: &str) -> Result<(), SimulatorError> {
+        self.world.store().add_column(table, name, scalar)?;
+        self.world.rebuild_schema()
+    }
+
+    /// Takes a column away from the schema; its values stay.
+    pub fn hide_column(&self, table: &str, name: &str) -> Result<(), SimulatorError> {
+        self.world.store().hide_column(table, name)?;
+        self.world.rebuild_schema()
+    }
+
+    /// All rows of a table, by the GraphQL names of the columns that are no twins.
+    pub fn rows(&self, owner: Owner, table: &str) -> Result<Vec<Map<String, Json>>, SimulatorError> {
+        self.world.store().rows(owner, table)
+    }
+
+    /// Table names with rows, by owner.
+    pub fn tables(&self) -> Vec<(Owner, String)> {
+        self.world.store().tables_in_use()
+    }
+
+    /// Names of a table's key columns.
+    pub fn key_columns(&self, table: &str) -> Result<Vec<String>, SimulatorError> {
+        self.world.store().key_columns(table)
+    }
+
+    /// Sets a fault.
+    pub fn fault(&self, fault: Fault) {
+        self.world.faults.add(fault);
+    }
+
+    /// Removes all faults.
+    pub fn clear_faults(&self) {
+        self.world.faults.clear();
+    }
+
+    /// Reads come from this long ago.
+    pub fn set_read_lag(&self, lag: Duration) {
+        self.world.store().set_read_lag(lag);
+    }
+
+    /// Counts so far.
+    pub fn counters(&self) -> Counters {
+        self.world.limits.counters(&self.world.faults)
+    }
+
+    /// Counts of the sender.
+    pub fn sender_counters(&self) -> SenderCounters {
+        self.world.sender.counters()
+    }
+
+    /// Changes how notifications are sent from now on.
+    pub fn set_knobs(&self, change: impl FnOnce(&mut Knobs)) {
+        self.world.sender.set_knobs(change);
+    }
+
+    /// Waits until every notification is delivered, given up or lost.
+    pub async fn drain(&self) {
+        self.world.sender.drain().await;
+    }
+
+    /// A trading company at work, until the token is cancelled.
+    pub fn trade(&self, changes_per_second: f64, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(trading::work(Arc::clone(&self.world), changes_per_second, stop))
+    }
+
+    /// Fills the companies with a small trading company's data, silently.
+    pub fn stock_up(&self) -> Result<(), SimulatorError> {
+        trading::stock_up(&self.world)
+    }
+
+    /// Stops serving and sending.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        for server in &self.servers {
+            server.stop(false).await;
+        }
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        for server in &self.servers {
+            drop(server.stop(false));
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, SimulatorError> {
+    TcpListener::bind(address).map_err(|source| SimulatorError::Listen { address, source })
+}
+
+fn address(listener: &TcpListener, wanted: SocketAddr) -> Result<SocketAddr, SimulatorError> {
+    listener.local_addr().map_err(|source| SimulatorError::Listen { address: wanted, source })
+}

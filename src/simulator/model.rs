@@ -1,0 +1,195 @@
+//! The tables: one line a column.
+//!
+//! `name:Scalar`, with `!` after a key column, and after a slash the twin that repeats it in another form. Audit
+//! columns are added to every table. Names, numbers and keys follow the API notes; what those do not tell is made up.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Whose table: a company's, or a customer's ("system tables").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    /// Visma.net company number.
+    Company(i64),
+    /// Visma.net customer number.
+    Customer(i64),
+}
+
+/// A second form of a column, which a client should leave alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Twin {
+    /// `...AsDate`
+    Date,
+    /// `...AsTime`
+    Time,
+    /// `...AsEnum`
+    Enum,
+    /// `...Flags`
+    Flags,
+}
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnDef {
+    /// GraphQL name.
+    pub name: String,
+    /// GraphQL scalar.
+    pub scalar: String,
+    /// Part of the key.
+    pub key: bool,
+    /// Its second form.
+    pub twin: Option<Twin>,
+    /// No longer in the schema.
+    pub hidden: bool,
+}
+
+/// A table.
+#[derive(Debug, Clone)]
+pub struct TableDef {
+    /// Identifier, PascalCase.
+    pub name: String,
+    /// Number.
+    pub number: u32,
+    /// Name in the source's database.
+    pub sql: String,
+    /// Under `useCustomer` rather than `useCompany`.
+    pub system: bool,
+    /// Whether descriptions tell the key.
+    pub marked: bool,
+    /// Columns, audit columns last.
+    pub columns: Vec<ColumnDef>,
+    /// Indexes of the key columns.
+    pub key: Vec<usize>,
+    /// Relations as (field, target), joins up and down.
+    pub joins: Vec<(String, String)>,
+}
+
+const AUDIT: &str = "createdDate:Int/date createdTime:Int/time createdByUser:String createdTimestamp:DateTime \
+     changedDate:Int/date changedTime:Int/time changeTimeInMs:Int changedByUser:String changedTimestamp:DateTime";
+
+/// Name, number, SQL name, columns, joins.
+const TABLES: &[(&str, u32, &str, &str, &str)] = &[
+    ("Associate", 152, "Actor",
+     "associateNo:Int! customerNo:Int supplierNo:Int name:String shortName:String companyNo:String addressLine1:String \
+      postCode:String postalArea:String phone:String emailAddress:String countryNo:Int creditLimit:Decimal",
+     "joindown_Order_via_Customer>Order"),
+    ("Order", 127, "Ord",
+     "orderNo:Int! orderDate:Int/date customerNo:Int supplierNo:Int employeeNo:Int name:String transactionType:Int/enum \
+      orderType:Int/enum orderStatus1:Int orderPreferences:Int/flags orderSumNetDomestic:Decimal \
+      grossProfitTotalDomestic:Decimal finishDate:Int/date orgUnit1:Int orgUnit2:Int approved:Boolean",
+     "joindown_OrderLine_via_Order>OrderLine joinup_Associate_via_Customer>Associate"),
+    ("OrderLine", 128, "OrdLn",
+     "orderNo:Int! lineNo:Int! productNo:String description:String transactionInformation1:String quantity:Decimal \
+      finished:Decimal priceInCurrency:Decimal amountDomestic:Decimal transactionDate:Int/date finishDate:Int/date \
+      invoiceNo:Int orgUnit1:Int orgUnit2:Int",
+     "joinup_Order>Order joinup_Product>Product"),
+    ("Product", 114, "Prod",
+     "productNo:String! description:String information1:String information2:String eanItemNo:String webPage:String \
+      salesPrice:Decimal productType1:Int/enum weight:Decimal packing:Short discontinued:Boolean",
+     ""),
+    ("GeneralLedgerAccount", 70, "Ac", "accountNo:Int! name:String accountGroup:Int taxCode:String orgUnit1Processing:Int/enum", ""),
+    ("GeneralLedgerTransaction", 71, "AcTr",
+     "transactionNo:Long! accountNo:Int year:Int period:Int postedAmountDomestic:Decimal voucherDate:Int/date text:String",
+     ""),
+    ("CustomerTransaction", 72, "CustTr",
+     "transactionNo:Int! invoiceNo:String customerNo:Int voucherDate:Int/date dueDate:Int/date amountDomestic:Decimal \
+      outstandingAmountDomestic:Decimal paidStatus:Int",
+     ""),
+    ("OpenCustomerEntry", 73, "CustOp",
+     "customerNo:Int! entryNo:Int! invoiceNo:String dueDate:Int/date amountDomestic:Decimal", ""),
+    ("Batch", 80, "Bat", "batchNo:Int! voucherSeriesNo:Int valueDate:Int/date", "joindown_Voucher_via_Batch>Voucher"),
+    ("Voucher", 81, "Vo",
+     "batchNo:Int! voucherNo:Int! debitAccountNo:Int creditAccountNo:Int customerNo:Int amountDomestic:Decimal \
+      voucherDate:Int/date valueDate:Int/date",
+     ""),
+    ("Text", 90, "Txt", "languageNo:Int! textType:Int! textNo:Int! text:String", ""),
+    ("OrgUnit1", 91, "R1", "orgUnit1No:Int! name:String customerNo:Int actualStartDate:Int/date", ""),
+    ("TaxCode", 92, "TxCd", "taxCode:String! description:String percent:Decimal validFrom:Date reference:Guid", ""),
+    ("StockBalance", 93, "StcBal",
+     "productNo:String! warehouseNo:Int! physicalStockBalance:Decimal reserved:Decimal countedAt:DateTime", ""),
+    ("RetailQueueChange", 94, "RtlQChg", "queueChangeNo:Long! tableNo:Int content:String", ""),
+    ("CapitalAsset", 95, "CapAst", "capitalAssetNo:Int! name:String acquisitionValue:Decimal", ""),
+    ("FreeInformation1", 96, "FreeInf1", "freeInformation1No:Int! text1:String value1:Decimal", ""),
+];
+const SYSTEM_TABLES: &[(&str, u32, &str, &str)] =
+    &[("User", 3, "Usr", "userName:String! fullName:String emailAddress:String connectApplication:Boolean")];
+/// Columns that make `CapitalAsset` a wide table.
+const WIDE_COLUMNS: usize = 160;
+
+/// All tables.
+pub fn tables() -> Vec<Arc<TableDef>> {
+    let company = TABLES.iter().map(|&(name, number, sql, columns, joins)| {
+        let wide = match name {
+            "CapitalAsset" => (1..=WIDE_COLUMNS).map(wide_column).collect::<Vec<_>>().join(" "),
+            _ => String::new(),
+        };
+        let joins = joins.split_whitespace().filter_map(|join| join.split_once('>'));
+        TableDef {
+            marked: name != "FreeInformation1",
+            joins: joins.map(|(field, target)| (field.to_owned(), target.to_owned())).collect(),
+            ..table(name, number, sql, &format!("{columns} {wide}"), false)
+        }
+    });
+    let system = SYSTEM_TABLES.iter().map(|&(name, number, sql, columns)| table(name, number, sql, columns, true));
+    company.chain(system).map(Arc::new).collect()
+}
+
+fn wide_column(number: usize) -> String {
+    let scalar = ["Decimal", "Int", "String", "Int/date"][number % 4];
+    format!("wideValue{number}:{scalar}")
+}
+
+fn table(name: &str, number: u32, sql: &str, columns: &str, system: bool) -> TableDef {
+    let columns: Vec<ColumnDef> =
+        columns.split_whitespace().chain(AUDIT.split_whitespace()).map(column).collect();
+    let key = (0..columns.len()).filter(|&index| columns[index].key).collect();
+    TableDef { name: name.into(), number, sql: sql.into(), system, marked: true, columns, key, joins: vec![] }
+}
+
+fn column(text: &str) -> ColumnDef {
+    let (name, rest) = text.split_once(':').expect("a column is name:Scalar");
+    let (scalar, twin) = match rest.split_once('/') {
+        Some((scalar, twin)) => (scalar, Some(twin)),
+        None => (rest, None),
+    };
+    let twin = twin.map(|twin| match twin {
+        "date" => Twin::Date,
+        "time" => Twin::Time,
+        "enum" => Twin::Enum,
+        "flags" => Twin::Flags,
+        other => panic!("no twin {other}"),
+    });
+    let key = scalar.ends_with('!');
+    let scalar = scalar.trim_end_matches('!').to_owned();
+    ColumnDef { name: name.into(), scalar, key, twin, hidden: false }
+}
+
+impl TableDef {
+    /// Index of a column, by its name in any case.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The field under `useCompany` or `useCustomer`.
+    pub fn field(&self) -> String {
+        let (first, rest) = self.name.split_at(1);
+        format!("{}{rest}", first.to_lowercase())
+    }
+
+    /// The description of the row type.
+    pub fn description(&self) -> String {
+        format!("Table \"{}\" ({}).", self.sql, self.number)
+    }
+
+    /// The description of a column.
+    pub fn column_description(&self, index: usize) -> String {
+        let column = &self.columns[index];
+        let mark = if column.key && self.marked { "[PK] " } else { "" };
+        let (first, rest) = column.name.split_at(1);
+        let pascal = format!("{}{rest}", first.to_uppercase());
+        let number = self.number * 1_000 + u32::try_from(index).unwrap_or_default();
+        format!("{mark}Column \"{pascal}\" ({number}) / Model.Column.{pascal}.")
+    }
+}

@@ -1,0 +1,462 @@
+//! The GraphQL schema, made from the model and executed by the library.
+
+use std::sync::{Arc, Weak};
+
+use async_graphql::{
+    Error, Name, Value as Argument,
+    dynamic::{
+        Enum, Field, FieldFuture, FieldValue, InputObject, InputValue, Object, ResolverContext, Scalar, Schema,
+        SchemaBuilder, TypeRef,
+    },
+};
+
+use super::{
+    SimulatorError, World,
+    fault::FaultKind,
+    filter::{self, Filter},
+    limits::Scope,
+    model::{Owner, TableDef, Twin},
+    store::Row,
+    value::Value,
+};
+
+/// GraphQL's own scalars.
+const BUILT_IN: [&str; 3] = ["Int", "String", "Boolean"];
+/// Kept in an error's extensions until the answer is written in the documented form.
+pub(super) const CONTEXT_ERROR: &str = "__context";
+const OPERATORS: [&str; 7] = ["_eq", "_not_eq", "_gt", "_gte", "_lt", "_lte", "_like"];
+
+/// What `useCompany` and `useCustomer` resolve to.
+struct Context(Owner);
+
+/// What a connection resolves to.
+struct Page {
+    rows: Vec<Row>,
+    total: usize,
+    offset: usize,
+    has_next: bool,
+}
+
+/// A schema without tables, for the moment before the first real one.
+pub(super) fn empty() -> Result<Schema, SimulatorError> {
+    let query = Object::new("Query").field(Field::new("starting", TypeRef::named("Boolean"), |_| FieldFuture::Value(None)));
+    Schema::build("Query", None, None).register(query).finish().map_err(wrong)
+}
+
+/// The schema of these tables over this world.
+pub(super) fn build(tables: &[Arc<TableDef>], world: &Arc<World>) -> Result<Schema, SimulatorError> {
+    let world = Arc::downgrade(world);
+    let mut builder = Schema::build("Query", None, None);
+    for scalar in ["Long", "Short", "Decimal", "DateTime", "Date", "Time", "Guid"] {
+        builder = builder.register(Scalar::new(scalar)).register(operators(scalar));
+    }
+    for scalar in BUILT_IN {
+        builder = builder.register(operators(scalar));
+    }
+    builder = builder
+        .register(Enum::new("SortOrder").item("ASC").item("DESC"))
+        .register(Enum::new("CodeEnum").item("None").item("Normal").item("Other"))
+        .register(page_info())
+        .register(extension());
+    let (mut company, mut customer) = (Object::new("Query_UseCompany"), Object::new("Query_UseCustomer"));
+    for table in tables {
+        let parent = if table.system { &mut customer } else { &mut company };
+        let field = connection_field(table, world.clone());
+        *parent = std::mem::replace(parent, Object::new("_")).field(field);
+        builder = register_table(builder, table);
+    }
+    let query = super::schema::root(&world);
+    let builder = register_tenants(builder).register(company).register(customer).register(query);
+    builder.finish().map_err(wrong)
+}
+
+fn wrong(error: impl std::fmt::Display) -> SimulatorError {
+    SimulatorError::Schema(error.to_string())
+}
+
+fn list(element: &str) -> TypeRef {
+    TypeRef::named_list(element)
+}
+
+fn operators(scalar: &str) -> InputObject {
+    let mut input = InputObject::new(format!("Operators_{scalar}"));
+    for operator in OPERATORS {
+        input = input.field(InputValue::new(operator, TypeRef::named(scalar)));
+    }
+    for operator in ["_in", "_not_in"] {
+        input = input.field(InputValue::new(operator, list(scalar)));
+    }
+    for operator in ["_is_null", "_is_not_null"] {
+        input = input.field(InputValue::new(operator, TypeRef::named("Boolean")));
+    }
+    input
+}
+
+fn root(world: &Weak<World>) -> Object {
+    let context = |name: &str, type_: &str, owner: fn(i64) -> Owner| {
+        let world = world.clone();
+        Field::new(name, TypeRef::named(type_), move |ctx| {
+            let world = world.clone();
+            FieldFuture::new(async move {
+                let owner = owner(ctx.args.try_get("no")?.i64()?);
+                enter(&ctx, &world, owner)?;
+                Ok(Some(FieldValue::owned_any(Context(owner))))
+            })
+        })
+        .argument(InputValue::new("no", TypeRef::named_nn("Int")))
+    };
+    let tenants = |name: &str, connection: &str, by_customer: bool| {
+        let world = world.clone();
+        let field = Field::new(name, TypeRef::named(connection), move |ctx| {
+            let companies = world.upgrade().map(|world| world.store().companies()).unwrap_or_default();
+            let wanted = ctx.args.get("customerNo").and_then(|no| no.i64().ok());
+            FieldFuture::Value(Some(FieldValue::owned_any(tenant_items(companies, by_customer, wanted))))
+        });
+        field.argument(InputValue::new("first", TypeRef::named("Int"))).argument(InputValue::new("last", TypeRef::named("Int")))
+    };
+    let model = {
+        let world = world.clone();
+        Field::new("useModel", TypeRef::named("Query_UseModel"), move |_| {
+            let tables = world.upgrade().map(|world| world.store().model()).unwrap_or_default();
+            FieldFuture::Value(Some(FieldValue::owned_any(tables)))
+        })
+        .argument(InputValue::new("lang", TypeRef::named("String")))
+    };
+    Object::new("Query")
+        .field(context("useCompany", "Query_UseCompany", Owner::Company))
+        .field(context("useCustomer", "Query_UseCustomer", Owner::Customer))
+        .field(model)
+        .field(
+            tenants("availableCompanies", "Query_AvailableCompanies_Connection", false)
+                .argument(InputValue::new("customerNo", TypeRef::named("Int"))),
+        )
+        .field(tenants("availableCustomers", "Query_AvailableCustomers_Connection", true))
+}
+
+/// One (name, company, customer) an item.
+type TenantItems = Vec<(String, i64, i64)>;
+
+fn tenant_items(companies: Vec<(i64, i64)>, by_customer: bool, wanted: Option<i64>) -> TenantItems {
+    let mut items: TenantItems = companies
+        .into_iter()
+        .filter(|(_, customer)| wanted.is_none_or(|wanted| wanted == *customer))
+        .map(|(company, customer)| (format!("Simulated {company} AS"), company, customer))
+        .collect();
+    if by_customer {
+        items.sort_by_key(|item| item.2);
+        items.dedup_by_key(|item| item.2);
+    }
+    items
+}
+
+fn register_tenants(builder: SchemaBuilder) -> SchemaBuilder {
+    let connection = |name: &str, item: &str| {
+        let total = Field::new("totalCount", TypeRef::named("Int"), |ctx| {
+            let items = ctx.parent_value.downcast_ref::<TenantItems>().map_or(0, Vec::len);
+            FieldFuture::from_value(Some(Argument::from(items)))
+        });
+        let items = Field::new("items", list(item), |ctx| {
+            let items = ctx.parent_value.downcast_ref::<TenantItems>().cloned().unwrap_or_default();
+            FieldFuture::Value(Some(FieldValue::list(items.into_iter().map(FieldValue::owned_any))))
+        });
+        Object::new(name).field(total).field(items)
+    };
+    let item = |name: &str| {
+        let of = |field: &str, scalar: &str, value: fn(&(String, i64, i64)) -> Argument| {
+            Field::new(field, TypeRef::named(scalar), move |ctx| {
+                FieldFuture::from_value(ctx.parent_value.downcast_ref().map(value))
+            })
+        };
+        Object::new(name)
+            .field(of("name", "String", |item| item.0.as_str().into()))
+            .field(of("vismaNetCompanyId", "Long", |item| item.1.into()))
+            .field(of("vismaNetCustomerId", "Long", |item| item.2.into()))
+            .field(of("organizationNo", "String", |item| format!("9{:08}", item.1 % 100_000_000).into()))
+    };
+    let table = {
+        let of = |field: &str, scalar: &str, value: fn(&TableDef) -> Argument| {
+            Field::new(field, TypeRef::named(scalar), move |ctx| {
+                FieldFuture::from_value(ctx.parent_value.downcast_ref::<Arc<TableDef>>().map(|table| value(table)))
+            })
+        };
+        Object::new("ModelTable")
+            .field(of("tableNo", "Int", |table| table.number.into()))
+            .field(of("identifier", "String", |table| table.name.as_str().into()))
+            .field(of("name", "String", |table| table.name.as_str().into()))
+            .field(of("databaseType", "String", |table| if table.system { "SYSTEM" } else { "COMPANY" }.into()))
+    };
+    let tables = Field::new("tables", list("ModelTable"), |ctx| {
+        let tables = ctx.parent_value.downcast_ref::<Vec<Arc<TableDef>>>().cloned().unwrap_or_default();
+        FieldFuture::Value(Some(FieldValue::list(tables.into_iter().map(FieldValue::owned_any))))
+    });
+    builder
+        .register(connection("Query_AvailableCompanies_Connection", "VbcCompany"))
+        .register(connection("Query_AvailableCustomers_Connection", "VbcCustomer"))
+        .register(item("VbcCompany"))
+        .register(item("VbcCustomer"))
+        .register(table)
+        .register(Object::new("Query_UseModel").field(tables))
+}
+
+fn page_info() -> Object {
+    let of = |name: &str, scalar: &str, value: fn(&Page) -> Argument| {
+        Field::new(name, TypeRef::named(scalar), move |ctx| {
+            FieldFuture::from_value(ctx.parent_value.downcast_ref::<Arc<Page>>().map(|page| value(page)))
+        })
+    };
+    Object::new("PageInfo")
+        .field(of("hasNextPage", "Boolean", |page| page.has_next.into()))
+        .field(of("hasPreviousPage", "Boolean", |page| (page.offset > 0).into()))
+        .field(of("startCursor", "String", |page| cursor(page.offset)))
+        .field(of("endCursor", "String", |page| cursor(page.offset + page.rows.len())))
+}
+
+fn cursor(offset: usize) -> Argument {
+    Argument::from(format!("b2Zmc2V0-{offset:x}"))
+}
+
+fn read_cursor(text: &str) -> Result<usize, Error> {
+    let hex = text.strip_prefix("b2Zmc2V0-").ok_or_else(|| Error::new("Invalid cursor"))?;
+    usize::from_str_radix(hex, 16).map_err(|_| Error::new("Invalid cursor"))
+}
+
+fn extension() -> Object {
+    let value = Field::new("stringValue", TypeRef::named("String"), |_| FieldFuture::Value(None));
+    Object::new("Extensions").field(value.argument(InputValue::new("name", TypeRef::named("String"))))
+}
+
+fn connection_name(table: &TableDef) -> String {
+    let parent = if table.system { "Query_UseCustomer" } else { "Query_UseCompany" };
+    format!("{parent}_{}_Connection", table.name)
+}
+
+fn connection_arguments(field: Field, table: &str) -> Field {
+    let mut field = field;
+    for (name, type_) in [("first", "Int"), ("last", "Int"), ("skip", "Int"), ("after", "String"), ("before", "String")] {
+        field = field.argument(InputValue::new(name, TypeRef::named(type_)));
+    }
+    field
+        .argument(InputValue::new("filter", TypeRef::named(format!("FilterExpression_{table}"))))
+        .argument(InputValue::new("orderBy", list(&format!("OrderBy_{table}"))))
+}
+
+fn connection_field(table: &Arc<TableDef>, world: Weak<World>) -> Field {
+    let name = table.name.clone();
+    let table = Arc::clone(table);
+    let field = Field::new(table.field(), TypeRef::named(connection_name(&table)), move |ctx| {
+        let (world, table) = (world.clone(), Arc::clone(&table));
+        FieldFuture::new(async move {
+            let world = world.upgrade().ok_or_else(|| Error::new("the simulator is stopping"))?;
+            let owner = ctx.parent_value.try_downcast_ref::<Context>()?.0;
+            Ok(Some(FieldValue::owned_any(Arc::new(page(&ctx, &world, owner, &table).await?))))
+        })
+    });
+    connection_arguments(field, &name)
+        .description(format!("A field for accessing the data from the table {name}."))
+}
+
+fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>) -> SchemaBuilder {
+    let name = &table.name;
+    let (filter_name, order_name) = (format!("FilterExpression_{name}"), format!("OrderBy_{name}"));
+    let mut filter = InputObject::new(&filter_name)
+        .field(InputValue::new("_and", list(&filter_name)))
+        .field(InputValue::new("_or", list(&filter_name)))
+        .field(InputValue::new("changedDateTimeUtc", TypeRef::named("Operators_DateTime")));
+    let mut order = InputObject::new(&order_name);
+    let mut row = Object::new(name).description(table.description());
+    for (index, column) in table.columns.iter().enumerate().filter(|(_, column)| !column.hidden) {
+        filter = filter.field(InputValue::new(&column.name, TypeRef::named(format!("Operators_{}", column.scalar))));
+        order = order.field(InputValue::new(&column.name, TypeRef::named("SortOrder")));
+        row = row.field(column_field(table, index));
+        if let Some(twin) = column.twin {
+            row = row.field(twin_field(&column.name, twin, index));
+        }
+    }
+    for (field, target) in &table.joins {
+        let is_down = field.starts_with("joindown");
+        let type_ = if is_down { format!("Query_UseCompany_{target}_Connection") } else { target.clone() };
+        let join = Field::new(field, TypeRef::named(type_), |_| FieldFuture::Value(None));
+        row = row.field(if is_down { connection_arguments(join, target) } else { join });
+    }
+    let extensions = Field::new("extensions", TypeRef::named("Extensions"), |_| FieldFuture::Value(None));
+    let connection = Object::new(connection_name(table))
+        .field(Field::new("totalCount", TypeRef::named("Int"), |ctx| {
+            let page = ctx.parent_value.downcast_ref::<Arc<Page>>();
+            FieldFuture::from_value(page.map(|page| Argument::from(page.total)))
+        }))
+        .field(Field::new("pageInfo", TypeRef::named("PageInfo"), |ctx| {
+            let page = ctx.parent_value.downcast_ref::<Arc<Page>>().cloned();
+            FieldFuture::Value(page.map(FieldValue::owned_any))
+        }))
+        .field(Field::new("items", list(name), |ctx| {
+            let page = ctx.parent_value.downcast_ref::<Arc<Page>>();
+            let rows = page.map(|page| page.rows.clone()).unwrap_or_default();
+            FieldFuture::Value(Some(FieldValue::list(rows.into_iter().map(FieldValue::owned_any))))
+        }));
+    builder.register(filter).register(order).register(row.field(extensions)).register(connection)
+}
+
+fn column_field(table: &TableDef, index: usize) -> Field {
+    let column = &table.columns[index];
+    Field::new(&column.name, TypeRef::named(&column.scalar), move |ctx| {
+        FieldFuture::from_value(cell(&ctx, index).map(to_argument))
+    })
+    .description(table.column_description(index))
+}
+
+fn twin_field(column: &str, twin: Twin, index: usize) -> Field {
+    let (ending, type_) = match twin {
+        Twin::Date => ("AsDate", TypeRef::named("Date")),
+        Twin::Time => ("AsTime", TypeRef::named("Time")),
+        Twin::Enum => ("AsEnum", TypeRef::named("CodeEnum")),
+        Twin::Flags => ("Flags", list("CodeEnum")),
+    };
+    Field::new(format!("{column}{ending}"), type_, move |ctx| {
+        let value = match (twin, cell(&ctx, index)) {
+            (Twin::Date, Some(Value::Int(date))) => date_text(*date).map(Argument::from),
+            (Twin::Enum, Some(_)) => Some(Argument::Enum(Name::new("Normal"))),
+            (Twin::Flags, Some(_)) => Some(Argument::List(vec![])),
+            _ => None,
+        };
+        FieldFuture::from_value(value)
+    })
+}
+
+fn cell<'a>(ctx: &ResolverContext<'a>, index: usize) -> Option<&'a Value> {
+    ctx.parent_value.downcast_ref::<Row>().and_then(|row| row.get(index))
+}
+
+fn date_text(date: i64) -> Option<String> {
+    let digits = format!("{date:08}");
+    (date > 0).then(|| format!("{}-{}-{}", &digits[..4], &digits[4..6], &digits[6..]))
+}
+
+fn to_argument(value: &Value) -> Argument {
+    match value {
+        Value::Null => Argument::Null,
+        Value::Text(text) => Argument::String(text.clone()),
+        Value::Int(number) => Argument::from(*number),
+        other => Argument::from_json(other.to_json()).unwrap_or(Argument::Null),
+    }
+}
+
+/// Takes a place among the requests under way for a tenant, unless this request has one already.
+fn enter(ctx: &ResolverContext<'_>, world: &Weak<World>, owner: Owner) -> Result<(), Error> {
+    let Some(world) = world.upgrade() else { return Err(Error::new("the simulator is stopping")) };
+    let scope = ctx.data::<Scope>()?;
+    scope.enter(&world.limits, owner).map_err(|limit| {
+        use async_graphql::ErrorExtensions;
+        let (Owner::Company(no) | Owner::Customer(no)) = owner;
+        Error::new(format!("Company {no} has {limit} requests in progress. Limit is {limit}.")).extend_with(|_, extensions| {
+            extensions.set("code", "OUTSTANDING_LIMIT_EXCEEDED");
+            extensions.set("limit", limit);
+        })
+    })
+}
+
+fn context_error(owner: Owner) -> Error {
+    use async_graphql::ErrorExtensions;
+    let (Owner::Company(no) | Owner::Customer(no)) = owner;
+    let text = format!(
+        "Error: Could not get authorize user using VismaNetCompanyId: {no}. Description: External integration error. Status: 18."
+    );
+    Error::new(text).extend_with(|_, extensions| extensions.set(CONTEXT_ERROR, true))
+}
+
+async fn page(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &TableDef) -> Result<Page, Error> {
+    let place = Some((owner, table.name.as_str()));
+    if let Some(fault) = world.faults.take(&[FaultKind::Slow], place) {
+        tokio::time::sleep(std::time::Duration::from_millis(fault.millis)).await;
+    }
+    if !world.store().knows(owner) || world.faults.take(&[FaultKind::Deny], place).is_some() {
+        return Err(context_error(owner));
+    }
+    if world.faults.take(&[FaultKind::PartialError], place).is_some() {
+        return Err(Error::new("Error: the table is busy."));
+    }
+    let argument = |name: &str| ctx.args.get(name).map(|value| value.as_value().clone());
+    let number = |name: &str| -> Result<Option<usize>, Error> {
+        match argument(name) {
+            None | Some(Argument::Null) => Ok(None),
+            Some(value) => match value {
+                Argument::Number(number) if number.as_u64().is_some_and(|number| number > 0) => {
+                    Ok(number.as_u64().and_then(|number| usize::try_from(number).ok()))
+                }
+                _ => Err(Error::new(format!("{name} must be a positive integer"))),
+            },
+        }
+    };
+    let filter = match argument("filter") {
+        Some(argument) => Filter::read(table, &argument).map_err(Error::new)?,
+        None => Filter::All(vec![]),
+    };
+    let order = filter::order(table, argument("orderBy").as_ref());
+    let cursor = match argument("after") {
+        Some(Argument::String(text)) => read_cursor(&text)?,
+        _ => 0,
+    };
+    let first = number("first")?.unwrap_or(usize::MAX).min(world.options.page_rows_max);
+    let offset = cursor + number("skip")?.unwrap_or(0);
+    let counts = ctx.field().selection_set().any(|field| field.name() == "totalCount");
+    let (rows, total) = collect(world, owner, table, &filter, &order, offset, first, counts);
+    poison(ctx, world, owner, table, &rows)?;
+    let has_next = rows.len() > first;
+    Ok(Page { rows: rows.into_iter().take(first).collect(), total, offset, has_next })
+}
+
+/// Rows from `offset` on, one more than `first` if there are that many, and the count of all if it was asked for.
+#[expect(clippy::too_many_arguments, reason = "the arguments of a connection")]
+fn collect(
+    world: &World,
+    owner: Owner,
+    table: &TableDef,
+    filter: &Filter,
+    order: &[(usize, bool)],
+    offset: usize,
+    first: usize,
+    counts: bool,
+) -> (Vec<Row>, usize) {
+    let store = world.store();
+    if let Some(mut keys) = filter.keys(table) {
+        keys.sort();
+        keys.dedup();
+        let found = keys.iter().filter_map(|key| store.visible_one(owner, &table.name, key));
+        let mut rows: Vec<Row> = found.map(|(_, row)| row.clone()).filter(|row| filter.matches(row)).collect();
+        filter::sort(&mut rows, order);
+        let total = rows.len();
+        return (rows.into_iter().skip(offset).take(first.saturating_add(1)).collect(), total);
+    }
+    let from = filter.lower_bound(table).map(|bound| vec![bound]);
+    let matching = store
+        .visible(owner, &table.name, from.as_ref())
+        .filter(|(_, row)| filter.matches(row))
+        .map(|(_, row)| row.clone());
+    if order.is_empty() && !counts {
+        return (matching.skip(offset).take(first.saturating_add(1)).collect(), 0);
+    }
+    let mut rows: Vec<Row> = matching.collect();
+    let total = rows.len();
+    filter::sort(&mut rows, order);
+    (rows.into_iter().skip(offset).take(first.saturating_add(1)).collect(), total)
+}
+
+/// A poisoned row fails whatever touches it: its part alone, or the whole request.
+fn poison(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &TableDef, rows: &[Row]) -> Result<(), Error> {
+    let touches = |key: &serde_json::Map<String, serde_json::Value>| {
+        rows.iter().any(|row| {
+            key.iter().all(|(name, json)| {
+                table.column(name).is_some_and(|index| {
+                    Value::read(&table.columns[index].scalar, json).is_ok_and(|value| value.ordered() == row[index].ordered())
+                })
+            })
+        })
+    };
+    match world.faults.poison(owner, &table.name, touches) {
+        None => Ok(()),
+        Some(FaultKind::PoisonWhole) => {
+            ctx.data::<Scope>()?.doom();
+            Err(Error::new("poisoned"))
+        }
+        Some(_) => Err(Error::new("Error: unexpected failure while reading.")),
+    }
+}

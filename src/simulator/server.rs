@@ -1,0 +1,198 @@
+//! The API over HTTP: what the gateway does, then what GraphQL does.
+
+use std::{net::TcpListener, sync::{Arc, PoisonError}};
+
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpServer,
+    dev::ServerHandle,
+    http::{StatusCode, header},
+    web::{self, Bytes},
+};
+use async_graphql::{Request, Response, Variables};
+use futures_util::{future::join_all, stream};
+use serde_json::{Value as Json, json};
+
+use super::{SimulatorError, World, fault::FaultKind, limits::Scope, schema::CONTEXT_ERROR, token};
+
+/// Operations in one batch (release note 2024-05-23).
+const BATCH_MAX: usize = 32;
+const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+const UNAUTHORIZED: &str = "<html>\r\n<head><title>401 Authorization Required</title></head>\r\n<body>\r\n\
+    <center><h1>401 Authorization Required</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
+
+pub(super) fn serve(listener: TcpListener, world: Arc<World>) -> Result<ServerHandle, SimulatorError> {
+    let world = web::Data::from(world);
+    start(listener, move |config| {
+        config
+            .app_data(world.clone())
+            .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
+            .route("/connect/token", web::post().to(token::grant))
+            .route("/api/graphql-service", web::post().to(graphql));
+    })
+}
+
+/// Serves on a listener from a task of its own.
+pub(super) fn start(
+    listener: TcpListener,
+    configure: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+) -> Result<ServerHandle, SimulatorError> {
+    let address = listener.local_addr().unwrap_or_else(|_| ([0, 0, 0, 0], 0).into());
+    let server = HttpServer::new(move || App::new().configure(configure.clone()))
+        .workers(2)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen(listener)
+        .map_err(|source| SimulatorError::Listen { address, source })?
+        .run();
+    let handle = server.handle();
+    tokio::spawn(server);
+    Ok(handle)
+}
+
+fn unauthorized() -> HttpResponse {
+    HttpResponse::Unauthorized().content_type("text/html").body(UNAUTHORIZED)
+}
+
+async fn graphql(request: HttpRequest, body: Bytes, world: web::Data<World>) -> HttpResponse {
+    let too_many = |retry_after: bool| {
+        let mut answer = HttpResponse::TooManyRequests();
+        if retry_after {
+            answer.insert_header((header::RETRY_AFTER, "1"));
+        }
+        answer.content_type("text/html").body("<html>429 Too Many Requests</html>")
+    };
+    if !world.tokens.allow(&request) {
+        return unauthorized();
+    }
+    if !world.limits.admit() {
+        return too_many(true);
+    }
+    let early = [
+        FaultKind::Unauthorized,
+        FaultKind::TooMany,
+        FaultKind::TooManyRetryAfter,
+        FaultKind::InProgress,
+        FaultKind::ServerError,
+        FaultKind::Unavailable,
+        FaultKind::Html,
+    ];
+    match world.faults.take(&early, None).map(|fault| fault.kind) {
+        Some(FaultKind::Unauthorized) => {
+            world.tokens.revoke_all();
+            return unauthorized();
+        }
+        Some(kind @ (FaultKind::TooMany | FaultKind::TooManyRetryAfter)) => {
+            return too_many(kind == FaultKind::TooManyRetryAfter);
+        }
+        Some(FaultKind::InProgress) => {
+            return HttpResponse::Ok().json(json!({ "errors": [{
+                "message": "Company 1234567 has 60 requests in progress. Limit is 60.",
+                "extensions": { "code": "OUTSTANDING_LIMIT_EXCEEDED", "limit": 60 },
+            }]}));
+        }
+        Some(FaultKind::ServerError) => return HttpResponse::InternalServerError().body("<html>500</html>"),
+        Some(FaultKind::Unavailable) => return HttpResponse::ServiceUnavailable().body("<html>503</html>"),
+        Some(FaultKind::Html) => return HttpResponse::Ok().content_type("text/html").body("<html>maintenance</html>"),
+        _ => {}
+    }
+    match serde_json::from_slice::<Json>(&body) {
+        Ok(Json::Array(batch)) if batch.len() > BATCH_MAX => {
+            HttpResponse::Ok().json(json!({ "errors": [{ "message": "The batch is too long." }] }))
+        }
+        Ok(Json::Array(batch)) => {
+            let scope = world.limits.scope();
+            let answers = join_all(batch.iter().map(|one| execute(&world, &scope, one))).await;
+            finish(&world, &scope, Json::Array(answers).to_string())
+        }
+        Ok(one) => {
+            let scope = world.limits.scope();
+            let answer = execute(&world, &scope, &one).await;
+            finish(&world, &scope, answer.to_string())
+        }
+        Err(error) => HttpResponse::BadRequest().body(error.to_string()),
+    }
+}
+
+/// The finished answer, unless something happens to it on the way.
+fn finish(world: &World, scope: &Scope, text: String) -> HttpResponse {
+    if scope.is_doomed() {
+        return HttpResponse::InternalServerError().body("<html>500</html>");
+    }
+    let half = text.len() / 2;
+    let half = (0..=half).rev().find(|&index| text.is_char_boundary(index)).unwrap_or(0);
+    let late = [FaultKind::Dropped, FaultKind::Truncated];
+    match world.faults.take(&late, None).map(|fault| fault.kind) {
+        Some(FaultKind::Dropped) => {
+            let start = Ok(Bytes::from(text[..half].to_owned()));
+            let end = Err(std::io::Error::other("dropped"));
+            HttpResponse::build(StatusCode::OK).content_type("application/json").streaming(stream::iter([start, end]))
+        }
+        Some(_) => HttpResponse::Ok().content_type("application/json").body(text[..half].to_owned()),
+        None => HttpResponse::Ok().content_type("application/json").body(text),
+    }
+}
+
+async fn execute(world: &World, scope: &Scope, one: &Json) -> Json {
+    let mut request = Request::new(one["query"].as_str().unwrap_or_default());
+    if let Some(name) = one["operationName"].as_str() {
+        request = request.operation_name(name);
+    }
+    // Documentation shows variables both as an object and as a string of one.
+    let variables = match &one["variables"] {
+        Json::String(text) => serde_json::from_str(text).unwrap_or(Json::Null),
+        other => other.clone(),
+    };
+    if !variables.is_null() {
+        request = request.variables(Variables::from_json(variables));
+    }
+    let schema = world.schema.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let response = schema.execute(request.data(scope.clone())).await;
+    if response.data == async_graphql::Value::Null && !response.errors.is_empty() {
+        world.limits.was_invalid();
+    }
+    to_json(world, response)
+}
+
+fn to_json(world: &World, response: Response) -> Json {
+    let errors: Vec<Json> = response.errors.iter().map(error).collect();
+    let mut data = response.data.into_json().unwrap_or(Json::Null);
+    if world.faults.take(&[FaultKind::WrongShape], None).is_some() {
+        lose_items(&mut data);
+    }
+    let mut answer = json!({ "data": data, "extensions": { "vbnxt-trace-id": format!("{:032x}", rand::random::<u128>()) } });
+    if !errors.is_empty() {
+        answer["errors"] = errors.into();
+        if answer["data"].is_null() {
+            answer.as_object_mut().expect("an object").remove("data");
+        }
+    }
+    answer
+}
+
+fn lose_items(json: &mut Json) {
+    match json {
+        Json::Object(fields) => {
+            for (name, value) in fields {
+                if name == "items" { *value = Json::Null } else { lose_items(value) }
+            }
+        }
+        Json::Array(items) => items.iter_mut().for_each(lose_items),
+        _ => {}
+    }
+}
+
+/// An error as the documentation shows it: those of a context have no path, those of validation a code.
+fn error(error: &async_graphql::ServerError) -> Json {
+    let extensions = error.extensions.as_ref();
+    if extensions.is_some_and(|extensions| extensions.get(CONTEXT_ERROR).is_some()) {
+        return json!({ "message": error.message });
+    }
+    let mut json = serde_json::to_value(error).unwrap_or(Json::Null);
+    if let Some(rest) = error.message.strip_prefix("Unknown field ") {
+        json["message"] = format!("GraphQL.Validation.Errors.FieldsOnCorrectTypeError: Cannot query field {rest}").into();
+        json["extensions"] = json!({ "code": "FIELDS_ON_CORRECT_TYPE", "codes": ["FIELDS_ON_CORRECT_TYPE"] });
+    } else if error.path.is_empty() && extensions.is_none() {
+        json["extensions"] = json!({ "code": "INVALID_VALUE", "codes": ["INVALID_VALUE"] });
+    }
+    json
+}

@@ -1,0 +1,367 @@
+//! The truth: every row with its history.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{Local, NaiveDateTime, TimeDelta, Timelike, Utc};
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    SimulatorError,
+    model::{ColumnDef, Owner, TableDef},
+    value::{Ordered, Value},
+};
+
+/// A row's values, in the order of its table's columns.
+pub(crate) type Row = Arc<Vec<Value>>;
+/// A key in the source's order.
+pub(crate) type Key = Vec<Ordered>;
+
+/// What happened to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Made.
+    Insert,
+    /// Changed.
+    Update,
+    /// Removed.
+    Delete,
+}
+
+/// One change, with all that a notification needs.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub(crate) owner: Owner,
+    pub(crate) customer: i64,
+    pub(crate) table: Arc<TableDef>,
+    pub(crate) event: Event,
+    pub(crate) key: Vec<(String, Json)>,
+    /// Columns that changed, for INSERT and UPDATE.
+    pub(crate) columns: Vec<(String, Json)>,
+    pub(crate) at: NaiveDateTime,
+}
+
+/// A row at some time; `None` while it did not exist.
+#[derive(Debug)]
+struct Version {
+    since: Instant,
+    row: Option<Row>,
+}
+
+type Rows = BTreeMap<Key, Vec<Version>>;
+
+/// All tables of all tenants.
+#[derive(Debug)]
+pub(crate) struct Store {
+    model: BTreeMap<String, Arc<TableDef>>,
+    /// Companies and the customers they belong to.
+    customers: BTreeMap<Owner, i64>,
+    rows: BTreeMap<(Owner, String), Rows>,
+    last_change: NaiveDateTime,
+    read_lag: Duration,
+}
+
+impl Store {
+    pub(crate) fn new(tables: Vec<Arc<TableDef>>, companies: &[(i64, i64)]) -> Self {
+        let mut customers = BTreeMap::new();
+        for &(customer, company) in companies {
+            customers.insert(Owner::Company(company), customer);
+            customers.insert(Owner::Customer(customer), customer);
+        }
+        Self {
+            model: tables.into_iter().map(|table| (table.name.clone(), table)).collect(),
+            customers,
+            rows: BTreeMap::new(),
+            last_change: Utc::now().naive_utc(),
+            read_lag: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn model(&self) -> Vec<Arc<TableDef>> {
+        self.model.values().cloned().collect()
+    }
+
+    pub(crate) fn companies(&self) -> Vec<(i64, i64)> {
+        let company = |(owner, customer): (&Owner, &i64)| match owner {
+            Owner::Company(company) => Some((*company, *customer)),
+            Owner::Customer(_) => None,
+        };
+        self.customers.iter().filter_map(company).collect()
+    }
+
+    pub(crate) fn knows(&self, owner: Owner) -> bool {
+        self.customers.contains_key(&owner)
+    }
+
+    pub(crate) fn table(&self, name: &str) -> Result<Arc<TableDef>, SimulatorError> {
+        self.model.get(name).cloned().ok_or_else(|| SimulatorError::Unknown(format!("table {name}")))
+    }
+
+    pub(crate) fn set_read_lag(&mut self, lag: Duration) {
+        self.read_lag = lag;
+    }
+
+    /// Inserts a row, or changes the given columns of one that is there.
+    pub(crate) fn put(
+        &mut self,
+        owner: Owner,
+        table: &str,
+        values: &Map<String, Json>,
+    ) -> Result<Change, SimulatorError> {
+        let table = self.table(table)?;
+        let customer = self.customer(owner)?;
+        let given = read_columns(&table, values)?;
+        let key = self.key(&table, values)?;
+        let existing = self.current(owner, &table, &key);
+        let event = if existing.is_some() { Event::Update } else { Event::Insert };
+        let mut row = existing.map_or_else(|| fresh(&table), |row| row.to_vec());
+        for (index, value) in &given {
+            row[*index] = value.clone();
+        }
+        let at = self.next_time();
+        let mut changed: Vec<usize> = given.iter().map(|(index, _)| *index).collect();
+        let own = |name: &str| given.iter().any(|(index, _)| table.columns[*index].name == name);
+        for (name, value) in audit(at, event) {
+            // A test may set the audit columns itself, null for a row of long ago.
+            if let Some(index) = table.column(name).filter(|_| !own(name)) {
+                row[index] = value;
+                changed.push(index);
+            }
+        }
+        let columns = changed.iter().map(|&index| webhook_column(&table, index, &row[index], at)).collect();
+        let key_columns = webhook_key(&table, &row);
+        self.record(owner, &table, key, Some(Arc::new(row)));
+        Ok(Change { owner, customer, table, event, key: key_columns, columns, at })
+    }
+
+    pub(crate) fn delete(
+        &mut self,
+        owner: Owner,
+        table: &str,
+        values: &Map<String, Json>,
+    ) -> Result<Change, SimulatorError> {
+        let change = self.as_change(owner, table, values)?;
+        let key = self.key(&change.table, values)?;
+        let at = self.next_time();
+        self.record(owner, &change.table, key, None);
+        Ok(Change { event: Event::Delete, columns: vec![], at, ..change })
+    }
+
+    /// An existing row as the change that an UPDATE of nothing would be.
+    pub(crate) fn as_change(
+        &self,
+        owner: Owner,
+        table: &str,
+        values: &Map<String, Json>,
+    ) -> Result<Change, SimulatorError> {
+        let table = self.table(table)?;
+        let customer = self.customer(owner)?;
+        let key = self.key(&table, values)?;
+        let row = self
+            .current(owner, &table, &key)
+            .ok_or_else(|| SimulatorError::Unknown(format!("row {key:?} of {}", table.name)))?;
+        let key = webhook_key(&table, &row);
+        Ok(Change { owner, customer, event: Event::Update, key, columns: vec![], at: self.last_change, table })
+    }
+
+    /// Rows that readers see from this key on, in key order.
+    pub(crate) fn visible<'a>(
+        &'a self,
+        owner: Owner,
+        table: &str,
+        from: Option<&Key>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Row)> {
+        let moment = Instant::now().checked_sub(self.read_lag);
+        let rows = self.rows.get(&(owner, table.to_owned()));
+        rows.into_iter()
+            .flat_map(move |rows| match from {
+                Some(from) => rows.range(from.clone()..),
+                None => rows.range(Vec::new()..),
+            })
+            .filter_map(move |(key, versions)| {
+                let seen = versions.iter().rev().find(|version| moment.is_none_or(|moment| version.since <= moment));
+                Some((key, seen?.row.as_ref()?))
+            })
+    }
+
+    /// The row of a key that readers see.
+    pub(crate) fn visible_one(&self, owner: Owner, table: &str, key: &Key) -> Option<(&Key, &Row)> {
+        self.visible(owner, table, Some(key)).next().filter(|(found, _)| *found == key)
+    }
+
+    pub(crate) fn rows(&self, owner: Owner, table: &str) -> Result<Vec<Map<String, Json>>, SimulatorError> {
+        let table = self.table(table)?;
+        let rows = self.rows.get(&(owner, table.name.clone()));
+        let current = rows.into_iter().flat_map(BTreeMap::values).filter_map(|versions| versions.last()?.row.as_ref());
+        Ok(current
+            .map(|row| {
+                let columns = table.columns.iter().zip(row.iter()).filter(|(column, _)| !column.hidden);
+                columns.map(|(column, value)| (column.name.clone(), value.to_json())).collect()
+            })
+            .collect())
+    }
+
+    pub(crate) fn tables_in_use(&self) -> Vec<(Owner, String)> {
+        self.rows.keys().cloned().collect()
+    }
+
+    pub(crate) fn key_columns(&self, table: &str) -> Result<Vec<String>, SimulatorError> {
+        let table = self.table(table)?;
+        Ok(table.key.iter().map(|&index| table.columns[index].name.clone()).collect())
+    }
+
+    pub(crate) fn add_column(&mut self, table: &str, name: &str, scalar: &str) -> Result<(), SimulatorError> {
+        let mut changed = (*self.table(table)?).clone();
+        if let Some(index) = changed.column(name) {
+            changed.columns[index].hidden = false;
+        } else {
+            let (name, scalar) = (name.to_owned(), scalar.to_owned());
+            changed.columns.push(ColumnDef { name, scalar, key: false, twin: None, hidden: false });
+            for ((_, own), rows) in &mut self.rows {
+                if own == table {
+                    widen(rows, changed.columns.len());
+                }
+            }
+        }
+        self.model.insert(table.to_owned(), Arc::new(changed));
+        Ok(())
+    }
+
+    pub(crate) fn hide_column(&mut self, table: &str, name: &str) -> Result<(), SimulatorError> {
+        let mut changed = (*self.table(table)?).clone();
+        let index = changed.column(name).ok_or_else(|| SimulatorError::Unknown(format!("column {name}")))?;
+        changed.columns[index].hidden = true;
+        self.model.insert(table.to_owned(), Arc::new(changed));
+        Ok(())
+    }
+
+    /// The row of the vendor's published example body.
+    pub(crate) fn publish_example(&mut self) {
+        let owner = Owner::Company(5_199_768);
+        if !self.knows(owner) {
+            return;
+        }
+        let row = json!({
+            "orderNo": 3, "lineNo": 1, "description": "Hello webhook", "productNo": "1001", "quantity": 5.5,
+            "createdDate": 20250206, "createdTime": 2215, "createdByUser": "ola.normann",
+            "createdTimestamp": "2025-02-06T21:15:28.3660000", "changedDate": 20250206, "changedTime": 2215,
+            "changeTimeInMs": 80128366, "changedByUser": "ola.normann",
+            "changedTimestamp": "2025-02-06T21:15:28.3660000",
+        });
+        let row = row.as_object().expect("an object").clone();
+        self.put(owner, "OrderLine", &row).expect("the example fits the model");
+    }
+
+    fn customer(&self, owner: Owner) -> Result<i64, SimulatorError> {
+        self.customers.get(&owner).copied().ok_or_else(|| SimulatorError::Unknown(format!("tenant {owner:?}")))
+    }
+
+    fn key(&self, table: &TableDef, values: &Map<String, Json>) -> Result<Key, SimulatorError> {
+        let read = |&index: &usize| {
+            let column = &table.columns[index];
+            let json = values
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(&column.name))
+                .ok_or_else(|| SimulatorError::BadValue(format!("key column {} is missing", column.name)))?;
+            Value::read(&column.scalar, json.1).map(|value| value.ordered()).map_err(SimulatorError::BadValue)
+        };
+        table.key.iter().map(read).collect()
+    }
+
+    fn current(&self, owner: Owner, table: &TableDef, key: &Key) -> Option<Row> {
+        self.rows.get(&(owner, table.name.clone()))?.get(key)?.last()?.row.clone()
+    }
+
+    fn record(&mut self, owner: Owner, table: &TableDef, key: Key, row: Option<Row>) {
+        let versions = self.rows.entry((owner, table.name.clone())).or_default().entry(key).or_default();
+        versions.push(Version { since: Instant::now(), row });
+    }
+
+    /// Strictly increasing, with the 100 ns of `datetime2(7)`.
+    fn next_time(&mut self) -> NaiveDateTime {
+        let now = Utc::now().naive_utc();
+        let now = now.with_nanosecond(now.nanosecond() / 100 * 100).unwrap_or(now);
+        self.last_change = now.max(self.last_change + TimeDelta::nanoseconds(100));
+        self.last_change
+    }
+}
+
+fn read_columns(table: &TableDef, values: &Map<String, Json>) -> Result<Vec<(usize, Value)>, SimulatorError> {
+    let read = |(name, json): (&String, &Json)| {
+        let index = table.column(name).ok_or_else(|| SimulatorError::Unknown(format!("column {name}")))?;
+        let value = Value::read(&table.columns[index].scalar, json).map_err(SimulatorError::BadValue)?;
+        Ok((index, value))
+    };
+    values.iter().map(read).collect()
+}
+
+/// Unset integers are 0, unset strings empty (API notes, types); what has no such value is null.
+fn fresh(table: &TableDef) -> Vec<Value> {
+    let unset = |column: &ColumnDef| match column.scalar.as_str() {
+        "Int" | "Short" | "Byte" | "Long" => Value::Int(0),
+        "Decimal" => Value::Decimal("0.0".into()),
+        "String" => Value::Text(String::new()),
+        "Boolean" => Value::Bool(false),
+        _ => Value::Null,
+    };
+    table.columns.iter().map(unset).collect()
+}
+
+fn widen(rows: &mut Rows, width: usize) {
+    for version in rows.values_mut().flatten() {
+        if let Some(row) = &mut version.row {
+            Arc::make_mut(row).resize(width, Value::Null);
+        }
+    }
+}
+
+/// The audit columns: dates and times in the server's local time, timestamps in UTC (webhook documentation).
+fn audit(at: NaiveDateTime, event: Event) -> Vec<(&'static str, Value)> {
+    let local = at.and_utc().with_timezone(&Local).naive_local();
+    let date = Value::Int(local.format("%Y%m%d").to_string().parse().unwrap_or_default());
+    let time = Value::Int(i64::from(local.hour() * 100 + local.minute()));
+    let millis = i64::from(local.num_seconds_from_midnight()) * 1_000 + i64::from(local.nanosecond() / 1_000_000);
+    let mut columns = vec![
+        ("changedDate", date.clone()),
+        ("changedTime", time.clone()),
+        ("changeTimeInMs", Value::Int(millis)),
+        ("changedByUser", Value::Text("kari.nordmann".into())),
+        ("changedTimestamp", Value::DateTime(at)),
+    ];
+    if event == Event::Insert {
+        columns.extend([
+            ("createdDate", date),
+            ("createdTime", time),
+            ("createdByUser", Value::Text("kari.nordmann".into())),
+            ("createdTimestamp", Value::DateTime(at)),
+        ]);
+    }
+    columns
+}
+
+fn pascal(name: &str) -> String {
+    let (first, rest) = name.split_at(1);
+    format!("{}{rest}", first.to_uppercase())
+}
+
+fn webhook_key(table: &TableDef, row: &[Value]) -> Vec<(String, Json)> {
+    table.key.iter().map(|&index| (pascal(&table.columns[index].name), row[index].to_json())).collect()
+}
+
+/// Timestamps are integers `yyyymmddhhmmssfff` in webhooks.
+fn webhook_column(table: &TableDef, index: usize, value: &Value, at: NaiveDateTime) -> (String, Json) {
+    let name = pascal(&table.columns[index].name);
+    let json = match value {
+        Value::DateTime(time) if name.ends_with("Timestamp") => {
+            time.format("%Y%m%d%H%M%S%3f").to_string().parse::<i64>().map_or(Json::Null, Json::from)
+        }
+        Value::Null if name == "ChangedTimestamp" => {
+            at.format("%Y%m%d%H%M%S%3f").to_string().parse::<i64>().map_or(Json::Null, Json::from)
+        }
+        other => other.to_json(),
+    };
+    (name, json)
+}
