@@ -153,7 +153,7 @@ create table nxt_mirror.api_slot (
 ) with (fillfactor = 50);
 -- Its one row is locked for each grant, so that grants are given one after the other.
 create table nxt_mirror.api_budget (
-    only boolean not null default true constraint api_budget_pkey primary key constraint api_budget_single check (only),
+    single boolean not null default true constraint api_budget_pkey primary key constraint api_budget_single check (single),
     -- Set by an answer that says the limit is reached: nothing is sent before.
     paused_until timestamptz not null default '-infinity'
 );

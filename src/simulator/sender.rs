@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     model::Owner,
     store::{Change, Event},
+    value::seven_decimals,
 };
 
 /// Deliveries under way at once.
@@ -281,7 +282,7 @@ fn body(change: &Change, old: bool) -> String {
         "companyNo": company,
         "event": event,
         "primaryKeys": change.key.iter().map(entry).collect::<Vec<_>>(),
-        "timestamp": stamp.format("%Y-%m-%dT%H:%M:%S%.7fZ").to_string(),
+        "timestamp": format!("{}Z", seven_decimals(stamp)),
     });
     if !old {
         body["changedByUser"] = "kari.nordmann".into();

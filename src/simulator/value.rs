@@ -58,7 +58,7 @@ impl Value {
             Self::Int(value) => (*value).into(),
             Self::Decimal(text) => text.parse::<Number>().map_or(Json::Null, Json::Number),
             Self::Text(text) => text.as_str().into(),
-            Self::DateTime(time) => time.format("%Y-%m-%dT%H:%M:%S%.7f").to_string().into(),
+            Self::DateTime(time) => seven_decimals(*time).into(),
             Self::Date(date) => date.to_string().into(),
         }
     }
@@ -94,4 +94,11 @@ impl Value {
 /// What SQL Server's usual collations hold equal. Sorting by it is not sorting by bytes.
 pub(crate) fn fold(text: &str) -> String {
     text.trim_end_matches(' ').to_lowercase()
+}
+
+/// The text of a `datetime2(7)`.
+pub(super) fn seven_decimals(time: NaiveDateTime) -> String {
+    let mut text = time.format("%Y-%m-%dT%H:%M:%S%.9f").to_string();
+    text.truncate(text.len() - 2);
+    text
 }
