@@ -1,0 +1,9 @@
+//! Tests of the whole: real PostgreSQL, real HTTP, and a simulated Business NXT.
+
+mod embedded;
+mod faults;
+mod pipeline;
+mod receive;
+mod simulator;
+mod support;
+mod values;

@@ -1,0 +1,175 @@
+//! The public listener's answers, word by word.
+
+use std::sync::Arc;
+
+use nxt_mirror::{
+    config::Role,
+    embedded::{Durability, EmbeddedOptions, EmbeddedPostgres},
+};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{
+    app::{SECRET, TestApp},
+    database::scratch,
+    sign,
+};
+
+fn body(number: i64) -> Value {
+    json!({
+        "tableIdentifier": "Order", "customerNo": 1, "companyNo": 2_000_001, "event": "UPDATE",
+        "primaryKeys": [{"OrderNo": number}], "timestamp": "2026-01-01T00:00:00.1234567Z",
+    })
+}
+
+async fn json_of(answer: reqwest::Response) -> Value {
+    answer.json::<Value>().await.expect("every answer is JSON")
+}
+
+#[tokio::test]
+async fn a_notification_is_stored_before_it_is_accepted_and_again_only_once() {
+    let app = TestApp::start().await;
+    let first = app.post_with_id(body(1).to_string(), Some("id-1")).await;
+    assert_eq!((first.status(), json_of(first).await), (StatusCode::ACCEPTED, json!({"status": "accepted"})));
+    let again = app.post_with_id(body(1).to_string(), Some("id-1")).await;
+    assert_eq!((again.status(), json_of(again).await), (StatusCode::ACCEPTED, json!({"status": "duplicate"})));
+    assert_eq!(app.count("select count(*) from nxt_mirror.notification where delivery_id = 'id-1'").await, 1);
+    for _ in 0..2 {
+        let without_id = app.post(body(1).to_string()).await;
+        assert_eq!(json_of(without_id).await, json!({"status": "accepted"}));
+    }
+}
+
+#[tokio::test]
+async fn of_many_requests_with_one_id_over_two_replicas_exactly_one_is_accepted() {
+    let app = Arc::new(TestApp::start().await);
+    let other = app.another(Role::Receiver).await;
+    let urls = [app.daemon.webhook_url(), other.webhook_url()];
+    let requests = (0..60).map(|turn| {
+        let body = body(turn).to_string();
+        let request = app.http.post(&urls[usize::try_from(turn).unwrap() % 2]);
+        let request = request.header("x-vwd-notification-id", "the-same").header("x-vwd-signature-v1", sign(SECRET, body.as_bytes()));
+        async move { json_of(request.body(body).send().await.unwrap()).await["status"].as_str().unwrap().to_owned() }
+    });
+    let mut statuses = futures_util::future::join_all(requests).await;
+    statuses.sort();
+    assert_eq!(statuses.iter().filter(|status| *status == "accepted").count(), 1);
+    assert_eq!(statuses.iter().filter(|status| *status == "duplicate").count(), 59);
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_signature_stores_nothing() {
+    let app = TestApp::start().await;
+    let body = body(1).to_string();
+    for signature in [None, Some(String::new()), Some(sign("wrong", body.as_bytes())), Some("no base64!".into())] {
+        let mut request = app.http.post(app.daemon.webhook_url()).body(body.clone());
+        if let Some(signature) = &signature {
+            request = request.header("x-vwd-signature-v1", signature);
+        }
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{signature:?}");
+        assert!(json_of(answer).await["error"].is_string());
+    }
+    assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 0);
+    assert_eq!(app.count("select count(*) from nxt_mirror.dead_letter").await, 0);
+    let metrics = app.http.get(format!("{}/metrics", app.daemon.ops)).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("nxt_mirror_webhook_requests_total{outcome=\"unsigned\"} 4"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_signed_body_that_is_not_understood_is_kept_raw() {
+    let app = TestApp::start().await;
+    let mut wrong_event = body(1);
+    wrong_event["event"] = json!("UPSERT");
+    for raw in [b"not json".to_vec(), vec![0xff, 0xfe, 0x00], wrong_event.to_string().into_bytes(), vec![]] {
+        let answer = app.post(raw.clone()).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        let answer = json_of(answer).await;
+        assert_eq!(answer["status"], "quarantined");
+        assert!(!answer["reason"].as_str().unwrap().is_empty());
+        let kept: i64 = sqlx::query_scalar("select count(*) from nxt_mirror.dead_letter where body = $1 and reason = $2")
+            .bind(raw)
+            .bind(answer["reason"].as_str())
+            .fetch_one(&app.pool)
+            .await
+            .unwrap();
+        assert_eq!(kept, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_whether_or_not_its_length_is_told() {
+    let app = TestApp::builder().set("NXT_WEBHOOK_BODY_MAX", 1_000).start().await;
+    let long = "x".repeat(1_001);
+    assert_eq!(app.post(long.clone()).await.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let chunks = reqwest::Body::wrap_stream(futures_util::stream::iter([Ok::<_, std::io::Error>(long)]));
+    let answer = app.http.post(app.daemon.webhook_url()).body(chunks).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(json_of(answer).await["error"].is_string());
+}
+
+#[tokio::test]
+async fn the_public_listener_has_two_paths_and_no_more() {
+    let app = TestApp::start().await;
+    let ask = |method: Method, path: &str| {
+        let request = app.http.request(method, format!("{}{path}", app.daemon.public));
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    assert_eq!(ask(Method::GET, "/healthz").await, 200);
+    assert_eq!(ask(Method::GET, "/webhooks/business-nxt").await, 405);
+    assert_eq!(ask(Method::PUT, "/webhooks/business-nxt").await, 405);
+    for path in ["/readyz", "/metrics", "/", "/webhooks", "/webhooks/business-nxt/x"] {
+        assert_eq!(ask(Method::GET, path).await, 404, "{path}");
+        assert_eq!(ask(Method::POST, path).await, 404, "{path}");
+    }
+    let ready = app.http.get(format!("{}/readyz", app.daemon.ops)).send().await.unwrap();
+    assert_eq!(ready.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_operators_token_guards_the_metrics() {
+    let app = TestApp::builder().set("NXT_OPS_TOKEN", "operators only").start().await;
+    let ask = |token: Option<&str>| {
+        let request = app.http.get(format!("{}/metrics", app.daemon.ops));
+        let request = token.map_or_else(|| app.http.get(format!("{}/metrics", app.daemon.ops)), |token| request.bearer_auth(token));
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    assert_eq!(ask(None).await, 401);
+    assert_eq!(ask(Some("operators onlY")).await, 401);
+    assert_eq!(ask(Some("operators only")).await, 200);
+}
+
+#[tokio::test]
+async fn without_its_database_the_receiver_asks_for_patience_and_recovers() {
+    let folder = scratch("own-server");
+    let options = EmbeddedOptions { folder, durability: Durability::Volatile };
+    let server = EmbeddedPostgres::start(options.clone()).await.unwrap();
+    let pairs = [
+        ("NXT_LISTEN", "127.0.0.1:0"),
+        ("NXT_OPS_LISTEN", "127.0.0.1:0"),
+        ("NXT_WEBHOOK_SECRETS", SECRET),
+    ];
+    let source = nxt_mirror::config::Source::from_pairs(pairs.map(|(name, value)| (name, value.to_owned())));
+    let settings = nxt_mirror::config::Settings::read(&source, Role::Receiver).unwrap();
+    let app = nxt_mirror::app::App::build(&settings, &server.url("nxt_mirror")).await.unwrap();
+    let url = format!("http://{}/webhooks/business-nxt", app.public_address().unwrap());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let daemon = tokio::spawn(app.run(stop.clone()));
+    let http = reqwest::Client::new();
+    let post = || {
+        let body = body(1).to_string();
+        http.post(&url).header("x-vwd-signature-v1", sign(SECRET, body.as_bytes())).body(body).send()
+    };
+    assert_eq!(post().await.unwrap().status(), StatusCode::ACCEPTED);
+    server.stop().await;
+    let away = post().await.unwrap();
+    assert_eq!(away.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(away.headers().contains_key("retry-after"));
+    assert!(json_of(away).await["error"].is_string());
+    let server = EmbeddedPostgres::start(options).await.unwrap();
+    assert_eq!(post().await.unwrap().status(), StatusCode::ACCEPTED);
+    stop.cancel();
+    daemon.await.unwrap().unwrap();
+    server.stop().await;
+}

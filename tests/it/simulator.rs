@@ -1,0 +1,143 @@
+//! The simulator by itself, since everything else is measured against it.
+
+use nxt_mirror::simulator::{Fault, FaultKind, Options, Owner, Simulator};
+use serde_json::{Value, json};
+
+use crate::support::object;
+
+const COMPANY: Owner = Owner::Company(2_000_001);
+
+struct Client {
+    simulator: Simulator,
+    http: reqwest::Client,
+    token: String,
+}
+
+impl Client {
+    async fn new(options: Options) -> Self {
+        let simulator = Simulator::start(options).await.unwrap();
+        let http = reqwest::Client::new();
+        let form = [("grant_type", "client_credentials"), ("scope", "business-graphql-service-api:access-group-based")];
+        let answer = http
+            .post(simulator.token_url())
+            .basic_auth("isv_simulated", Some("simulated-secret"))
+            .form(&form)
+            .send()
+            .await
+            .unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["expires_in"], 3_600);
+        Self { simulator, http, token: answer["access_token"].as_str().unwrap().to_owned() }
+    }
+
+    async fn send(&self, body: &Value) -> reqwest::Response {
+        let request = self.http.post(self.simulator.graphql_url()).bearer_auth(&self.token);
+        request.header("content-type", "application/json").body(body.to_string()).send().await.unwrap()
+    }
+
+    async fn query(&self, query: &str, variables: Value) -> Value {
+        self.send(&json!({ "query": query, "variables": variables })).await.json().await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_missing_or_unknown_token_gets_an_html_401() {
+    let client = Client::new(Options::default()).await;
+    let answer = client.http.post(client.simulator.graphql_url()).bearer_auth("wrong").body("{}").send().await.unwrap();
+    assert_eq!(answer.status(), 401);
+    assert!(answer.text().await.unwrap().contains("<html>"));
+    let refused = client.http.post(client.simulator.token_url()).form(&[("grant_type", "password")]).send().await.unwrap();
+    assert_eq!(refused.status(), 400);
+    assert!(refused.json::<Value>().await.unwrap()["error"].is_string());
+}
+
+#[tokio::test]
+async fn filters_orders_and_pages_follow_the_source_s_comparison() {
+    let client = Client::new(Options { page_rows_max: 2, ..Options::default() }).await;
+    for key in ["b", "A", "Æ", "a2", "Z"] {
+        client.simulator.put(COMPANY, "Product", object(json!({ "productNo": key }))).unwrap();
+    }
+    let query = "query($f: FilterExpression_Product, $a: String) { useCompany(no: 2000001) { product(first: 10, after: $a, filter: $f) {
+        totalCount pageInfo { hasNextPage endCursor } items { productNo } } } }";
+    let mut keys = Vec::new();
+    let mut cursor = Value::Null;
+    loop {
+        let answer = client.query(query, json!({ "a": cursor })).await;
+        let page = &answer["data"]["useCompany"]["product"];
+        keys.extend(page["items"].as_array().unwrap().iter().map(|item| item["productNo"].as_str().unwrap().to_owned()));
+        cursor = page["pageInfo"]["endCursor"].clone();
+        if page["pageInfo"]["hasNextPage"] == false {
+            break;
+        }
+    }
+    assert_eq!(keys, ["A", "a2", "b", "Z", "Æ"]);
+    let filter = json!({ "_or": [{ "productNo": { "_in": ["B  ", "z"] } }, { "productNo": { "_gt": "y" } }] });
+    let answer = client.query(query, json!({ "f": filter })).await;
+    assert_eq!(answer["data"]["useCompany"]["product"]["totalCount"], 3, "{answer}");
+}
+
+#[tokio::test]
+async fn numbers_keep_all_their_digits() {
+    let client = Client::new(Options::default()).await;
+    let row: Value = serde_json::from_str(
+        r#"{"transactionNo": -9007199254740993, "postedAmountDomestic": 12345678901234567890.12345678901}"#,
+    )
+    .unwrap();
+    client.simulator.put(COMPANY, "GeneralLedgerTransaction", object(row)).unwrap();
+    let query = "query($no: Long) { useCompany(no: 2000001) { generalLedgerTransaction(first: 1, filter: { transactionNo: { _eq: $no } }) {
+        items { transactionNo postedAmountDomestic changedTimestamp } } } }";
+    let body = json!({ "query": query, "variables": { "no": -9_007_199_254_740_993_i64 } });
+    let text = client.send(&body).await.text().await.unwrap();
+    assert!(text.contains(r#""transactionNo":-9007199254740993"#), "{text}");
+    assert!(text.contains("12345678901234567890.12345678901"), "{text}");
+}
+
+#[tokio::test]
+async fn introspection_shows_keys_twins_and_joins() {
+    let client = Client::new(Options::default()).await;
+    let query = "query($n: String!) { __type(name: $n) { name description fields { name description type { kind name } } } }";
+    let answer = client.query(query, json!({ "n": "OrderLine" })).await;
+    let fields = answer["data"]["__type"]["fields"].as_array().unwrap();
+    let field = |name: &str| fields.iter().find(|field| field["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    assert!(field("lineNo")["description"].as_str().unwrap().starts_with("[PK] Column \"LineNo\""));
+    assert!(field("description")["description"].as_str().unwrap().starts_with("Column \""));
+    assert_eq!(field("finishDateAsDate")["type"]["name"], "Date");
+    assert_eq!(field("joinup_Order")["type"]["kind"], "OBJECT");
+    assert_eq!(field("extensions")["type"]["kind"], "OBJECT");
+    let unknown = client.query(query, json!({ "n": "Unicorn" })).await;
+    assert!(unknown["data"]["__type"].is_null() && unknown["errors"].is_null(), "{unknown}");
+}
+
+#[tokio::test]
+async fn errors_have_the_documented_forms() {
+    let client = Client::new(Options::default()).await;
+    let unknown = client.query("{ useCompany(no: 2000001) { order { totalRows } } }", json!({})).await;
+    assert_eq!(unknown["errors"][0]["extensions"]["code"], "FIELDS_ON_CORRECT_TYPE");
+    let denied = client.query("{ useCompany(no: 1234567) { order { totalCount } } }", json!({})).await;
+    assert_eq!(denied["errors"][0].as_object().unwrap().len(), 1, "a message and no more");
+    assert_eq!(denied["data"], json!({ "useCompany": { "order": null } }));
+    client.simulator.fault(Fault::new(FaultKind::InProgress).times(1));
+    let crowded = client.query("{ __typename }", json!({})).await;
+    assert_eq!(crowded["errors"][0]["extensions"]["code"], "OUTSTANDING_LIMIT_EXCEEDED");
+    assert!(client.query("{ __typename }", json!({})).await["extensions"]["vbnxt-trace-id"].is_string());
+}
+
+#[tokio::test]
+async fn requests_over_the_limit_of_a_minute_get_a_429_and_are_counted() {
+    let client = Client::new(Options { requests_per_minute: 3, ..Options::default() }).await;
+    for _ in 0..3 {
+        assert_eq!(client.send(&json!({ "query": "{ __typename }" })).await.status(), 200);
+    }
+    assert_eq!(client.send(&json!({ "query": "{ __typename }" })).await.status(), 429);
+    let counters = client.simulator.counters();
+    assert_eq!((counters.graphql_requests, counters.rate_violations, counters.peak_per_minute), (4, 1, 3));
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_in_order() {
+    let client = Client::new(Options::default()).await;
+    let batch = json!([{ "query": "{ __typename }" }, { "query": "{ availableCompanies { totalCount items { vismaNetCompanyId } } }" }]);
+    let answers: Value = client.send(&batch).await.json().await.unwrap();
+    assert_eq!(answers[0]["data"]["__typename"], "Query");
+    assert_eq!(answers[1]["data"]["availableCompanies"]["totalCount"], 3);
+}

@@ -1,0 +1,200 @@
+//! A daemon against a simulator.
+
+use std::time::{Duration, Instant};
+
+use nxt_mirror::{
+    app::App,
+    config::{Role, Settings, Source},
+    demo,
+    simulator::{Options, Owner, Simulator},
+};
+use reqwest::{Client, Response};
+use serde_json::{Map, Value};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{database::TestDatabase, sign};
+
+/// The key that tests sign with.
+pub const SECRET: &str = "test-signature-key";
+/// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The company of most tests.
+pub const COMPANY: Owner = Owner::Company(2_000_001);
+
+/// What a test says about its daemon before it starts.
+pub struct Builder {
+    settings: Vec<(&'static str, String)>,
+    options: Options,
+    role: Role,
+}
+
+impl Builder {
+    pub fn set(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.settings.push((name, value.to_string()));
+        self
+    }
+
+    pub fn role(mut self, role: Role) -> Self {
+        self.role = role;
+        self
+    }
+
+    pub fn simulator(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    pub async fn start(self) -> TestApp {
+        let database = TestDatabase::create().await;
+        let simulator = Simulator::start(self.options.clone()).await.expect("the simulator starts");
+        let daemon = Daemon::start(&self.settings, &self.options, &simulator, &database, self.role).await;
+        let url = daemon.webhook_url();
+        simulator.set_knobs(|knobs| {
+            knobs.url = Some(url);
+            knobs.secrets = vec![SECRET.into()];
+        });
+        let pool = database.pool().await;
+        TestApp { database, simulator, daemon, pool, settings: self.settings, options: self.options, http: Client::new() }
+    }
+}
+
+/// A running daemon.
+pub struct Daemon {
+    pub public: String,
+    pub ops: String,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Daemon {
+    async fn start(
+        settings: &[(&'static str, String)],
+        options: &Options,
+        simulator: &Simulator,
+        database: &TestDatabase,
+        role: Role,
+    ) -> Self {
+        // reqwest needs a provider before the first client is made, whoever makes it.
+        let pairs = [
+            ("NXT_LISTEN", "127.0.0.1:0".to_owned()),
+            ("NXT_OPS_LISTEN", "127.0.0.1:0".to_owned()),
+            ("NXT_WEBHOOK_SECRETS", format!("other,{SECRET}")),
+            ("NXT_CLIENT_ID", options.client_id.clone()),
+            ("NXT_CLIENT_SECRET", options.client_secret.clone()),
+            ("NXT_TOKEN_URL", simulator.token_url()),
+            ("NXT_GRAPHQL_URL", simulator.graphql_url()),
+        ];
+        let source = Source::from_pairs(pairs.into_iter().chain(settings.iter().cloned()));
+        let settings = Settings::read(&source, role).expect("the test's settings are right");
+        let app = App::build(&settings, database.url()).await.expect("the daemon can be built");
+        let address = |address: std::net::SocketAddr| format!("http://{address}");
+        let public = app.public_address().map(address).unwrap_or_default();
+        let ops = address(app.ops_address());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(app.run(stop.clone()));
+        Self { public, ops, stop, task }
+    }
+
+    pub fn webhook_url(&self) -> String {
+        format!("{}/webhooks/business-nxt", self.public)
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.expect("the daemon does not panic").expect("the daemon ends in order");
+    }
+}
+
+/// A daemon, its simulator and its database.
+pub struct TestApp {
+    pub database: TestDatabase,
+    pub simulator: Simulator,
+    pub daemon: Daemon,
+    pub pool: PgPool,
+    pub http: Client,
+    settings: Vec<(&'static str, String)>,
+    options: Options,
+}
+
+impl TestApp {
+    pub fn builder() -> Builder {
+        Builder { settings: vec![], options: Options::default(), role: Role::All }
+    }
+
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// Another daemon on the same database.
+    pub async fn another(&self, role: Role) -> Daemon {
+        Daemon::start(&self.settings, &self.options, &self.simulator, &self.database, role).await
+    }
+
+    /// Posts a body as Visma Connect would.
+    pub async fn post(&self, body: impl Into<Vec<u8>>) -> Response {
+        self.post_with_id(body, None).await
+    }
+
+    pub async fn post_with_id(&self, body: impl Into<Vec<u8>>, id: Option<&str>) -> Response {
+        let body = body.into();
+        let mut request =
+            self.http.post(self.daemon.webhook_url()).header("x-vwd-signature-v1", sign(SECRET, &body)).body(body);
+        if let Some(id) = id {
+            request = request.header("x-vwd-notification-id", id);
+        }
+        request.send().await.expect("the daemon answers")
+    }
+
+    /// Posts a body and expects it to be accepted.
+    pub async fn accept(&self, body: &Value) {
+        let answer = self.post(body.to_string()).await;
+        assert_eq!(answer.status(), 202);
+        assert_eq!(answer.text().await.unwrap(), r#"{"status":"accepted"}"#);
+    }
+
+    /// Waits until a count is reached.
+    pub async fn wait_for(&self, what: &str, wanted: i64, count_sql: &'static str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let count: i64 = sqlx::query_scalar(count_sql).fetch_one(&self.pool).await.expect("the count works");
+            if count == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {count} instead of {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until every notification is delivered and no row needs a look.
+    pub async fn settle(&self) {
+        self.simulator.drain().await;
+        self.wait_for("rows that need a look", 0, "select count(*) from nxt_mirror.dirty_row").await;
+    }
+
+    /// Settles, then demands that the mirror equals the source. Returns the number of rows compared.
+    pub async fn assert_equal(&self) -> usize {
+        self.settle().await;
+        let comparison = demo::compare(&self.pool, &self.simulator).await.expect("the comparison works");
+        assert!(comparison.is_equal(), "{comparison}");
+        comparison.rows
+    }
+
+    /// Rows of a mirrored table as JSON, in key order.
+    pub async fn mirrored(&self, table: &str) -> Vec<Map<String, Value>> {
+        let sql = format!("select row_to_json(m)::text from business_nxt.\"{table}\" m order by 1");
+        let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&self.pool).await.expect("the table exists");
+        rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect()
+    }
+
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("the count works")
+    }
+
+    /// Reasons of the dead letters.
+    pub async fn dead_letters(&self) -> Vec<String> {
+        let sql = "select reason from nxt_mirror.dead_letter order by id";
+        sqlx::query_scalar(sql).fetch_all(&self.pool).await.expect("the dead letters can be read")
+    }
+}
