@@ -25,10 +25,7 @@ impl Account {
         if !geteuid().is_root() {
             return Ok(Self::Own);
         }
-        let owner = cluster
-            .metadata()
-            .ok()
-            .filter(|metadata| metadata.uid() != 0);
+        let owner = cluster.metadata().ok().filter(|metadata| metadata.uid() != 0);
         match owner {
             Some(owner) => Ok(Self::owner(owner.uid(), owner.gid())),
             None => Self::unprivileged().ok_or(EmbeddedError::NoAccount),
@@ -92,10 +89,7 @@ pub(super) fn reachable_folder(wanted: &Path, account: &Account) -> Result<PathB
         return Ok(wanted.to_path_buf());
     }
     let digest = Sha256::digest(wanted.as_os_str().as_encoded_bytes());
-    let stable: String = digest[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let stable: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     for base in [PathBuf::from("/var/lib"), std::env::temp_dir()] {
         let folder = base.join("nxt-mirror").join(&stable);
         if create(&folder).is_ok() && is_roots(&folder) && account.can_enter(&folder) {
@@ -107,24 +101,19 @@ pub(super) fn reachable_folder(wanted: &Path, account: &Account) -> Result<PathB
             return Ok(folder);
         }
     }
-    Err(EmbeddedError::Unreachable {
-        account: name.clone(),
-        path: wanted.to_path_buf(),
-    })
+    Err(EmbeddedError::Unreachable { account: name.clone(), path: wanted.to_path_buf() })
 }
 
 /// Whether nobody but root could have put `folder` there: in the temporary folder everybody may create entries.
 fn is_roots(folder: &Path) -> bool {
-    folder.ancestors().take(2).all(|path| {
-        path.symlink_metadata()
-            .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == 0)
-    })
+    folder
+        .ancestors()
+        .take(2)
+        .all(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == 0))
 }
 
 fn existing_ancestor(path: &Path) -> &Path {
-    path.ancestors()
-        .find(|ancestor| ancestor.is_dir())
-        .unwrap_or(Path::new("/"))
+    path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"))
 }
 
 fn create(folder: &Path) -> Result<(), EmbeddedError> {

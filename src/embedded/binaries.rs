@@ -73,19 +73,10 @@ fn usual_places(root: &Path) -> Vec<PathBuf> {
         ("Library/PostgreSQL", "", "bin"),          // the installer for macOS
         ("Applications/Postgres.app/Contents/Versions", "", "bin"),
     ];
-    let mut places: Vec<PathBuf> = families
-        .iter()
-        .flat_map(|(parent, prefix, below)| versioned(&root.join(parent), prefix, below))
-        .collect();
-    places.extend(
-        [
-            "usr/bin",
-            "usr/local/pgsql/bin",
-            "usr/local/bin",
-            "opt/homebrew/bin",
-        ]
-        .map(|place| root.join(place)),
-    );
+    let mut places: Vec<PathBuf> =
+        families.iter().flat_map(|(parent, prefix, below)| versioned(&root.join(parent), prefix, below)).collect();
+    places
+        .extend(["usr/bin", "usr/local/pgsql/bin", "usr/local/bin", "opt/homebrew/bin"].map(|place| root.join(place)));
     places
 }
 
@@ -138,9 +129,7 @@ mod tests {
             std::fs::create_dir_all(root.join("usr/lib/postgresql").join(version)).unwrap();
         }
         let debian = root.join("usr/lib/postgresql");
-        let wanted: Vec<_> = ["100/bin", "14/bin", "9/bin"]
-            .map(|name| debian.join(name))
-            .into();
+        let wanted: Vec<_> = ["100/bin", "14/bin", "9/bin"].map(|name| debian.join(name)).into();
         assert_eq!(usual_places(&root)[..3], wanted);
         std::fs::remove_dir_all(root).unwrap();
     }

@@ -67,9 +67,7 @@ impl Files {
             .map_err(EmbeddedError::io("open", &path))?;
         match file.try_lock() {
             Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(EmbeddedError::InUse {
-                path: self.folder.clone(),
-            }),
+            Err(TryLockError::WouldBlock) => Err(EmbeddedError::InUse { path: self.folder.clone() }),
             Err(TryLockError::Error(source)) => Err(EmbeddedError::io("lock", path)(source)),
         }
     }
@@ -95,17 +93,14 @@ impl Files {
     /// The port of the last run if nobody took it meanwhile, otherwise a free one.
     pub(super) fn choose_port(&self) -> Result<u16, EmbeddedError> {
         let path = self.folder.join("port");
-        let last = std::fs::read_to_string(&path)
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
+        let last = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
         let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
         let listener = last
             .and_then(|port| bind(port).ok())
             .map_or_else(|| bind(0), Ok)
             .and_then(|listener| listener.local_addr())
             .map_err(EmbeddedError::io("find a free port for", &self.folder))?;
-        std::fs::write(&path, format!("{}\n", listener.port()))
-            .map_err(EmbeddedError::io("write", path))?;
+        std::fs::write(&path, format!("{}\n", listener.port())).map_err(EmbeddedError::io("write", path))?;
         Ok(listener.port())
     }
 
@@ -140,8 +135,7 @@ impl Files {
         initdb.run(&password)?;
         let line = format!("127.0.0.1:*:*:{ROLE}:{}\n", password.expose_secret());
         write_private(&self.pgpass(), &line)?;
-        std::fs::rename(&unfinished, self.cluster())
-            .map_err(EmbeddedError::io("put in place", self.cluster()))
+        std::fs::rename(&unfinished, self.cluster()).map_err(EmbeddedError::io("put in place", self.cluster()))
     }
 }
 
@@ -166,8 +160,7 @@ impl Initdb<'_> {
             );
             result = self.attempt("C");
         }
-        std::fs::remove_file(self.password_file)
-            .map_err(EmbeddedError::io("remove", self.password_file))?;
+        std::fs::remove_file(self.password_file).map_err(EmbeddedError::io("remove", self.password_file))?;
         result
     }
 
@@ -177,17 +170,13 @@ impl Initdb<'_> {
         }
         std::fs::create_dir(self.into).map_err(EmbeddedError::io("create", self.into))?;
         self.account.give(self.into)?;
-        let output = self
-            .command(locale)
-            .output()
-            .map_err(EmbeddedError::io("run", self.binaries.program("initdb")))?;
+        let output =
+            self.command(locale).output().map_err(EmbeddedError::io("run", self.binaries.program("initdb")))?;
         if output.status.success() {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&output.stderr);
-        Err(EmbeddedError::Initdb {
-            output: text.trim().replace('\n', " | "),
-        })
+        Err(EmbeddedError::Initdb { output: text.trim().replace('\n', " | ") })
     }
 
     fn command(&self, locale: &str) -> Command {
@@ -236,7 +225,5 @@ fn create_private(path: &Path) -> Result<File, EmbeddedError> {
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), EmbeddedError> {
-    create_private(path)?
-        .write_all(text.as_bytes())
-        .map_err(EmbeddedError::io("write", path))
+    create_private(path)?.write_all(text.as_bytes()).map_err(EmbeddedError::io("write", path))
 }

@@ -22,11 +22,7 @@ pub enum EmbeddedError {
         "{} was made by PostgreSQL {wanted}, but only version {found} was found: install PostgreSQL {wanted}, \
          or move the folder away to start afresh", path.display()
     )]
-    WrongVersion {
-        path: PathBuf,
-        wanted: String,
-        found: String,
-    },
+    WrongVersion { path: PathBuf, wanted: String, found: String },
     /// Another process of ours holds the data folder.
     #[error("the data folder {} is in use by another nxt-mirror: stop it, or set NXT_DATA_DIR to another folder", path.display())]
     InUse { path: PathBuf },
@@ -86,15 +82,8 @@ pub enum EmbeddedError {
 
 impl EmbeddedError {
     /// Wraps an operating system error with what was attempted and on what.
-    pub(super) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 }

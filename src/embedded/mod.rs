@@ -57,11 +57,7 @@ pub struct EmbeddedOptions {
 impl EmbeddedOptions {
     /// A durable server in `data_dir`.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            data_dir: data_dir.into(),
-            durability: Durability::Durable,
-            start_timeout: Duration::from_secs(120),
-        }
+        Self { data_dir: data_dir.into(), durability: Durability::Durable, start_timeout: Duration::from_secs(120) }
     }
 
     /// Trades crash safety for speed.
@@ -93,29 +89,15 @@ impl EmbeddedPostgres {
     pub async fn start(options: EmbeddedOptions) -> Result<Self, EmbeddedError> {
         let wanted = absolute(&options.data_dir)?;
         let account = Account::choose(&wanted.join("cluster"))?;
-        let files = Files {
-            folder: account::reachable_folder(&wanted, &account)?,
-        };
+        let files = Files { folder: account::reachable_folder(&wanted, &account)? };
         let account = Account::choose(&files.cluster())?;
         let lock = files.lock()?;
         let binaries = choose_binaries(&files).await?;
-        let launch = Launch {
-            durability: options.durability,
-            files,
-            binaries,
-            account,
-        };
+        let launch = Launch { durability: options.durability, files, binaries, account };
         launch.make_cluster().await?;
         let password = launch.files.password()?;
         let (process, port) = launch.start(&password, options.start_timeout).await?;
-        let server = Self {
-            process,
-            binaries: launch.binaries,
-            files: launch.files,
-            port,
-            password,
-            _lock: lock,
-        };
+        let server = Self { process, binaries: launch.binaries, files: launch.files, port, password, _lock: lock };
         server.ensure_database().await?;
         tracing::info!(
             folder = %server.files.folder.display(),
@@ -133,14 +115,9 @@ impl EmbeddedPostgres {
 
     /// A shell command that opens `database` with psql. It names the password's file and not the password.
     pub fn psql_command(&self, database: &str) -> String {
-        let on_path = std::env::var_os("PATH").is_some_and(|path| {
-            std::env::split_paths(&path).any(|folder| folder.join("psql").is_file())
-        });
-        let psql = if on_path {
-            PathBuf::from("psql")
-        } else {
-            self.binaries.program("psql")
-        };
+        let on_path = std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("psql").is_file()));
+        let psql = if on_path { PathBuf::from("psql") } else { self.binaries.program("psql") };
         format!(
             "PGPASSFILE={} {} -h 127.0.0.1 -p {} -U {ROLE} -d {}",
             shell_quoted(&self.files.pgpass().to_string_lossy()),
@@ -170,9 +147,8 @@ impl EmbeddedPostgres {
 
     async fn ensure_database(&self) -> Result<(), EmbeddedError> {
         let failed = |action| move |source| EmbeddedError::Database { action, source };
-        let mut connection = connect(&self.url("postgres"))
-            .await
-            .map_err(failed("connect to the database `postgres`"))?;
+        let mut connection =
+            connect(&self.url("postgres")).await.map_err(failed("connect to the database `postgres`"))?;
         let exists = sqlx::query("select from pg_database where datname = $1")
             .bind(DATABASE)
             .fetch_optional(&mut connection)
@@ -184,10 +160,7 @@ impl EmbeddedPostgres {
                 .await
                 .map_err(failed("create the database `nxt_mirror`"))?;
         }
-        connection
-            .close()
-            .await
-            .map_err(failed("close a connection"))
+        connection.close().await.map_err(failed("close a connection"))
     }
 }
 
@@ -199,9 +172,7 @@ fn absolute(folder: &Path) -> Result<PathBuf, EmbeddedError> {
 async fn choose_binaries(files: &Files) -> Result<Binaries, EmbeddedError> {
     let mut found = blocking(binaries::installed).await;
     if found.is_empty() {
-        let fetched = fetch::fetched(&files.fetched())
-            .await
-            .map_err(|source| EmbeddedError::NoServer { source })?;
+        let fetched = fetch::fetched(&files.fetched()).await.map_err(|source| EmbeddedError::NoServer { source })?;
         found.push(fetched);
     }
     let Some(wanted) = files.cluster_version() else {
@@ -210,11 +181,7 @@ async fn choose_binaries(files: &Files) -> Result<Binaries, EmbeddedError> {
     let versions: Vec<String> = found.iter().map(|one| one.major.to_string()).collect();
     match versions.iter().position(|version| *version == wanted) {
         Some(index) => Ok(found.swap_remove(index)),
-        None => Err(EmbeddedError::WrongVersion {
-            path: files.cluster(),
-            wanted,
-            found: versions.join(", "),
-        }),
+        None => Err(EmbeddedError::WrongVersion { path: files.cluster(), wanted, found: versions.join(", ") }),
     }
 }
 
@@ -231,37 +198,23 @@ impl Launch {
     /// Makes the cluster if there is none, which takes a second or two.
     async fn make_cluster(&self) -> Result<(), EmbeddedError> {
         let this = self.clone();
-        blocking(move || {
-            this.files
-                .ensure_cluster(&this.binaries, &this.account, this.durability)
-        })
-        .await
+        blocking(move || this.files.ensure_cluster(&this.binaries, &this.account, this.durability)).await
     }
 
     /// Starts the server and waits until it accepts connections.
     ///
     /// Another process may take the port between our look and the server's, so an early end is tried again.
-    async fn start(
-        &self,
-        password: &SecretString,
-        timeout: Duration,
-    ) -> Result<(ServerProcess, u16), EmbeddedError> {
+    async fn start(&self, password: &SecretString, timeout: Duration) -> Result<(ServerProcess, u16), EmbeddedError> {
         let mut attempts_left = 3;
         loop {
             process::clear_leftover(&self.files).await?;
             let port = self.files.choose_port()?;
             let mut process = ServerProcess::spawn(self, port)?;
             attempts_left -= 1;
-            match self
-                .ready(&mut process, &url(port, password, "postgres"), timeout)
-                .await
-            {
+            match self.ready(&mut process, &url(port, password, "postgres"), timeout).await {
                 Ok(()) => return Ok((process, port)),
                 Err(EmbeddedError::Ended { tail, .. }) if attempts_left > 0 => {
-                    tracing::warn!(
-                        tail,
-                        "the embedded PostgreSQL server ended at once, trying again"
-                    );
+                    tracing::warn!(tail, "the embedded PostgreSQL server ended at once, trying again");
                 }
                 Err(error) => return Err(error),
             }

@@ -46,9 +46,7 @@ impl ServerProcess {
     pub(super) fn spawn(launch: &Launch, port: u16) -> Result<Self, EmbeddedError> {
         let files = &launch.files;
         let log = files.new_log()?;
-        let log_too = log
-            .try_clone()
-            .map_err(EmbeddedError::io("open", files.log()))?;
+        let log_too = log.try_clone().map_err(EmbeddedError::io("open", files.log()))?;
         let shell = Path::new("/bin/sh");
         let mut command = server_command(shell, &launch.account);
         command
@@ -86,9 +84,7 @@ impl ServerProcess {
         };
         tokio::time::timeout(STOP_TIMEOUT, ended)
             .await
-            .map_err(|_| EmbeddedError::NotStopped {
-                seconds: STOP_TIMEOUT.as_secs(),
-            })
+            .map_err(|_| EmbeddedError::NotStopped { seconds: STOP_TIMEOUT.as_secs() })
     }
 }
 
@@ -111,11 +107,7 @@ fn configure(command: &mut Command, port: u16, durability: Durability) {
     ];
     settings.extend(match durability {
         Durability::Durable => ["fsync=on", "synchronous_commit=on", "full_page_writes=on"],
-        Durability::Volatile => [
-            "fsync=off",
-            "synchronous_commit=off",
-            "full_page_writes=off",
-        ],
+        Durability::Volatile => ["fsync=off", "synchronous_commit=off", "full_page_writes=off"],
     });
     for setting in settings {
         command.args(["-c", setting]);
@@ -152,10 +144,7 @@ pub(super) async fn clear_leftover(files: &Files) -> Result<(), EmbeddedError> {
     }
     match processes_in(files).first() {
         None => remove_stale_pid_file(files),
-        Some(&pid) => Err(EmbeddedError::Leftover {
-            pid,
-            path: files.cluster(),
-        }),
+        Some(&pid) => Err(EmbeddedError::Leftover { pid, path: files.cluster() }),
     }
 }
 
@@ -193,18 +182,9 @@ fn processes_in(files: &Files) -> Vec<u32> {
     let Ok(cluster) = files.cluster().canonicalize() else {
         return Vec::new();
     };
-    let works_there = |pid: &u32| {
-        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == cluster)
-    };
-    let entries = Path::new("/proc")
-        .read_dir()
-        .into_iter()
-        .flatten()
-        .flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(works_there)
-        .collect()
+    let works_there = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == cluster);
+    let entries = Path::new("/proc").read_dir().into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(works_there).collect()
 }
 
 /// The server of this cluster, told by its command line.
@@ -213,12 +193,9 @@ fn processes_in(files: &Files) -> Vec<u32> {
     let Some(pid) = noted_pid(files) else {
         return Vec::new();
     };
-    let output = std::process::Command::new("ps")
-        .args(["-o", "command=", "-p", &pid.to_string()])
-        .output();
+    let output = std::process::Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output();
     let cluster = files.cluster();
-    let is_it = output.is_ok_and(|output| {
-        String::from_utf8_lossy(&output.stdout).contains(&*cluster.to_string_lossy())
-    });
+    let is_it =
+        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(&*cluster.to_string_lossy()));
     is_it.then_some(pid).into_iter().collect()
 }

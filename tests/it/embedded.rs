@@ -44,16 +44,11 @@ impl Drop for Scratch {
 }
 
 async fn connect(server: &EmbeddedPostgres) -> PgConnection {
-    PgConnection::connect(server.url(DATABASE).expose_secret())
-        .await
-        .expect("the server accepts connections")
+    PgConnection::connect(server.url(DATABASE).expose_secret()).await.expect("the server accepts connections")
 }
 
 async fn text(connection: &mut PgConnection, query: &'static str) -> String {
-    sqlx::query_scalar(query)
-        .fetch_one(connection)
-        .await
-        .expect("the query runs")
+    sqlx::query_scalar(query).fetch_one(connection).await.expect("the query runs")
 }
 
 fn pid(process: u32) -> Pid {
@@ -77,18 +72,9 @@ async fn a_new_server_is_durable_private_and_speaks_utf_8() {
     let settings = "select concat_ws(' ', current_setting('server_encoding'), current_setting('fsync'), \
          current_setting('synchronous_commit'), current_setting('listen_addresses'), \
          current_setting('unix_socket_directories'), current_setting('TimeZone'), current_database())";
-    assert_eq!(
-        text(&mut connection, settings).await,
-        "UTF8 on on 127.0.0.1  UTC nxt_mirror"
-    );
-    let wrong = server
-        .url(DATABASE)
-        .expose_secret()
-        .replace("nxt_mirror:", "nxt_mirror:x");
-    assert!(
-        PgConnection::connect(&wrong).await.is_err(),
-        "a wrong password opens the server"
-    );
+    assert_eq!(text(&mut connection, settings).await, "UTF8 on on 127.0.0.1  UTC nxt_mirror");
+    let wrong = server.url(DATABASE).expose_secret().replace("nxt_mirror:", "nxt_mirror:x");
+    assert!(PgConnection::connect(&wrong).await.is_err(), "a wrong password opens the server");
     let mode = std::fs::metadata(scratch.0.join("pgpass")).unwrap().mode();
     assert_eq!(mode & 0o777, 0o600);
     server.stop().await.unwrap();
@@ -100,17 +86,11 @@ async fn a_restart_keeps_the_data_and_the_address() {
     let first = scratch.start().await;
     let address = first.url(DATABASE);
     let mut connection = connect(&first).await;
-    connection
-        .execute("create table kept as select 'here' as text")
-        .await
-        .unwrap();
+    connection.execute("create table kept as select 'here' as text").await.unwrap();
     first.stop().await.unwrap();
 
     let second = scratch.start().await;
-    assert_eq!(
-        second.url(DATABASE).expose_secret(),
-        address.expose_secret()
-    );
+    assert_eq!(second.url(DATABASE).expose_secret(), address.expose_secret());
     let mut connection = connect(&second).await;
     assert_eq!(text(&mut connection, "select text from kept").await, "here");
     second.stop().await.unwrap();
@@ -125,15 +105,8 @@ async fn the_psql_command_works_as_printed_and_tells_no_password() {
     let password = password_file.trim().rsplit(':').next().unwrap();
     assert!(password.len() >= 32 && !command.contains(password));
     assert!(!format!("{server:?}").contains(password));
-    let output = Command::new("sh")
-        .args(["-c", &format!("{command} -Atc 'select current_user'")])
-        .output()
-        .unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "nxt_mirror\n",
-        "{output:?}"
-    );
+    let output = Command::new("sh").args(["-c", &format!("{command} -Atc 'select current_user'")]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "nxt_mirror\n", "{output:?}");
     server.stop().await.unwrap();
 }
 
@@ -180,13 +153,11 @@ async fn a_killed_server_with_a_busy_session_starts_again_with_its_commits() {
     let scratch = Scratch::new();
     let server = scratch.start().await;
     let mut connection = connect(&server).await;
-    connection
-        .execute("create table kept as select 'here' as text")
-        .await
-        .unwrap();
+    connection.execute("create table kept as select 'here' as text").await.unwrap();
     let mut busy = connect(&server).await;
     let busy = tokio::spawn(async move { busy.execute("select pg_sleep(600)").await });
-    let sleeping = "select count(*)::text from pg_stat_activity where query = 'select pg_sleep(600)' and state = 'active'";
+    let sleeping =
+        "select count(*)::text from pg_stat_activity where query = 'select pg_sleep(600)' and state = 'active'";
     while text(&mut connection, sleeping).await == "0" {
         tokio::task::yield_now().await;
     }
@@ -229,9 +200,7 @@ async fn ctrl_c_for_the_whole_process_group_leaves_the_server_to_its_owner() {
 async fn each_test_database_is_empty_and_of_its_own() {
     let (one, other) = (TestDatabase::create().await, TestDatabase::create().await);
     let pool = one.pool().await;
-    pool.execute("create table only_here (id integer)")
-        .await
-        .unwrap();
+    pool.execute("create table only_here (id integer)").await.unwrap();
     let mut connection = PgConnection::connect(&other.url()).await.unwrap();
     let tables = "select count(*)::text from pg_tables where schemaname = 'public'";
     assert_eq!(text(&mut connection, tables).await, "0");
@@ -254,11 +223,7 @@ impl Helper {
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let mut helper = Self {
-            child,
-            output,
-            server: 0,
-        };
+        let mut helper = Self { child, output, server: 0 };
         let line = helper.line();
         let number = line.strip_prefix("server: ").unwrap_or_default();
         helper.server = number.parse().expect("the helper names its server");
@@ -292,16 +257,10 @@ async fn helper_process_that_owns_a_server() {
     let Some(folder) = std::env::var_os(HELPER_VARIABLE) else {
         return;
     };
-    let mut interrupted =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).unwrap();
-    let server = EmbeddedPostgres::start(EmbeddedOptions::new(folder))
-        .await
-        .unwrap();
+    let mut interrupted = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).unwrap();
+    let server = EmbeddedPostgres::start(EmbeddedOptions::new(folder)).await.unwrap();
     let mut connection = connect(&server).await;
-    connection
-        .execute("create table kept as select 'here' as text")
-        .await
-        .unwrap();
+    connection.execute("create table kept as select 'here' as text").await.unwrap();
     say(&format!("server: {}", server.server_pid().unwrap()));
     interrupted.recv().await;
     let answer = text(&mut connection, "select text from kept").await;

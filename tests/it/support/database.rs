@@ -69,13 +69,8 @@ impl Drop for TestDatabase {
 }
 
 async fn administer(server: &PgConnectOptions, statement: String) {
-    let mut connection = PgConnection::connect_with(server)
-        .await
-        .expect("the test server accepts connections");
-    connection
-        .execute(AssertSqlSafe(statement))
-        .await
-        .expect("the test server lets us create and drop databases");
+    let mut connection = PgConnection::connect_with(server).await.expect("the test server accepts connections");
+    connection.execute(AssertSqlSafe(statement)).await.expect("the test server lets us create and drop databases");
     connection.close().await.expect("a connection closes");
 }
 
@@ -137,20 +132,14 @@ fn unusable_cluster(error: &EmbeddedError) -> Option<PathBuf> {
 
 /// Removes the databases of tests that were killed. The slot is ours alone.
 async fn drop_leftovers(server: &EmbeddedPostgres) {
-    let options: PgConnectOptions = server
-        .url("postgres")
-        .expose_secret()
-        .parse()
-        .expect("the embedded server's address is one");
-    let mut connection = PgConnection::connect_with(&options)
+    let options: PgConnectOptions =
+        server.url("postgres").expose_secret().parse().expect("the embedded server's address is one");
+    let mut connection = PgConnection::connect_with(&options).await.expect("the embedded server accepts connections");
+    let names: Vec<String> = sqlx::query_scalar("select datname::text from pg_database where starts_with(datname, $1)")
+        .bind(NAME_PREFIX)
+        .fetch_all(&mut connection)
         .await
-        .expect("the embedded server accepts connections");
-    let names: Vec<String> =
-        sqlx::query_scalar("select datname::text from pg_database where starts_with(datname, $1)")
-            .bind(NAME_PREFIX)
-            .fetch_all(&mut connection)
-            .await
-            .expect("the databases can be listed");
+        .expect("the databases can be listed");
     for name in names {
         administer(&options, format!("drop database {name} with (force)")).await;
     }
