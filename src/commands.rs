@@ -11,7 +11,7 @@ use crate::{
     cli::{Cli, Command},
     config::{DatabaseSettings, LogSettings, OpsSettings, Role, Settings, Source},
     database, demo,
-    embedded::{Durability, EmbeddedOptions, EmbeddedPostgres},
+    embedded::{EmbeddedOptions, EmbeddedPostgres},
     queue, shutdown, simulator, telemetry,
 };
 
@@ -46,7 +46,7 @@ async fn serve(config: Option<&Path>, role: Role) -> anyhow::Result<ExitCode> {
     }
     let result = app.run(stop).await;
     if let Some(server) = server {
-        server.stop().await;
+        server.stop().await?;
     }
     result.map(|()| ExitCode::SUCCESS)
 }
@@ -62,7 +62,7 @@ async fn migrate(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     println!("the database is up to date");
     pool.close().await;
     if let Some(server) = server {
-        server.stop().await;
+        server.stop().await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -72,11 +72,10 @@ async fn database_url(settings: &DatabaseSettings) -> anyhow::Result<(SecretStri
     if let Some(url) = &settings.url {
         return Ok((url.clone(), None));
     }
-    let options = EmbeddedOptions { folder: settings.data_dir.clone(), durability: Durability::Durable };
-    let server = EmbeddedPostgres::start(options).await.context("start a database of our own, as DATABASE_URL is not set")?;
+    let server = EmbeddedPostgres::start(EmbeddedOptions::new(&settings.data_dir)).await.context("start a database of our own, as DATABASE_URL is not set")?;
     tracing::info!(
-        folder = %server.folder().display(),
-        "DATABASE_URL is not set: using a database of our own, whose URL is in its folder's file url"
+        folder = %server.data_dir().display(),
+        "DATABASE_URL is not set: using a database of our own"
     );
     Ok((server.url("nxt_mirror"), Some(server)))
 }

@@ -4,13 +4,14 @@ use std::{str::FromStr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    PgPool,
+    AssertSqlSafe, Connection, PgConnection, PgPool,
     migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-/// The migrations of `migrations/`, part of the binary.
-static MIGRATIONS: Migrator = sqlx::migrate!();
+/// The schema of the daemon's own state, which also holds the record of its migrations.
+const SCHEMA: &str = "nxt_mirror";
+const RECORD: &str = "nxt_mirror.migration";
 /// Connections of one daemon, the receiver's own aside.
 const CONNECTIONS_MAX: u32 = 16;
 /// How long a caller waits for a connection.
@@ -38,10 +39,19 @@ pub enum DatabaseError {
     Migrate(#[from] MigrateError),
 }
 
-/// How to connect. The session's time zone and string syntax are pinned, whatever the server's defaults are.
+/// The migrations of `migrations/`, part of the binary.
+fn migrations() -> Migrator {
+    let mut migrations = sqlx::migrate!();
+    // Beside the state it speaks of, wherever the role's search path leads.
+    migrations.dangerous_set_table_name(RECORD);
+    migrations.create_schema(SCHEMA);
+    migrations
+}
+
+/// How to connect. What a session's defaults could change about the meaning of a statement is pinned.
 pub fn options(url: &SecretString) -> Result<PgConnectOptions, DatabaseError> {
     let options = PgConnectOptions::from_str(url.expose_secret()).map_err(|_| DatabaseError::Url)?;
-    Ok(options.application_name("nxt-mirror").options([("TimeZone", "UTC"), ("DateStyle", "ISO")]))
+    Ok(options.application_name("nxt-mirror").options([("TimeZone", "UTC"), ("DateStyle", "ISO"), ("search_path", "public")]))
 }
 
 /// A pool that has connected once.
@@ -61,19 +71,30 @@ pub async fn connect(options: PgConnectOptions) -> Result<PgPool, DatabaseError>
 
 /// Runs pending migrations. Replicas that start together wait for each other.
 pub async fn migrate(pool: &PgPool) -> Result<(), DatabaseError> {
-    MIGRATIONS.run(pool).await?;
+    migrations().run(pool).await?;
     Ok(())
 }
 
 /// Whether every migration of this binary has been run.
 pub async fn is_current(pool: &PgPool) -> Result<bool, DatabaseError> {
     let exists: bool =
-        sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(pool).await?;
+        sqlx::query_scalar("select to_regclass($1) is not null").bind(RECORD).fetch_one(pool).await?;
     if !exists {
         return Ok(false);
     }
     let done: Option<i64> =
-        sqlx::query_scalar("select max(version) from _sqlx_migrations where success").fetch_one(pool).await?;
-    let needed = MIGRATIONS.iter().map(|migration| migration.version).max();
+        sqlx::query_scalar("select max(version) from nxt_mirror.migration where success").fetch_one(pool).await?;
+    let needed = migrations().iter().map(|migration| migration.version).max();
     Ok(done >= needed)
+}
+
+/// Makes a database anew, whatever was in it. `server` is the URL of another one on the same server.
+pub async fn recreate(server: &SecretString, name: &str) -> Result<(), DatabaseError> {
+    assert!(crate::domain::naming::is_well_formed(name), "{name:?} is not a plain identifier");
+    let mut connection = PgConnection::connect_with(&options(server)?).await?;
+    for sql in [format!("drop database if exists {name} with (force)"), format!("create database {name}")] {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await?;
+    }
+    connection.close().await?;
+    Ok(())
 }

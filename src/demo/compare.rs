@@ -109,26 +109,46 @@ async fn mirrored(pool: &PgPool, owner: Owner, table: &str) -> anyhow::Result<Ve
     Ok(rows.iter().map(|row| serde_json::from_str(row)).collect::<Result<_, _>>()?)
 }
 
-/// One form for both sides: decimals without trailing zeros, times with six digits and no zone.
+/// One form for both sides: decimals by their digits and exponent, times with six digits and no zone.
 fn comparable(value: &Json) -> String {
     match value {
-        Json::Number(number) => {
-            let text = number.to_string();
-            match text.split_once('.') {
-                Some((whole, fraction)) => match fraction.trim_end_matches('0') {
-                    "" => whole.to_owned(),
-                    fraction => format!("{whole}.{fraction}"),
-                },
-                None => text,
-            }
-        }
+        Json::Number(number) => plain(&number.to_string()),
         Json::String(text) => match chrono::DateTime::parse_from_rfc3339(text) {
-            Ok(time) => time.naive_utc().and_utc().timestamp_micros().to_string(),
+            Ok(time) => time.timestamp_micros().to_string(),
             Err(_) => match text.parse::<chrono::NaiveDateTime>() {
                 Ok(time) => time.and_utc().timestamp_micros().to_string(),
                 Err(_) => text.clone(),
             },
         },
         other => other.to_string(),
+    }
+}
+
+/// A number as sign, significant digits and the exponent of the last one: `1.50`, `15e-1` and `1.5` are one.
+fn plain(number: &str) -> String {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (sign, digits) = mantissa.strip_prefix('-').map_or(("", mantissa), |digits| ("-", digits));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let digits = format!("{whole}{fraction}");
+    let significant = digits.trim_start_matches('0').trim_end_matches('0');
+    if significant.is_empty() {
+        return "0".to_owned();
+    }
+    let zeros = digits.len() - digits.trim_end_matches('0').len();
+    let exponent = exponent.parse::<i64>().unwrap_or_default() - fraction.len() as i64 + zeros as i64;
+    format!("{sign}{significant}e{exponent}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_number_in_several_spellings_is_one_number() {
+        for (one, other) in [("1.50", "1.5"), ("1e-7", "0.0000001"), ("-0.0", "0"), ("1200", "1.2e3")] {
+            assert_eq!(plain(one), plain(other), "{one} {other}");
+        }
+        assert_ne!(plain("1.5"), plain("15"));
+        assert_ne!(plain("-1"), plain("1"));
     }
 }

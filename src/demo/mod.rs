@@ -7,13 +7,13 @@ mod watch;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
     config::{LogFormat, LogSettings, Role, Settings, Source},
-    embedded::{Durability, EmbeddedOptions, EmbeddedPostgres},
+    database,
+    embedded::{EmbeddedOptions, EmbeddedPostgres},
     shutdown,
     simulator::{Options, Simulator},
     telemetry,
@@ -23,6 +23,8 @@ pub use compare::{Comparison, compare};
 
 /// The demo's secrets guard nothing.
 const WEBHOOK_SECRET: &str = "demo-signature-key";
+/// The demo's database, made anew each time.
+const DATABASE: &str = "nxt_mirror_demo";
 /// How long the mirror may take to settle after the last change.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -46,20 +48,18 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     telemetry::start(&LogSettings { filter, format: Some(LogFormat::Text) });
     let stop = shutdown::on_signal()?;
     println!("starting a PostgreSQL of our own ...");
-    let options = EmbeddedOptions { folder: args.data_dir.clone(), durability: Durability::Durable };
-    let server = EmbeddedPostgres::start(options).await?;
+    let server = EmbeddedPostgres::start(EmbeddedOptions::new(&args.data_dir)).await?;
     let result = play(&args, &server, stop).await;
-    server.stop().await;
+    server.stop().await?;
     result
 }
 
 async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     // Each demo tells its own story from the start: the simulated company begins anew, so must its mirror.
-    server.drop_database("nxt_mirror").await?;
-    server.create_database("nxt_mirror").await?;
+    database::recreate(&server.url("postgres"), DATABASE).await?;
     let simulator = Simulator::start(Options::default()).await.context("start the simulator")?;
     let settings = settings(&simulator)?;
-    let app = App::build(&settings, &server.url("nxt_mirror")).await?;
+    let app = App::build(&settings, &server.url(DATABASE)).await?;
     let public = app.public_address().context("the demo receives")?;
     simulator.set_knobs(|knobs| {
         knobs.url = Some(format!("http://{public}/webhooks/business-nxt"));
@@ -69,7 +69,7 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
     });
     introduce(args, server, &simulator, &app);
     let daemon = tokio::spawn(app.run(stop.child_token()));
-    let pool = crate::database::connect(crate::database::options(&server.url("nxt_mirror"))?).await?;
+    let pool = database::connect(database::options(&server.url(DATABASE))?).await?;
     simulator.stock_up().context("stock up")?;
     // What was there before the webhooks began is announced once, as a first load would find it.
     announce_all(&simulator)?;
@@ -126,7 +126,7 @@ fn introduce(args: &DemoArgs, server: &EmbeddedPostgres, simulator: &Simulator, 
     println!("  operators     http://{}/metrics", app.ops_address());
     println!("  simulated API {}", simulator.graphql_url());
     println!("  its admin API {}", simulator.admin_url());
-    println!("  look inside   {}", server.psql_command("nxt_mirror").expose_secret());
+    println!("  look inside   {}", server.psql_command(DATABASE));
     println!("                select * from business_nxt.order_line order by _fetched_at desc limit 10;");
     println!("                select * from nxt_mirror.recent_activity limit 20;");
     println!();

@@ -1,306 +1,229 @@
-//! The cluster: its files, its settings, its start and end.
+//! The files of one embedded server: cluster, password, port, log and lock.
+//!
+//! ```text
+//! nxt-data/
+//!   lock            held by the process that runs the server
+//!   cluster/        the PostgreSQL cluster, owned by the server's user
+//!   pgpass          the password, in the form psql reads
+//!   port            the port of the last run, asked for again so that addresses stay valid
+//!   server.log      the server's messages of this run; server.log.old of the one before
+//!   postgresql/     a fetched server, where none is installed
+//! ```
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    net::{Ipv4Addr, TcpListener},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use rand::{RngExt, distr::Alphanumeric};
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::{EmbeddedError, account::Account, binaries::Binaries, supervise::Supervised};
+use super::Durability;
+use super::account::Account;
+use super::binaries::Binaries;
+use super::error::EmbeddedError;
 
-/// The role that owns everything in the cluster.
-const ROLE: &str = "nxt_mirror";
-/// How long a server may take to accept a connection; recovery after a kill is part of it.
-const READY_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a server of an earlier process may take to be gone.
-const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(30);
-const PASSWORD_LENGTH: usize = 32;
-/// Bytes of the log's end that an error shows.
-const LOG_TAIL_BYTES: usize = 600;
+/// The database role everything runs as; it owns the cluster.
+pub(super) const ROLE: &str = "nxt_mirror";
 
-/// What a crash of the machine may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Durability {
-    /// Nothing that was committed.
-    #[default]
-    Durable,
-    /// Everything: for tests, which make a new cluster each time.
-    Volatile,
-}
-
-/// Which cluster to run.
+/// Paths within a data folder.
 #[derive(Debug, Clone)]
-pub struct EmbeddedOptions {
-    /// Folder of the cluster, its password and its log.
-    pub folder: PathBuf,
-    /// See [`Durability`].
-    pub durability: Durability,
+pub(super) struct Files {
+    pub(super) folder: PathBuf,
 }
 
-/// A running server that ends with this value, and with this process at the latest.
-#[derive(Debug)]
-pub struct EmbeddedPostgres {
-    folder: PathBuf,
-    port: u16,
-    password: SecretString,
-    server: Supervised,
-}
-
-/// Where things lie in the folder.
-struct Layout<'a>(&'a Path);
-
-impl Layout<'_> {
-    fn data(&self) -> PathBuf {
-        self.0.join("postgresql")
+impl Files {
+    pub(super) fn cluster(&self) -> PathBuf {
+        self.folder.join("cluster")
     }
 
-    fn password(&self) -> PathBuf {
-        self.0.join("password")
+    pub(super) fn pgpass(&self) -> PathBuf {
+        self.folder.join("pgpass")
     }
 
-    fn port(&self) -> PathBuf {
-        self.0.join("port")
+    pub(super) fn log(&self) -> PathBuf {
+        self.folder.join("server.log")
     }
 
-    fn url(&self) -> PathBuf {
-        self.0.join("url")
+    pub(super) fn fetched(&self) -> PathBuf {
+        self.folder.join("postgresql")
     }
 
-    fn log(&self) -> PathBuf {
-        self.0.join("postgresql.log")
-    }
-}
-
-impl EmbeddedPostgres {
-    /// Makes the cluster if the folder has none, starts the server and makes the database `nxt_mirror`.
-    pub async fn start(options: EmbeddedOptions) -> Result<Self, EmbeddedError> {
-        let started = tokio::task::spawn_blocking(move || Self::launch(&options)).await;
-        let mut started = started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        started.wait_until_ready().await?;
-        started.create_database(ROLE).await?;
-        let url = started.url(ROLE);
-        write_private(&Layout(&started.folder).url(), url.expose_secret().as_bytes())?;
-        Ok(started)
+    /// The major version that made the cluster, if there is one.
+    pub(super) fn cluster_version(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.cluster().join("PG_VERSION")).ok()?;
+        Some(text.trim().to_owned())
     }
 
-    fn launch(options: &EmbeddedOptions) -> Result<Self, EmbeddedError> {
-        let binaries = Binaries::find()?;
-        let account = Account::choose()?;
-        let folder = account.reachable(&options.folder)?;
-        account.make_folder(&folder)?;
-        let layout = Layout(&folder);
-        let password = init(&binaries, &account, &layout)?;
-        wait_for_predecessor(&layout.data())?;
-        let port = free_port(&layout.port());
-        write_private(&layout.port(), port.to_string().as_bytes())?;
-        let log = File::options()
+    /// Takes the folder for this process. The lock goes with the process, however it ends.
+    pub(super) fn lock(&self) -> Result<File, EmbeddedError> {
+        let path = self.folder.join("lock");
+        let file = OpenOptions::new()
             .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(layout.log())
-            .map_err(EmbeddedError::file("cannot write", layout.log()))?;
-        let program = binaries.program("postgres");
-        let arguments = arguments(&layout.data(), port, options.durability);
-        let server = Supervised::start(&account, &program, &arguments, log)
-            .map_err(|source| EmbeddedError::Program { program, source })?;
-        Ok(Self { folder, port, password, server })
-    }
-
-    async fn wait_until_ready(&mut self) -> Result<(), EmbeddedError> {
-        let deadline = Instant::now() + READY_TIMEOUT;
-        loop {
-            match PgConnection::connect_with(&self.options("postgres")).await {
-                Ok(connection) => {
-                    _ = connection.close().await;
-                    return Ok(());
-                }
-                Err(_) if !self.server.has_ended() && Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(25)).await;
-                }
-                Err(_) => {
-                    let log = log_tail(&Layout(&self.folder).log());
-                    return Err(EmbeddedError::NotReady { path: self.folder.clone(), log });
-                }
-            }
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(EmbeddedError::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(EmbeddedError::InUse { path: self.folder.clone() }),
+            Err(TryLockError::Error(source)) => Err(EmbeddedError::io("lock", path)(source)),
         }
     }
 
-    /// Makes a database, if there is none of that name. The name must be a plain identifier.
-    pub async fn create_database(&self, name: &str) -> Result<(), EmbeddedError> {
-        assert!(crate::domain::naming::is_well_formed(name), "{name:?} is not a plain identifier");
-        let failed = |source| EmbeddedError::Sql { path: self.folder.clone(), source };
-        let mut connection = PgConnection::connect_with(&self.options("postgres")).await.map_err(failed)?;
-        let exists: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
-            .bind(name)
-            .fetch_one(&mut connection)
-            .await
-            .map_err(failed)?;
-        if !exists {
-            let sql = format!("create database \"{name}\"");
-            sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.map_err(failed)?;
+    /// A fresh log file for this run; the last run's is kept.
+    pub(super) fn new_log(&self) -> Result<File, EmbeddedError> {
+        let log = self.log();
+        if log.exists() {
+            let old = self.folder.join("server.log.old");
+            std::fs::rename(&log, old).map_err(EmbeddedError::io("rename", &log))?;
         }
-        connection.close().await.map_err(failed)
+        create_private(&log)
     }
 
-    /// Removes a database, if there is one of that name, and ends its connections.
-    pub async fn drop_database(&self, name: &str) -> Result<(), EmbeddedError> {
-        assert!(crate::domain::naming::is_well_formed(name), "{name:?} is not a plain identifier");
-        let failed = |source| EmbeddedError::Sql { path: self.folder.clone(), source };
-        let mut connection = PgConnection::connect_with(&self.options("postgres")).await.map_err(failed)?;
-        let sql = format!("drop database if exists \"{name}\" with (force)");
-        sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.map_err(failed)?;
-        connection.close().await.map_err(failed)
+    /// The last lines of the server's log, for an error message.
+    pub(super) fn log_tail(&self) -> String {
+        let text = std::fs::read(self.log()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
     }
 
-    fn options(&self, database: &str) -> PgConnectOptions {
-        PgConnectOptions::new()
-            .host("127.0.0.1")
-            .port(self.port)
-            .username(ROLE)
-            .password(self.password.expose_secret())
-            .database(database)
+    /// The port of the last run if nobody took it meanwhile, otherwise a free one.
+    pub(super) fn choose_port(&self) -> Result<u16, EmbeddedError> {
+        let path = self.folder.join("port");
+        let last = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let listener = last
+            .and_then(|port| bind(port).ok())
+            .map_or_else(|| bind(0), Ok)
+            .and_then(|listener| listener.local_addr())
+            .map_err(EmbeddedError::io("find a free port for", &self.folder))?;
+        std::fs::write(&path, format!("{}\n", listener.port())).map_err(EmbeddedError::io("write", path))?;
+        Ok(listener.port())
     }
 
-    /// URL of a database, password included.
-    pub fn url(&self, database: &str) -> SecretString {
-        let password = self.password.expose_secret();
-        format!("postgresql://{ROLE}:{password}@127.0.0.1:{}/{database}", self.port).into()
+    /// The password of [`ROLE`], made with the cluster.
+    pub(super) fn password(&self) -> Result<SecretString, EmbeddedError> {
+        let path = self.pgpass();
+        let text = std::fs::read_to_string(&path).map_err(EmbeddedError::io("read", &path))?;
+        let password = text.trim().rsplit(':').next().unwrap_or_default();
+        Ok(password.into())
     }
 
-    /// A command that opens the database. Contains the password, which opens this private server alone.
-    pub fn psql_command(&self, database: &str) -> SecretString {
-        format!("psql '{}'", self.url(database).expose_secret()).into()
-    }
-
-    /// Where the cluster lies.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Shuts the server down and waits until it is.
-    pub async fn stop(mut self) {
-        if let Err(error) = tokio::task::spawn_blocking(move || self.server.stop()).await {
-            tracing::error!(%error, "the database server's shutdown panicked");
+    /// Makes the cluster unless it exists. It appears under its name only when complete, so that a kill half-way
+    /// leaves nothing that looks like one.
+    pub(super) fn ensure_cluster(
+        &self,
+        binaries: &Binaries,
+        account: &Account,
+        durability: Durability,
+    ) -> Result<(), EmbeddedError> {
+        if self.cluster_version().is_some() {
+            return Ok(());
         }
+        let password = new_password();
+        let unfinished = self.folder.join("cluster.unfinished");
+        let initdb = Initdb {
+            binaries,
+            account,
+            durability,
+            into: &unfinished,
+            password_file: &self.folder.join("password.unfinished"),
+        };
+        initdb.run(&password)?;
+        let line = format!("127.0.0.1:*:*:{ROLE}:{}\n", password.expose_secret());
+        write_private(&self.pgpass(), &line)?;
+        std::fs::rename(&unfinished, self.cluster()).map_err(EmbeddedError::io("put in place", self.cluster()))
     }
 }
 
-/// Makes the cluster unless it is there, and returns the role's password.
-fn init(binaries: &Binaries, account: &Account, layout: &Layout<'_>) -> Result<SecretString, EmbeddedError> {
-    let (data, password_file) = (layout.data(), layout.password());
-    if let Ok(version) = fs::read_to_string(data.join("PG_VERSION")) {
-        let cluster = version.trim().to_owned();
-        if cluster != binaries.major.to_string() {
-            return Err(EmbeddedError::Version { path: data, cluster, server: binaries.major });
-        }
-        let password = fs::read_to_string(&password_file).map_err(EmbeddedError::file("cannot read", password_file))?;
-        return Ok(password.trim().into());
-    }
-    let password: String = rand::rng().sample_iter(Alphanumeric).take(PASSWORD_LENGTH).map(char::from).collect();
-    write_private(&password_file, password.as_bytes())?;
-    account.own(&password_file)?;
-    if let Err(error) = run_initdb(binaries, account, layout, "C.UTF-8") {
-        // Not every system has that locale; C sorts the same way but changes the case of ASCII letters alone.
-        tracing::warn!(%error, "no locale C.UTF-8, using C");
-        run_initdb(binaries, account, layout, "C")?;
-    }
-    Ok(password.into())
+/// One making of a cluster.
+struct Initdb<'a> {
+    binaries: &'a Binaries,
+    account: &'a Account,
+    durability: Durability,
+    into: &'a Path,
+    password_file: &'a Path,
 }
 
-fn run_initdb(
-    binaries: &Binaries,
-    account: &Account,
-    layout: &Layout<'_>,
-    locale: &str,
-) -> Result<(), EmbeddedError> {
-    let data = layout.data();
-    if data.exists() {
-        fs::remove_dir_all(&data).map_err(EmbeddedError::file("cannot clear", &data))?;
+impl Initdb<'_> {
+    fn run(&self, password: &SecretString) -> Result<(), EmbeddedError> {
+        write_private(self.password_file, password.expose_secret())?;
+        self.account.give(self.password_file)?;
+        let mut result = self.attempt("C.UTF-8");
+        if let Err(error) = &result {
+            tracing::warn!(
+                %error,
+                "initdb refuses the locale C.UTF-8, trying C: letters beyond ASCII will not change case in SQL"
+            );
+            result = self.attempt("C");
+        }
+        std::fs::remove_file(self.password_file).map_err(EmbeddedError::io("remove", self.password_file))?;
+        result
     }
-    let program = binaries.program("initdb");
-    let mut command = Command::new(&program);
+
+    fn attempt(&self, locale: &str) -> Result<(), EmbeddedError> {
+        if self.into.exists() {
+            std::fs::remove_dir_all(self.into).map_err(EmbeddedError::io("clear", self.into))?;
+        }
+        std::fs::create_dir(self.into).map_err(EmbeddedError::io("create", self.into))?;
+        self.account.give(self.into)?;
+        let output =
+            self.command(locale).output().map_err(EmbeddedError::io("run", self.binaries.program("initdb")))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        Err(EmbeddedError::Initdb { output: text.trim().replace('\n', " | ") })
+    }
+
+    fn command(&self, locale: &str) -> Command {
+        let mut command = server_command(&self.binaries.program("initdb"), self.account);
+        command
+            .arg("--pgdata")
+            .arg(self.into)
+            .arg("--pwfile")
+            .arg(self.password_file)
+            .args(["--username", ROLE, "--auth", "scram-sha-256"])
+            .args(["--encoding", "UTF8", "--locale", locale]);
+        if self.durability == Durability::Volatile {
+            command.arg("--no-sync");
+        }
+        command
+    }
+}
+
+/// A command run as the server's user with a clean environment: `PGDATA`, `PGOPTIONS` and their kin must not reach a
+/// private server, and its messages stay in one language.
+pub(super) fn server_command(program: &Path, account: &Account) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("LC_ALL", "C").current_dir("/");
+    for kept in ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"] {
+        if let Some(value) = std::env::var_os(kept) {
+            command.env(kept, value);
+        }
+    }
+    account.apply(&mut command);
     command
-        .arg("--pgdata")
-        .arg(&data)
-        .args(["--username", ROLE, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", locale, "--no-sync"])
-        .arg("--pwfile")
-        .arg(layout.password())
-        .current_dir("/");
-    let output =
-        account.apply(&mut command).output().map_err(|source| EmbeddedError::Program { program, source })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(EmbeddedError::Init(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
-fn arguments(data: &Path, port: u16, durability: Durability) -> Vec<String> {
-    let mut arguments = vec!["-D".to_owned(), data.display().to_string()];
-    let mut set = |name: &str, value: &str| arguments.extend(["-c".to_owned(), format!("{name}={value}")]);
-    set("listen_addresses", "127.0.0.1");
-    set("port", &port.to_string());
-    set("unix_socket_directories", "");
-    set("max_connections", "200");
-    set("shared_buffers", "64MB");
-    set("password_encryption", "scram-sha-256");
-    set("log_min_messages", "warning");
-    if durability == Durability::Volatile {
-        set("fsync", "off");
-        set("synchronous_commit", "off");
-        set("full_page_writes", "off");
-        set("autovacuum_naptime", "600");
-    }
-    arguments
+fn new_password() -> SecretString {
+    let words: [u128; 2] = rand::random();
+    format!("{:032x}{:032x}", words[0], words[1]).into()
 }
 
-/// A server whose owner was killed needs a moment to shut down. PostgreSQL itself recognises a stale lock file.
-fn wait_for_predecessor(data: &Path) -> Result<(), EmbeddedError> {
-    let lock = data.join("postmaster.pid");
-    let deadline = Instant::now() + PREDECESSOR_TIMEOUT;
-    while let Some(pid) = running_owner(&lock) {
-        if Instant::now() > deadline {
-            let log = format!("another server (process {pid}) is running on the same files");
-            return Err(EmbeddedError::NotReady { path: data.to_owned(), log });
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+fn create_private(path: &Path) -> Result<File, EmbeddedError> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(EmbeddedError::io("create", path))
 }
 
-/// The process that a lock file names, if there is one of that number.
-fn running_owner(lock: &Path) -> Option<i32> {
-    let pid: i32 = fs::read_to_string(lock).ok()?.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)?;
-    let alive = match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) {
-        Ok(()) => true,
-        Err(error) => error == nix::errno::Errno::EPERM,
-    };
-    // The number may belong to another program by now.
-    let program = fs::read_to_string(format!("/proc/{pid}/comm"));
-    (alive && program.map_or(true, |name| name.trim() == "postgres")).then_some(pid)
-}
-
-/// The port of the last run if it is free, so that a noted `psql` command stays valid; else any.
-fn free_port(file: &Path) -> u16 {
-    let last = fs::read_to_string(file).ok().and_then(|port| port.trim().parse().ok());
-    let bound = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr());
-    last.and_then(|port| bound(port).ok()).or_else(|| bound(0).ok()).map_or(5432, |address| address.port())
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), EmbeddedError> {
-    let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(bytes)).map_err(EmbeddedError::file("cannot write", path))
-}
-
-fn log_tail(path: &Path) -> String {
-    let log = fs::read(path).unwrap_or_default();
-    let tail = &log[log.len().saturating_sub(LOG_TAIL_BYTES)..];
-    String::from_utf8_lossy(tail).trim().replace('\n', " | ")
+fn write_private(path: &Path, text: &str) -> Result<(), EmbeddedError> {
+    create_private(path)?.write_all(text.as_bytes()).map_err(EmbeddedError::io("write", path))
 }

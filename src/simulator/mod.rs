@@ -86,6 +86,8 @@ pub struct Options {
     pub requests_per_minute: usize,
     /// Requests under way for one company.
     pub in_flight_max: usize,
+    /// Whether the row of the vendor's published example exists.
+    pub published_example: bool,
     /// Rows in one page at most, whatever `first` says.
     pub page_rows_max: usize,
 }
@@ -104,6 +106,7 @@ impl Default for Options {
             seed: 1,
             requests_per_minute: 600,
             in_flight_max: 60,
+            published_example: true,
             page_rows_max: 5_000,
         }
     }
@@ -177,7 +180,9 @@ impl Simulator {
             options,
         });
         world.rebuild_schema()?;
-        world.store().publish_example();
+        if world.options.published_example {
+            world.store().publish_example();
+        }
         let servers = vec![server::serve(api, Arc::clone(&world))?, admin::serve(admin, Arc::clone(&world))?];
         Ok(Self { world, api: api_address, admin: admin_address, servers, stop })
     }

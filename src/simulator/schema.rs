@@ -1,6 +1,6 @@
 //! The GraphQL schema, made from the model and executed by the library.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_graphql::{
     Error, Name, Value as Argument,
@@ -9,6 +9,7 @@ use async_graphql::{
         SchemaBuilder, TypeRef,
     },
 };
+use serde_json::{Value as Json, json};
 
 use super::{
     SimulatorError, World,
@@ -22,9 +23,21 @@ use super::{
 
 /// GraphQL's own scalars.
 const BUILT_IN: [&str; 3] = ["Int", "String", "Boolean"];
-/// Kept in an error's extensions until the answer is written in the documented form.
-pub(super) const CONTEXT_ERROR: &str = "__context";
 const OPERATORS: [&str; 7] = ["_eq", "_not_eq", "_gt", "_gte", "_lt", "_lte", "_like"];
+
+/// Errors of fields, collected while one operation is executed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FieldErrors(Arc<Mutex<Vec<Json>>>);
+
+impl FieldErrors {
+    fn push(&self, error: Json) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+    }
+
+    pub(super) fn take(&self) -> Vec<Json> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// What `useCompany` and `useCustomer` resolve to.
 struct Context(Owner);
@@ -99,8 +112,8 @@ fn root(world: &Weak<World>) -> Object {
             let world = world.clone();
             FieldFuture::new(async move {
                 let owner = owner(ctx.args.try_get("no")?.i64()?);
-                enter(&ctx, &world, owner)?;
-                Ok(Some(FieldValue::owned_any(Context(owner))))
+                let entered = enter(&ctx, &world, owner).map(|()| FieldValue::owned_any(Context(owner)));
+                null_on_problem(&ctx, entered)
             })
         })
         .argument(InputValue::new("no", TypeRef::named_nn("Int")))
@@ -215,9 +228,9 @@ fn cursor(offset: usize) -> Argument {
     Argument::from(format!("b2Zmc2V0-{offset:x}"))
 }
 
-fn read_cursor(text: &str) -> Result<usize, Error> {
-    let hex = text.strip_prefix("b2Zmc2V0-").ok_or_else(|| Error::new("Invalid cursor"))?;
-    usize::from_str_radix(hex, 16).map_err(|_| Error::new("Invalid cursor"))
+fn read_cursor(text: &str) -> Result<usize, Problem> {
+    let offset = text.strip_prefix("b2Zmc2V0-").and_then(|hex| usize::from_str_radix(hex, 16).ok());
+    offset.ok_or_else(|| Problem::field("Invalid cursor"))
 }
 
 fn extension() -> Object {
@@ -248,7 +261,8 @@ fn connection_field(table: &Arc<TableDef>, world: Weak<World>) -> Field {
         FieldFuture::new(async move {
             let world = world.upgrade().ok_or_else(|| Error::new("the simulator is stopping"))?;
             let owner = ctx.parent_value.try_downcast_ref::<Context>()?.0;
-            Ok(Some(FieldValue::owned_any(Arc::new(page(&ctx, &world, owner, &table).await?))))
+            let page = page(&ctx, &world, owner, &table).await;
+            null_on_problem(&ctx, page.map(|page| FieldValue::owned_any(Arc::new(page))))
         })
     });
     connection_arguments(field, &name)
@@ -336,34 +350,66 @@ fn to_argument(value: &Value) -> Argument {
         Value::Null => Argument::Null,
         Value::Text(text) => Argument::String(text.clone()),
         Value::Int(number) => Argument::from(*number),
+        Value::Decimal(text) => text.parse().map_or(Argument::Null, Argument::Number),
         other => Argument::from_json(other.to_json()).unwrap_or(Argument::Null),
     }
 }
 
+/// Why a field is null. The library would null the whole answer; the API nulls the field.
+enum Problem {
+    /// No access: an error without a path.
+    Context(String),
+    /// Anything else, with `extensions` where it has a code.
+    Field(String, Option<Json>),
+}
+
+impl Problem {
+    fn field(message: impl Into<String>) -> Self {
+        Self::Field(message.into(), None)
+    }
+}
+
+fn null_on_problem<'a>(
+    ctx: &ResolverContext<'_>,
+    result: Result<FieldValue<'a>, Problem>,
+) -> Result<Option<FieldValue<'a>>, Error> {
+    let problem = match result {
+        Ok(value) => return Ok(Some(value)),
+        Err(problem) => problem,
+    };
+    let path = ctx.path_node.as_ref().map(|node| node.to_string_vec()).unwrap_or_default();
+    let error = match problem {
+        Problem::Context(message) => json!({ "message": message }),
+        Problem::Field(message, None) => json!({ "message": message, "path": path }),
+        Problem::Field(message, Some(extensions)) => {
+            json!({ "message": message, "path": path, "extensions": extensions })
+        }
+    };
+    ctx.data::<FieldErrors>()?.push(error);
+    Ok(None)
+}
+
 /// Takes a place among the requests under way for a tenant, unless this request has one already.
-fn enter(ctx: &ResolverContext<'_>, world: &Weak<World>, owner: Owner) -> Result<(), Error> {
-    let Some(world) = world.upgrade() else { return Err(Error::new("the simulator is stopping")) };
-    let scope = ctx.data::<Scope>()?;
+fn enter(ctx: &ResolverContext<'_>, world: &Weak<World>, owner: Owner) -> Result<(), Problem> {
+    let world = world.upgrade().ok_or_else(|| Problem::field("the simulator is stopping"))?;
+    let scope = ctx.data::<Scope>().map_err(|error| Problem::field(error.message))?;
     scope.enter(&world.limits, owner).map_err(|limit| {
-        use async_graphql::ErrorExtensions;
         let (Owner::Company(no) | Owner::Customer(no)) = owner;
-        Error::new(format!("Company {no} has {limit} requests in progress. Limit is {limit}.")).extend_with(|_, extensions| {
-            extensions.set("code", "OUTSTANDING_LIMIT_EXCEEDED");
-            extensions.set("limit", limit);
-        })
+        Problem::Field(
+            format!("Company {no} has {limit} requests in progress. Limit is {limit}."),
+            Some(json!({ "code": "OUTSTANDING_LIMIT_EXCEEDED", "limit": limit })),
+        )
     })
 }
 
-fn context_error(owner: Owner) -> Error {
-    use async_graphql::ErrorExtensions;
+fn context_error(owner: Owner) -> Problem {
     let (Owner::Company(no) | Owner::Customer(no)) = owner;
-    let text = format!(
+    Problem::Context(format!(
         "Error: Could not get authorize user using VismaNetCompanyId: {no}. Description: External integration error. Status: 18."
-    );
-    Error::new(text).extend_with(|_, extensions| extensions.set(CONTEXT_ERROR, true))
+    ))
 }
 
-async fn page(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &TableDef) -> Result<Page, Error> {
+async fn page(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &TableDef) -> Result<Page, Problem> {
     let place = Some((owner, table.name.as_str()));
     if let Some(fault) = world.faults.take(&[FaultKind::Slow], place) {
         tokio::time::sleep(std::time::Duration::from_millis(fault.millis)).await;
@@ -372,22 +418,22 @@ async fn page(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &Ta
         return Err(context_error(owner));
     }
     if world.faults.take(&[FaultKind::PartialError], place).is_some() {
-        return Err(Error::new("Error: the table is busy."));
+        return Err(Problem::field("Error: the table is busy."));
     }
     let argument = |name: &str| ctx.args.get(name).map(|value| value.as_value().clone());
-    let number = |name: &str| -> Result<Option<usize>, Error> {
+    let number = |name: &str| -> Result<Option<usize>, Problem> {
         match argument(name) {
             None | Some(Argument::Null) => Ok(None),
             Some(value) => match value {
                 Argument::Number(number) if number.as_u64().is_some_and(|number| number > 0) => {
                     Ok(number.as_u64().and_then(|number| usize::try_from(number).ok()))
                 }
-                _ => Err(Error::new(format!("{name} must be a positive integer"))),
+                _ => Err(Problem::field(format!("{name} must be a positive integer"))),
             },
         }
     };
     let filter = match argument("filter") {
-        Some(argument) => Filter::read(table, &argument).map_err(Error::new)?,
+        Some(argument) => Filter::read(table, &argument).map_err(Problem::field)?,
         None => Filter::All(vec![]),
     };
     let order = filter::order(table, argument("orderBy").as_ref());
@@ -441,7 +487,7 @@ fn collect(
 }
 
 /// A poisoned row fails whatever touches it: its part alone, or the whole request.
-fn poison(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &TableDef, rows: &[Row]) -> Result<(), Error> {
+fn poison(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &TableDef, rows: &[Row]) -> Result<(), Problem> {
     let touches = |key: &serde_json::Map<String, serde_json::Value>| {
         rows.iter().any(|row| {
             key.iter().all(|(name, json)| {
@@ -454,9 +500,9 @@ fn poison(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &TableD
     match world.faults.poison(owner, &table.name, touches) {
         None => Ok(()),
         Some(FaultKind::PoisonWhole) => {
-            ctx.data::<Scope>()?.doom();
-            Err(Error::new("poisoned"))
+            ctx.data::<Scope>().map_err(|error| Problem::field(error.message))?.doom();
+            Err(Problem::field("poisoned"))
         }
-        Some(_) => Err(Error::new("Error: unexpected failure while reading.")),
+        Some(_) => Err(Problem::field("Error: unexpected failure while reading.")),
     }
 }

@@ -12,7 +12,7 @@ use async_graphql::{Request, Response, Variables};
 use futures_util::{future::join_all, stream};
 use serde_json::{Value as Json, json};
 
-use super::{SimulatorError, World, fault::FaultKind, limits::Scope, schema::CONTEXT_ERROR, token};
+use super::{SimulatorError, World, fault::FaultKind, limits::Scope, schema::FieldErrors, token};
 
 /// Operations in one batch (release note 2024-05-23).
 const BATCH_MAX: usize = 32;
@@ -146,15 +146,16 @@ async fn execute(world: &World, scope: &Scope, one: &Json) -> Json {
         request = request.variables(Variables::from_json(variables));
     }
     let schema = world.schema.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let response = schema.execute(request.data(scope.clone())).await;
+    let field_errors = FieldErrors::default();
+    let response = schema.execute(request.data(scope.clone()).data(field_errors.clone())).await;
     if response.data == async_graphql::Value::Null && !response.errors.is_empty() {
         world.limits.was_invalid();
     }
-    to_json(world, response)
+    to_json(world, response, field_errors.take())
 }
 
-fn to_json(world: &World, response: Response) -> Json {
-    let errors: Vec<Json> = response.errors.iter().map(error).collect();
+fn to_json(world: &World, response: Response, field_errors: Vec<Json>) -> Json {
+    let errors: Vec<Json> = response.errors.iter().map(error).chain(field_errors).collect();
     let mut data = response.data.into_json().unwrap_or(Json::Null);
     if world.faults.take(&[FaultKind::WrongShape], None).is_some() {
         lose_items(&mut data);
@@ -181,12 +182,9 @@ fn lose_items(json: &mut Json) {
     }
 }
 
-/// An error as the documentation shows it: those of a context have no path, those of validation a code.
+/// An error of the library as the documentation shows those of validation, with a code.
 fn error(error: &async_graphql::ServerError) -> Json {
     let extensions = error.extensions.as_ref();
-    if extensions.is_some_and(|extensions| extensions.get(CONTEXT_ERROR).is_some()) {
-        return json!({ "message": error.message });
-    }
     let mut json = serde_json::to_value(error).unwrap_or(Json::Null);
     if let Some(rest) = error.message.strip_prefix("Unknown field ") {
         json["message"] = format!("GraphQL.Validation.Errors.FieldsOnCorrectTypeError: Cannot query field {rest}").into();

@@ -123,7 +123,7 @@ async fn an_expired_token_is_renewed() {
 #[tokio::test]
 async fn the_budget_grants_no_more_than_its_slots_and_its_places() {
     let app = TestApp::start().await;
-    let grant = "select count(granted_slot) from generate_series(1, 10), nxt_mirror.grant_request($1, $2, 0, $3, '75 s')";
+    let grant = "select count((nxt_mirror.grant_request($1, $2, 0, $3, '75 s')).granted_slot) from generate_series(1, 10)";
     let granted = async |slots: i32, places: i32, tenant: &str| -> i64 {
         let query = sqlx::query_scalar(grant).bind(slots).bind(places).bind(vec![tenant.to_owned()]);
         query.fetch_one(&app.pool).await.unwrap()

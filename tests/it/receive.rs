@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use nxt_mirror::{
-    config::Role,
-    embedded::{Durability, EmbeddedOptions, EmbeddedPostgres},
-};
+use nxt_mirror::config::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::{
     app::{SECRET, TestApp},
-    database::scratch,
+    scratch::Scratch,
     sign,
 };
 
@@ -142,9 +139,8 @@ async fn an_operators_token_guards_the_metrics() {
 
 #[tokio::test]
 async fn without_its_database_the_receiver_asks_for_patience_and_recovers() {
-    let folder = scratch("own-server");
-    let options = EmbeddedOptions { folder, durability: Durability::Volatile };
-    let server = EmbeddedPostgres::start(options.clone()).await.unwrap();
+    let scratch = Scratch::new();
+    let server = scratch.start().await;
     let pairs = [
         ("NXT_LISTEN", "127.0.0.1:0"),
         ("NXT_OPS_LISTEN", "127.0.0.1:0"),
@@ -162,14 +158,14 @@ async fn without_its_database_the_receiver_asks_for_patience_and_recovers() {
         http.post(&url).header("x-vwd-signature-v1", sign(SECRET, body.as_bytes())).body(body).send()
     };
     assert_eq!(post().await.unwrap().status(), StatusCode::ACCEPTED);
-    server.stop().await;
+    server.stop().await.unwrap();
     let away = post().await.unwrap();
     assert_eq!(away.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(away.headers().contains_key("retry-after"));
     assert!(json_of(away).await["error"].is_string());
-    let server = EmbeddedPostgres::start(options).await.unwrap();
+    let server = scratch.start().await;
     assert_eq!(post().await.unwrap().status(), StatusCode::ACCEPTED);
     stop.cancel();
     daemon.await.unwrap().unwrap();
-    server.stop().await;
+    server.stop().await.unwrap();
 }

@@ -88,7 +88,7 @@ impl Daemon {
         ];
         let source = Source::from_pairs(pairs.into_iter().chain(settings.iter().cloned()));
         let settings = Settings::read(&source, role).expect("the test's settings are right");
-        let app = App::build(&settings, database.url()).await.expect("the daemon can be built");
+        let app = App::build(&settings, &database.url().into()).await.expect("the daemon can be built");
         let address = |address: std::net::SocketAddr| format!("http://{address}");
         let public = app.public_address().map(address).unwrap_or_default();
         let ops = address(app.ops_address());
@@ -120,7 +120,13 @@ pub struct TestApp {
 
 impl TestApp {
     pub fn builder() -> Builder {
-        Builder { settings: vec![], options: Options::default(), role: Role::All }
+        let options = Options { published_example: false, ..Options::default() };
+        Builder { settings: vec![], options, role: Role::All }
+    }
+
+    /// With the row of the published example in the source.
+    pub async fn with_example() -> Self {
+        Self::builder().simulator(|options| options.published_example = true).start().await
     }
 
     pub async fn start() -> Self {

@@ -1,85 +1,146 @@
-//! A fresh database for each test, on one server for all tests of the process.
+//! A fresh database for each test, on a real server.
+//!
+//! The server is the one that `NXT_TEST_DATABASE_URL` names, or else an embedded one: one per test process, started
+//! when first needed and gone with the process. Its folder is a numbered slot below the target folder, taken again by
+//! the next run, so that clusters neither pile up nor have to be made each time.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::path::{Path, PathBuf};
 
-use nxt_mirror::embedded::{Durability, EmbeddedOptions, EmbeddedPostgres};
-use secrecy::{ExposeSecret, SecretString};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use nxt_mirror::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
 
-/// Names a server to use instead of one of our own; databases are made in it and stay behind.
 const SERVER_VARIABLE: &str = "NXT_TEST_DATABASE_URL";
+const NAME_PREFIX: &str = "nxt_test_";
 
-static SERVER: OnceLock<EmbeddedPostgres> = OnceLock::new();
-static NUMBER: AtomicU32 = AtomicU32::new(0);
-
-/// An empty database.
+/// An empty database, dropped with this value.
 #[derive(Debug)]
 pub struct TestDatabase {
-    url: SecretString,
+    name: String,
+    options: PgConnectOptions,
 }
 
 impl TestDatabase {
-    /// Makes one.
+    /// Makes a database that no other test sees.
     pub async fn create() -> Self {
-        let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        match std::env::var(SERVER_VARIABLE) {
-            Ok(server) => {
-                let mut connection = PgConnection::connect(&server).await.expect("the test server answers");
-                let sql = format!("create database {name}");
-                sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.expect("a database can be made");
-                let mut url = url::Url::parse(&server).expect("the test server's URL is one");
-                url.set_path(&name);
-                Self { url: url.to_string().into() }
-            }
-            Err(_) => {
-                let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(start_server)).await.unwrap();
-                server.create_database(&name).await.expect("a database can be made");
-                Self { url: server.url(&name) }
-            }
-        }
+        let name = format!("{NAME_PREFIX}{}", Uuid::new_v4().simple());
+        let server = server_options().await;
+        administer(&server, format!("create database {name}")).await;
+        let options = server.database(&name);
+        Self { name, options }
     }
 
-    pub fn url(&self) -> &SecretString {
-        &self.url
+    /// The database's address, password included.
+    pub fn url(&self) -> String {
+        use sqlx::ConnectOptions;
+        self.options.to_url_lossy().to_string()
     }
 
+    /// A small pool of its own, in the caller's runtime.
     pub async fn pool(&self) -> PgPool {
-        PgPool::connect(self.url.expose_secret()).await.expect("the test database answers")
+        PgPoolOptions::new()
+            .max_connections(5)
+            .connect_with(self.options.clone())
+            .await
+            .expect("the test database accepts connections")
     }
 }
 
-/// A folder that an unprivileged account can reach, for files of this process alone.
-pub fn scratch(name: &str) -> PathBuf {
-    let parent = std::env::temp_dir().join("nxt-mirror-tests");
-    remove_leftovers(&parent);
-    parent.join(std::process::id().to_string()).join(name)
-}
-
-/// Folders of processes that are gone: no test process can clean up after itself, since statics are never dropped.
-fn remove_leftovers(parent: &Path) {
-    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-        let alive = Path::new("/proc").join(entry.file_name()).exists();
-        if Path::new("/proc/self").exists() && !alive {
-            _ = std::fs::remove_dir_all(entry.path());
+impl Drop for TestDatabase {
+    /// Drops the database even if the test failed or left connections open. It happens in a thread and runtime of
+    /// its own, because the test's runtime may be ending.
+    fn drop(&mut self) {
+        let statement = format!("drop database if exists {} with (force)", self.name);
+        let server = self.options.clone().database("postgres");
+        let dropping = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime starts")
+                .block_on(administer(&server, statement));
+        });
+        if dropping.join().is_err() {
+            eprintln!("the test database {} was left behind", self.name);
         }
     }
 }
 
-/// Starts the server from a runtime of its own, since each test has another one that ends with it.
-fn start_server() -> EmbeddedPostgres {
-    let options = EmbeddedOptions { folder: scratch("server"), durability: Durability::Volatile };
-    let start = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(EmbeddedPostgres::start(options))
+async fn administer(server: &PgConnectOptions, statement: String) {
+    let mut connection = PgConnection::connect_with(server).await.expect("the test server accepts connections");
+    connection.execute(AssertSqlSafe(statement)).await.expect("the test server lets us create and drop databases");
+    connection.close().await.expect("a connection closes");
+}
+
+/// How to reach the server's own database, from which others are created.
+async fn server_options() -> PgConnectOptions {
+    let url = match std::env::var(SERVER_VARIABLE) {
+        Ok(url) => url,
+        Err(_) => embedded_url().await,
     };
-    match std::thread::spawn(start).join().unwrap() {
-        Ok(server) => server,
-        Err(error) => panic!("{}", nxt_mirror::telemetry::chain(&error)),
+    url.parse::<PgConnectOptions>()
+        .unwrap_or_else(|error| panic!("{SERVER_VARIABLE} is not a PostgreSQL address: {error}"))
+}
+
+/// The embedded server of this process. A static is never dropped; the server notices that the process is gone.
+async fn embedded_url() -> String {
+    static SERVER: OnceCell<EmbeddedPostgres> = OnceCell::const_new();
+    let server = SERVER.get_or_init(start_in_free_slot).await;
+    server.url("postgres").expose_secret().to_owned()
+}
+
+async fn start_in_free_slot() -> EmbeddedPostgres {
+    let slots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres");
+    for slot in 0.. {
+        match start(&slots.join(format!("slot-{slot}"))).await {
+            Err(EmbeddedError::InUse { .. }) => continue,
+            Err(error) => panic!("no database server for the tests: {error} ({error:?})"),
+            Ok(server) => {
+                drop_leftovers(&server).await;
+                return server;
+            }
+        }
+    }
+    unreachable!("some slot is free");
+}
+
+async fn start(slot: &Path) -> Result<EmbeddedPostgres, EmbeddedError> {
+    let options = EmbeddedOptions::new(slot).volatile();
+    match EmbeddedPostgres::start(options.clone()).await {
+        Err(error) => match unusable_cluster(&error) {
+            Some(cluster) => {
+                eprintln!("making the test cluster anew: {error}");
+                std::fs::remove_dir_all(cluster).expect("the test cluster can be removed");
+                EmbeddedPostgres::start(options).await
+            }
+            None => Err(error),
+        },
+        started => started,
+    }
+}
+
+/// The cluster to throw away: of another version, or spoilt by a crash of the machine, as volatile ones may be.
+fn unusable_cluster(error: &EmbeddedError) -> Option<PathBuf> {
+    match error {
+        EmbeddedError::WrongVersion { path, .. } => Some(path.clone()),
+        EmbeddedError::Ended { log, .. } => Some(log.with_file_name("cluster")),
+        _ => None,
+    }
+}
+
+/// Removes the databases of tests that were killed. The slot is ours alone.
+async fn drop_leftovers(server: &EmbeddedPostgres) {
+    let options: PgConnectOptions =
+        server.url("postgres").expose_secret().parse().expect("the embedded server's address is one");
+    let mut connection = PgConnection::connect_with(&options).await.expect("the embedded server accepts connections");
+    let names: Vec<String> = sqlx::query_scalar("select datname::text from pg_database where starts_with(datname, $1)")
+        .bind(NAME_PREFIX)
+        .fetch_all(&mut connection)
+        .await
+        .expect("the databases can be listed");
+    for name in names {
+        administer(&options, format!("drop database {name} with (force)")).await;
     }
 }

@@ -1,0 +1,31 @@
+# The daemon and its simulator in one small image. The classic builder and BuildKit both build it.
+
+FROM rust:1-bookworm AS build
+WORKDIR /src
+# Queries are checked against the committed .sqlx folder, since no database answers during a build.
+ENV SQLX_OFFLINE=true CARGO_TERM_COLOR=never
+# Dependencies first, with an empty program in place of ours: this layer is made anew only when they change.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+ && echo 'fn main() {}' >src/main.rs \
+ && touch src/lib.rs \
+ && cargo build --release --locked \
+ && rm -rf src
+COPY . .
+# Copied files keep their dates, which may be older than the empty program's.
+RUN touch src/main.rs src/lib.rs \
+ && cargo build --release --locked --bin nxt-mirror
+
+FROM debian:bookworm-slim
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /src/target/release/nxt-mirror /usr/local/bin/nxt-mirror
+# A number and not a name, so that Kubernetes can see that it is not root.
+USER 10001:10001
+# The public listener must be reachable from outside the container. The operators' listener stays on the container's own
+# loopback until NXT_OPS_LISTEN and NXT_OPS_TOKEN say otherwise; the health check asks it there.
+ENV NXT_LISTEN=0.0.0.0:8080
+EXPOSE 8080 9090
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["nxt-mirror", "healthcheck"]
+ENTRYPOINT ["nxt-mirror"]
+CMD ["serve"]
