@@ -175,7 +175,8 @@ fn serve(
     configure: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 ) -> anyhow::Result<Served> {
     let server = HttpServer::new(move || {
-        let headers = DefaultHeaders::new().add(("Cache-Control", "no-store")).add(("X-Content-Type-Options", "nosniff"));
+        let headers =
+            DefaultHeaders::new().add(("Cache-Control", "no-store")).add(("X-Content-Type-Options", "nosniff"));
         WebApp::new().wrap(headers).configure(configure.clone())
     })
     .workers(workers)

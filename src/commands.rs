@@ -72,7 +72,9 @@ async fn database_url(settings: &DatabaseSettings) -> anyhow::Result<(SecretStri
     if let Some(url) = &settings.url {
         return Ok((url.clone(), None));
     }
-    let server = EmbeddedPostgres::start(EmbeddedOptions::new(&settings.data_dir)).await.context("start a database of our own, as DATABASE_URL is not set")?;
+    let server = EmbeddedPostgres::start(EmbeddedOptions::new(&settings.data_dir))
+        .await
+        .context("start a database of our own, as DATABASE_URL is not set")?;
     tracing::info!(
         folder = %server.data_dir().display(),
         "DATABASE_URL is not set: using a database of our own"

@@ -51,7 +51,11 @@ fn migrations() -> Migrator {
 /// How to connect. What a session's defaults could change about the meaning of a statement is pinned.
 pub fn options(url: &SecretString) -> Result<PgConnectOptions, DatabaseError> {
     let options = PgConnectOptions::from_str(url.expose_secret()).map_err(|_| DatabaseError::Url)?;
-    Ok(options.application_name("nxt-mirror").options([("TimeZone", "UTC"), ("DateStyle", "ISO"), ("search_path", "public")]))
+    Ok(options.application_name("nxt-mirror").options([
+        ("TimeZone", "UTC"),
+        ("DateStyle", "ISO"),
+        ("search_path", "public"),
+    ]))
 }
 
 /// A pool that has connected once.
@@ -61,11 +65,10 @@ pub async fn connect(options: PgConnectOptions) -> Result<PgPool, DatabaseError>
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_with(options)
         .await?;
-    let (number, found): (i32, String) = sqlx::query_as(
-        "select current_setting('server_version_num')::int, current_setting('server_version')",
-    )
-    .fetch_one(&pool)
-    .await?;
+    let (number, found): (i32, String) =
+        sqlx::query_as("select current_setting('server_version_num')::int, current_setting('server_version')")
+            .fetch_one(&pool)
+            .await?;
     if number < VERSION_MIN { Err(DatabaseError::TooOld { found }) } else { Ok(pool) }
 }
 
@@ -77,8 +80,7 @@ pub async fn migrate(pool: &PgPool) -> Result<(), DatabaseError> {
 
 /// Whether every migration of this binary has been run.
 pub async fn is_current(pool: &PgPool) -> Result<bool, DatabaseError> {
-    let exists: bool =
-        sqlx::query_scalar("select to_regclass($1) is not null").bind(RECORD).fetch_one(pool).await?;
+    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null").bind(RECORD).fetch_one(pool).await?;
     if !exists {
         return Ok(false);
     }

@@ -37,8 +37,7 @@ pub(super) fn webhook(source: &Source, required: bool) -> Result<Option<WebhookS
         let purpose = "the signature keys of the webhook subscriptions, separated by commas";
         return if required { Err(ConfigError::Missing { variable: NAME, purpose }) } else { Ok(None) };
     };
-    let secrets: Vec<SecretString> =
-        list.expose_secret().split(',').map(str::trim).map(SecretString::from).collect();
+    let secrets: Vec<SecretString> = list.expose_secret().split(',').map(str::trim).map(SecretString::from).collect();
     if secrets.iter().any(|secret| secret.expose_secret().is_empty()) {
         return Err(wrong(NAME, "one of the comma-separated keys is empty"));
     }
@@ -189,9 +188,10 @@ where
     T: FromStr + PartialOrd + Display,
 {
     let Some(text) = source.text(name) else { return Ok(default) };
-    text.parse().ok().filter(|value| range.contains(value)).ok_or_else(|| {
-        wrong(name, format!("{text:?} is not a whole number from {} to {}", range.start(), range.end()))
-    })
+    text.parse()
+        .ok()
+        .filter(|value| range.contains(value))
+        .ok_or_else(|| wrong(name, format!("{text:?} is not a whole number from {} to {}", range.start(), range.end())))
 }
 
 fn wrong(variable: &str, problem: impl Display) -> ConfigError {

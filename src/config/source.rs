@@ -123,7 +123,9 @@ fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
             let value = match value {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(number) => number.to_string(),
-                toml::Value::Array(items) => list(items).ok_or_else(|| error(format!("{name} is not a list of texts")))?,
+                toml::Value::Array(items) => {
+                    list(items).ok_or_else(|| error(format!("{name} is not a list of texts")))?
+                }
                 toml::Value::Float(_) | toml::Value::Boolean(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => {
                     return Err(error(format!("{name} must be a text or an integer")));
                 }

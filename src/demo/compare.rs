@@ -50,7 +50,10 @@ pub async fn compare(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<Com
     for (owner, table) in simulator.tables() {
         let keys = simulator.key_columns(&table)?;
         let source = by_key(simulator.rows(owner, &table)?, &keys);
-        let mirror = by_key(mirrored(pool, owner, &table).await?, &keys.iter().map(|key| naming::snake_case(key)).collect::<Vec<_>>());
+        let mirror = by_key(
+            mirrored(pool, owner, &table).await?,
+            &keys.iter().map(|key| naming::snake_case(key)).collect::<Vec<_>>(),
+        );
         comparison.tables += 1;
         comparison.table(&format!("{owner:?} {table}"), &source, &mirror);
     }
@@ -87,7 +90,15 @@ type Rows = BTreeMap<String, Map<String, Json>>;
 
 fn by_key(rows: Vec<Map<String, Json>>, keys: &[String]) -> Rows {
     rows.into_iter()
-        .map(|row| (keys.iter().map(|key| row.get(key).cloned().unwrap_or_default().to_string()).collect::<Vec<_>>().join("/"), row))
+        .map(|row| {
+            (
+                keys.iter()
+                    .map(|key| row.get(key).cloned().unwrap_or_default().to_string())
+                    .collect::<Vec<_>>()
+                    .join("/"),
+                row,
+            )
+        })
         .collect()
 }
 
@@ -104,7 +115,9 @@ async fn mirrored(pool: &PgPool, owner: Owner, table: &str) -> anyhow::Result<Ve
         Owner::Company(number) => ("_company_no", number),
         Owner::Customer(number) => ("_customer_no", number),
     };
-    let sql = format!("select row_to_json(m)::text from business_nxt.\"{name}\" m where {column} = $1 and _deleted_at is null");
+    let sql = format!(
+        "select row_to_json(m)::text from business_nxt.\"{name}\" m where {column} = $1 and _deleted_at is null"
+    );
     let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(number).fetch_all(pool).await?;
     Ok(rows.iter().map(|row| serde_json::from_str(row)).collect::<Result<_, _>>()?)
 }

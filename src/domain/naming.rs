@@ -41,9 +41,9 @@ fn shorten(name: String) -> String {
         return name;
     }
     // FNV-1a: stable between builds, which the standard hasher does not promise.
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{}_{hash:016x}", &name[..SQL_NAME_BYTES_MAX - 17])
 }
 

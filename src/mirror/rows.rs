@@ -34,7 +34,12 @@ pub struct Removal {
 impl Replica {
     /// Keeps everybody else who writes this table of this tenant waiting until the transaction ends, so that what is
     /// read here still holds when it is written. Take locks in the order of tenants, then of tables.
-    pub async fn lock(&self, connection: &mut PgConnection, tenant: Tenant, table: &TableSpec) -> Result<(), MirrorError> {
+    pub async fn lock(
+        &self,
+        connection: &mut PgConnection,
+        tenant: Tenant,
+        table: &TableSpec,
+    ) -> Result<(), MirrorError> {
         sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))")
             .bind(format!("nxt-mirror {tenant} {}", table.sql_name))
             .execute(connection)

@@ -20,7 +20,9 @@ const LOCK_TRIES_MAX: u32 = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// A column's type in the source no longer fits the column in the mirror.
-    #[error("column {table}.{column} is {actual} in the mirror but {expected} in the source now; change its type by hand")]
+    #[error(
+        "column {table}.{column} is {actual} in the mirror but {expected} in the source now; change its type by hand"
+    )]
     TypeChanged {
         /// The mirrored table.
         table: String,
@@ -32,7 +34,9 @@ pub enum SchemaError {
         expected: &'static str,
     },
     /// The key in the source is not the primary key of the mirror.
-    #[error("table {table} has primary key ({actual}) in the mirror but ({expected}) by its description; set NXT_KEYS or drop the mirrored table")]
+    #[error(
+        "table {table} has primary key ({actual}) in the mirror but ({expected}) by its description; set NXT_KEYS or drop the mirrored table"
+    )]
     KeyChanged {
         /// The mirrored table.
         table: String,

@@ -10,7 +10,9 @@ pub(super) fn table(spec: &TableSpec) -> String {
 
 /// Tenant and key columns, in the order of the primary key.
 pub(super) fn primary_key(spec: &TableSpec) -> Vec<&str> {
-    std::iter::once(spec.level.tenant_column()).chain(spec.key_columns().map(|column| column.sql_name.as_str())).collect()
+    std::iter::once(spec.level.tenant_column())
+        .chain(spec.key_columns().map(|column| column.sql_name.as_str()))
+        .collect()
 }
 
 /// A new table with its primary key.
@@ -76,12 +78,8 @@ pub(super) fn upsert(spec: &TableSpec) -> String {
     let source = || spec.columns.iter().map(|column| column.sql_name.as_str());
     let own = [spec.level.tenant_column(), "_changed_at", "_fetched_at", "_notification_id"];
     let all = list("", own.into_iter().chain(source()));
-    let updated: Vec<_> = own[1..]
-        .iter()
-        .copied()
-        .chain(source())
-        .map(|name| format!("{0} = excluded.{0}", Identifier(name)))
-        .collect();
+    let updated: Vec<_> =
+        own[1..].iter().copied().chain(source()).map(|name| format!("{0} = excluded.{0}", Identifier(name))).collect();
     format!(
         "insert into {table} as m ({all}) select {all} from json_populate_recordset(null::{table}, $1::json) \
          order by {key} \
@@ -143,10 +141,8 @@ pub(super) fn has_text_key(spec: &TableSpec) -> bool {
 
 /// Keys as a table `i`, with `_position` and `_deleted_at` beside the key columns.
 fn key_input(spec: &TableSpec) -> String {
-    let columns: String = spec
-        .key_columns()
-        .map(|column| format!(", {} {}", Identifier(&column.sql_name), column.kind.sql()))
-        .collect();
+    let columns: String =
+        spec.key_columns().map(|column| format!(", {} {}", Identifier(&column.sql_name), column.kind.sql())).collect();
     format!("json_to_recordset($2::json) as i (_position bigint, _deleted_at timestamptz{columns})")
 }
 

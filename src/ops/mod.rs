@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header,
-    web,
-};
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use sqlx::PgPool;
@@ -31,7 +27,9 @@ pub fn configure(config: &mut web::ServiceConfig, ops: Ops) {
         .route("/healthz", web::get().to(alive))
         .route("/readyz", web::get().to(ready))
         .route("/metrics", web::get().to(metrics))
-        .default_service(web::to(|| async { HttpResponse::NotFound().json(json!({ "error": "there is nothing here" })) }));
+        .default_service(web::to(|| async {
+            HttpResponse::NotFound().json(json!({ "error": "there is nothing here" }))
+        }));
 }
 
 async fn alive() -> HttpResponse {

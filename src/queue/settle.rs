@@ -149,11 +149,7 @@ impl Rows {
 /// Binds the four columns of [`Rows`] as `$1` to `$4`.
 macro_rules! query_rows {
     ($sql:expr, $rows:expr) => {
-        sqlx::query(sqlx::AssertSqlSafe($sql))
-            .bind($rows.kinds)
-            .bind($rows.numbers)
-            .bind($rows.tables)
-            .bind($rows.keys)
+        sqlx::query(sqlx::AssertSqlSafe($sql)).bind($rows.kinds).bind($rows.numbers).bind($rows.tables).bind($rows.keys)
     };
 }
 

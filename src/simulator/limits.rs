@@ -95,7 +95,11 @@ impl Limits {
 
     /// The places that one HTTP request takes.
     pub(super) fn scope(&self) -> Scope {
-        Scope(Arc::new(Places { state: Arc::clone(&self.state), owners: Mutex::default(), doomed: AtomicBool::new(false) }))
+        Scope(Arc::new(Places {
+            state: Arc::clone(&self.state),
+            owners: Mutex::default(),
+            doomed: AtomicBool::new(false),
+        }))
     }
 }
 

@@ -71,44 +71,88 @@ const AUDIT: &str = "createdDate:Int/date createdTime:Int/time createdByUser:Str
 
 /// Name, number, SQL name, columns, joins.
 const TABLES: &[(&str, u32, &str, &str, &str)] = &[
-    ("Associate", 152, "Actor",
-     "associateNo:Int! customerNo:Int supplierNo:Int name:String shortName:String companyNo:String addressLine1:String \
+    (
+        "Associate",
+        152,
+        "Actor",
+        "associateNo:Int! customerNo:Int supplierNo:Int name:String shortName:String companyNo:String addressLine1:String \
       postCode:String postalArea:String phone:String emailAddress:String countryNo:Int creditLimit:Decimal",
-     "joindown_Order_via_Customer>Order"),
-    ("Order", 127, "Ord",
-     "orderNo:Int! orderDate:Int/date customerNo:Int supplierNo:Int employeeNo:Int name:String transactionType:Int/enum \
+        "joindown_Order_via_Customer>Order",
+    ),
+    (
+        "Order",
+        127,
+        "Ord",
+        "orderNo:Int! orderDate:Int/date customerNo:Int supplierNo:Int employeeNo:Int name:String transactionType:Int/enum \
       orderType:Int/enum orderStatus1:Int orderPreferences:Int/flags orderSumNetDomestic:Decimal \
       grossProfitTotalDomestic:Decimal finishDate:Int/date orgUnit1:Int orgUnit2:Int approved:Boolean",
-     "joindown_OrderLine_via_Order>OrderLine joinup_Associate_via_Customer>Associate"),
-    ("OrderLine", 128, "OrdLn",
-     "orderNo:Int! lineNo:Int! productNo:String description:String transactionInformation1:String quantity:Decimal \
+        "joindown_OrderLine_via_Order>OrderLine joinup_Associate_via_Customer>Associate",
+    ),
+    (
+        "OrderLine",
+        128,
+        "OrdLn",
+        "orderNo:Int! lineNo:Int! productNo:String description:String transactionInformation1:String quantity:Decimal \
       finished:Decimal priceInCurrency:Decimal amountDomestic:Decimal transactionDate:Int/date finishDate:Int/date \
       invoiceNo:Int orgUnit1:Int orgUnit2:Int",
-     "joinup_Order>Order joinup_Product>Product"),
-    ("Product", 114, "Prod",
-     "productNo:String! description:String information1:String information2:String eanItemNo:String webPage:String \
+        "joinup_Order>Order joinup_Product>Product",
+    ),
+    (
+        "Product",
+        114,
+        "Prod",
+        "productNo:String! description:String information1:String information2:String eanItemNo:String webPage:String \
       salesPrice:Decimal productType1:Int/enum weight:Decimal packing:Short discontinued:Boolean",
-     ""),
-    ("GeneralLedgerAccount", 70, "Ac", "accountNo:Int! name:String accountGroup:Int taxCode:String orgUnit1Processing:Int/enum", ""),
-    ("GeneralLedgerTransaction", 71, "AcTr",
-     "transactionNo:Long! accountNo:Int year:Int period:Int postedAmountDomestic:Decimal voucherDate:Int/date text:String",
-     ""),
-    ("CustomerTransaction", 72, "CustTr",
-     "transactionNo:Int! invoiceNo:String customerNo:Int voucherDate:Int/date dueDate:Int/date amountDomestic:Decimal \
+        "",
+    ),
+    (
+        "GeneralLedgerAccount",
+        70,
+        "Ac",
+        "accountNo:Int! name:String accountGroup:Int taxCode:String orgUnit1Processing:Int/enum",
+        "",
+    ),
+    (
+        "GeneralLedgerTransaction",
+        71,
+        "AcTr",
+        "transactionNo:Long! accountNo:Int year:Int period:Int postedAmountDomestic:Decimal voucherDate:Int/date text:String",
+        "",
+    ),
+    (
+        "CustomerTransaction",
+        72,
+        "CustTr",
+        "transactionNo:Int! invoiceNo:String customerNo:Int voucherDate:Int/date dueDate:Int/date amountDomestic:Decimal \
       outstandingAmountDomestic:Decimal paidStatus:Int",
-     ""),
-    ("OpenCustomerEntry", 73, "CustOp",
-     "customerNo:Int! entryNo:Int! invoiceNo:String dueDate:Int/date amountDomestic:Decimal", ""),
+        "",
+    ),
+    (
+        "OpenCustomerEntry",
+        73,
+        "CustOp",
+        "customerNo:Int! entryNo:Int! invoiceNo:String dueDate:Int/date amountDomestic:Decimal",
+        "",
+    ),
     ("Batch", 80, "Bat", "batchNo:Int! voucherSeriesNo:Int valueDate:Int/date", "joindown_Voucher_via_Batch>Voucher"),
-    ("Voucher", 81, "Vo",
-     "batchNo:Int! voucherNo:Int! debitAccountNo:Int creditAccountNo:Int customerNo:Int amountDomestic:Decimal \
+    (
+        "Voucher",
+        81,
+        "Vo",
+        "batchNo:Int! voucherNo:Int! debitAccountNo:Int creditAccountNo:Int customerNo:Int amountDomestic:Decimal \
       voucherDate:Int/date valueDate:Int/date",
-     ""),
+        "",
+    ),
     ("Text", 90, "Txt", "languageNo:Int! textType:Int! textNo:Int! text:String", ""),
     ("OrgUnit1", 91, "R1", "orgUnit1No:Int! name:String customerNo:Int actualStartDate:Int/date", ""),
     ("TaxCode", 92, "TxCd", "taxCode:String! description:String percent:Decimal validFrom:Date reference:Guid", ""),
-    ("StockBalance", 93, "StcBal",
-     "productNo:String! warehouseNo:Int! physicalStockBalance:Decimal reserved:Decimal countedAt:DateTime", ""),
+    (
+        "StockBalance",
+        93,
+        "StcBal",
+        "productNo:String! warehouseNo:Int! physicalStockBalance:Decimal reserved:Decimal countedAt:DateTime",
+        "",
+    ),
     ("RetailQueueChange", 94, "RtlQChg", "queueChangeNo:Long! tableNo:Int content:String", ""),
     ("CapitalAsset", 95, "CapAst", "capitalAssetNo:Int! name:String acquisitionValue:Decimal", ""),
     ("FreeInformation1", 96, "FreeInf1", "freeInformation1No:Int! text1:String value1:Decimal", ""),
@@ -142,8 +186,7 @@ fn wide_column(number: usize) -> String {
 }
 
 fn table(name: &str, number: u32, sql: &str, columns: &str, system: bool) -> TableDef {
-    let columns: Vec<ColumnDef> =
-        columns.split_whitespace().chain(AUDIT.split_whitespace()).map(column).collect();
+    let columns: Vec<ColumnDef> = columns.split_whitespace().chain(AUDIT.split_whitespace()).map(column).collect();
     let key = (0..columns.len()).filter(|&index| columns[index].key).collect();
     TableDef { name: name.into(), number, sql: sql.into(), system, marked: true, columns, key, joins: vec![] }
 }

@@ -52,7 +52,8 @@ struct Page {
 
 /// A schema without tables, for the moment before the first real one.
 pub(super) fn empty() -> Result<Schema, SimulatorError> {
-    let query = Object::new("Query").field(Field::new("starting", TypeRef::named("Boolean"), |_| FieldFuture::Value(None)));
+    let query =
+        Object::new("Query").field(Field::new("starting", TypeRef::named("Boolean"), |_| FieldFuture::Value(None)));
     Schema::build("Query", None, None).register(query).finish().map_err(wrong)
 }
 
@@ -125,7 +126,9 @@ fn root(world: &Weak<World>) -> Object {
             let wanted = ctx.args.get("customerNo").and_then(|no| no.i64().ok());
             FieldFuture::Value(Some(FieldValue::owned_any(tenant_items(companies, by_customer, wanted))))
         });
-        field.argument(InputValue::new("first", TypeRef::named("Int"))).argument(InputValue::new("last", TypeRef::named("Int")))
+        field
+            .argument(InputValue::new("first", TypeRef::named("Int")))
+            .argument(InputValue::new("last", TypeRef::named("Int")))
     };
     let model = {
         let world = world.clone();
@@ -245,7 +248,8 @@ fn connection_name(table: &TableDef) -> String {
 
 fn connection_arguments(field: Field, table: &str) -> Field {
     let mut field = field;
-    for (name, type_) in [("first", "Int"), ("last", "Int"), ("skip", "Int"), ("after", "String"), ("before", "String")] {
+    for (name, type_) in [("first", "Int"), ("last", "Int"), ("skip", "Int"), ("after", "String"), ("before", "String")]
+    {
         field = field.argument(InputValue::new(name, TypeRef::named(type_)));
     }
     field
@@ -265,8 +269,7 @@ fn connection_field(table: &Arc<TableDef>, world: Weak<World>) -> Field {
             null_on_problem(&ctx, page.map(|page| FieldValue::owned_any(Arc::new(page))))
         })
     });
-    connection_arguments(field, &name)
-        .description(format!("A field for accessing the data from the table {name}."))
+    connection_arguments(field, &name).description(format!("A field for accessing the data from the table {name}."))
 }
 
 fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>) -> SchemaBuilder {
@@ -487,12 +490,19 @@ fn collect(
 }
 
 /// A poisoned row fails whatever touches it: its part alone, or the whole request.
-fn poison(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &TableDef, rows: &[Row]) -> Result<(), Problem> {
+fn poison(
+    ctx: &ResolverContext<'_>,
+    world: &World,
+    owner: Owner,
+    table: &TableDef,
+    rows: &[Row],
+) -> Result<(), Problem> {
     let touches = |key: &serde_json::Map<String, serde_json::Value>| {
         rows.iter().any(|row| {
             key.iter().all(|(name, json)| {
                 table.column(name).is_some_and(|index| {
-                    Value::read(&table.columns[index].scalar, json).is_ok_and(|value| value.ordered() == row[index].ordered())
+                    Value::read(&table.columns[index].scalar, json)
+                        .is_ok_and(|value| value.ordered() == row[index].ordered())
                 })
             })
         })

@@ -1,6 +1,9 @@
 //! The API over HTTP: what the gateway does, then what GraphQL does.
 
-use std::{net::TcpListener, sync::{Arc, PoisonError}};
+use std::{
+    net::TcpListener,
+    sync::{Arc, PoisonError},
+};
 
 use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer,
@@ -160,7 +163,8 @@ fn to_json(world: &World, response: Response, field_errors: Vec<Json>) -> Json {
     if world.faults.take(&[FaultKind::WrongShape], None).is_some() {
         lose_items(&mut data);
     }
-    let mut answer = json!({ "data": data, "extensions": { "vbnxt-trace-id": format!("{:032x}", rand::random::<u128>()) } });
+    let mut answer =
+        json!({ "data": data, "extensions": { "vbnxt-trace-id": format!("{:032x}", rand::random::<u128>()) } });
     if !errors.is_empty() {
         answer["errors"] = errors.into();
         if answer["data"].is_null() {
@@ -187,7 +191,8 @@ fn error(error: &async_graphql::ServerError) -> Json {
     let extensions = error.extensions.as_ref();
     let mut json = serde_json::to_value(error).unwrap_or(Json::Null);
     if let Some(rest) = error.message.strip_prefix("Unknown field ") {
-        json["message"] = format!("GraphQL.Validation.Errors.FieldsOnCorrectTypeError: Cannot query field {rest}").into();
+        json["message"] =
+            format!("GraphQL.Validation.Errors.FieldsOnCorrectTypeError: Cannot query field {rest}").into();
         json["extensions"] = json!({ "code": "FIELDS_ON_CORRECT_TYPE", "codes": ["FIELDS_ON_CORRECT_TYPE"] });
     } else if error.path.is_empty() && extensions.is_none() {
         json["extensions"] = json!({ "code": "INVALID_VALUE", "codes": ["INVALID_VALUE"] });

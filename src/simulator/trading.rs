@@ -15,8 +15,16 @@ use super::{
 
 const PRODUCTS: i64 = 40;
 const CUSTOMERS: i64 = 25;
-const GOODS: [&str; 8] =
-    ["Fiskekaker", "Blåbærsyltetøy", "Brunost \"G35\"", "Knekkebrød", "Søtpotet's", "Ærlig kaffe", "Øl 0,5 l", "Tørrfisk"];
+const GOODS: [&str; 8] = [
+    "Fiskekaker",
+    "Blåbærsyltetøy",
+    "Brunost \"G35\"",
+    "Knekkebrød",
+    "Søtpotet's",
+    "Ærlig kaffe",
+    "Øl 0,5 l",
+    "Tørrfisk",
+];
 
 fn object(json: Json) -> Map<String, Json> {
     match json {
@@ -54,7 +62,8 @@ pub(super) fn stock_up(world: &World) -> Result<(), SimulatorError> {
                 "companyNo": format!("98765{number:04}"), "creditLimit": price(number * 1_000_000),
             });
             store.put(owner, "Associate", &object(associate))?;
-            let text = json!({ "languageNo": 47, "textType": 6, "textNo": number, "text": format!("{} dager", number * 5) });
+            let text =
+                json!({ "languageNo": 47, "textType": 6, "textNo": number, "text": format!("{} dager", number * 5) });
             store.put(owner, "Text", &object(text))?;
         }
         for number in [1500, 1900, 3000, 4000, 7790] {
@@ -149,7 +158,13 @@ impl Office {
         Ok(changes)
     }
 
-    fn put_line(&self, store: &mut Store, random: &mut StdRng, order: i64, line: i64) -> Result<Change, SimulatorError> {
+    fn put_line(
+        &self,
+        store: &mut Store,
+        random: &mut StdRng,
+        order: i64,
+        line: i64,
+    ) -> Result<Change, SimulatorError> {
         let product = random.random_range(1..=PRODUCTS);
         let row = json!({
             "orderNo": order, "lineNo": line, "productNo": product_no(product),

@@ -80,9 +80,7 @@ impl Value {
             (_, Self::Null) => Some(Ordering::Greater),
             (Self::Bool(one), Self::Bool(two)) => Some(one.cmp(two)),
             (Self::Int(one), Self::Int(two)) => Some(one.cmp(two)),
-            (Self::Decimal(one), Self::Decimal(two)) => {
-                one.parse::<f64>().ok()?.partial_cmp(&two.parse::<f64>().ok()?)
-            }
+            (Self::Decimal(one), Self::Decimal(two)) => one.parse::<f64>().ok()?.partial_cmp(&two.parse::<f64>().ok()?),
             (Self::Text(one), Self::Text(two)) => Some(fold(one).cmp(&fold(two))),
             (Self::DateTime(one), Self::DateTime(two)) => Some(one.cmp(two)),
             (Self::Date(one), Self::Date(two)) => Some(one.cmp(two)),

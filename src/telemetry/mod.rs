@@ -10,9 +10,12 @@ pub use metrics::Metrics;
 
 use crate::config::{LogFormat, LogSettings};
 
+/// Libraries whose everyday messages nobody needs; the filter of the settings may say otherwise.
+const QUIET: &str = "actix_server=warn,sqlx=warn";
+
 /// Starts logging to standard error. Does nothing if the process already logs.
 pub fn start(settings: &LogSettings) {
-    let filter = EnvFilter::new(&settings.filter);
+    let filter = EnvFilter::new(format!("{QUIET},{}", settings.filter));
     let terminal = std::io::stderr().is_terminal();
     let format = settings.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let builder = tracing_subscriber::fmt()

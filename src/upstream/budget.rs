@@ -78,9 +78,7 @@ impl Budget {
             .map_err(UpstreamError::Budget)?;
         let read = || -> Result<_, sqlx::Error> {
             match row.try_get::<Option<i32>, _>("granted_slot")? {
-                Some(slot) => {
-                    Ok(Ok(Permit { pool: self.pool.clone(), slot, started_at: row.try_get("granted_at")? }))
-                }
+                Some(slot) => Ok(Ok(Permit { pool: self.pool.clone(), slot, started_at: row.try_get("granted_at")? })),
                 None => Ok(Err(row.try_get::<Option<f64>, _>("wait_seconds")?.unwrap_or(1.0))),
             }
         };

@@ -96,9 +96,8 @@ pub(super) fn describe(
 /// Scalars and enums, without the twins whose base column exists and without binary content.
 fn columns(fields: &[RowField]) -> Vec<Column> {
     let names: HashSet<_> = fields.iter().map(|field| field.name.as_str()).collect();
-    let is_twin = |name: &str| {
-        TWINS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|base| names.contains(base)))
-    };
+    let is_twin =
+        |name: &str| TWINS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|base| names.contains(base)));
     fields
         .iter()
         .filter(|field| !is_twin(&field.name))
@@ -166,9 +165,10 @@ fn resolve(
 ) -> Result<Vec<usize>, DescribeError> {
     key.iter()
         .map(|name| {
-            columns.iter().position(|column| column.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
-                DescribeError::NoSuchColumn { table: table.clone(), column: name.clone(), origin }
-            })
+            columns
+                .iter()
+                .position(|column| column.name.eq_ignore_ascii_case(name))
+                .ok_or_else(|| DescribeError::NoSuchColumn { table: table.clone(), column: name.clone(), origin })
         })
         .collect()
 }
@@ -272,9 +272,6 @@ mod tests {
     #[test]
     fn two_columns_of_one_sql_name_are_refused() {
         let fields = [field("aB", "Int", "[PK]"), field("a_b", "Int", "")];
-        assert!(matches!(
-            describe(&table("odd"), &fields, KeyHints::default()),
-            Err(DescribeError::SameName { .. })
-        ));
+        assert!(matches!(describe(&table("odd"), &fields, KeyHints::default()), Err(DescribeError::SameName { .. })));
     }
 }

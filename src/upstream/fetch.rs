@@ -285,11 +285,7 @@ impl Request {
                 fragments.push_str(&fragment(table));
             }
             let context = tenants.binary_search(&ask.tenant).expect("every part's tenant is in the list");
-            places.push(Place {
-                context: format!("c{context}"),
-                part: format!("t{index}"),
-                table: Arc::clone(table),
-            });
+            places.push(Place { context: format!("c{context}"), part: format!("t{index}"), table: Arc::clone(table) });
         }
         let (mut header, mut selection) = (String::new(), String::new());
         for (index, tenant) in tenants.iter().enumerate() {

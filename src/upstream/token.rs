@@ -81,16 +81,12 @@ impl TokenCache {
         let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         let mut form = vec![("grant_type", "client_credentials"), ("scope", self.settings.scope.as_str())];
         form.extend(self.settings.tenant_id.as_deref().map(|tenant| ("tenant_id", tenant)));
-        let failed = |error: reqwest::Error| {
-            UpstreamError::Token(crate::telemetry::chain(&error.without_url()).to_string())
-        };
+        let failed =
+            |error: reqwest::Error| UpstreamError::Token(crate::telemetry::chain(&error.without_url()).to_string());
         let asked_at = Instant::now();
         let response = http
             .post(self.settings.token_url.clone())
-            .basic_auth(
-                encode(&self.settings.client_id),
-                Some(encode(self.settings.client_secret.expose_secret())),
-            )
+            .basic_auth(encode(&self.settings.client_id), Some(encode(self.settings.client_secret.expose_secret())))
             .form(&form)
             .send()
             .await

@@ -115,10 +115,7 @@ mod tests {
     #[test]
     fn timestamps_of_the_source_s_zone_become_utc() {
         let expected = time::parse_utc("2026-02-01T09:00:00.123456Z").unwrap();
-        assert_eq!(
-            parse(ColumnType::TimestampTz, "\"2026-02-01T10:00:00.1234567\""),
-            Ok(Value::TimestampTz(expected))
-        );
+        assert_eq!(parse(ColumnType::TimestampTz, "\"2026-02-01T10:00:00.1234567\""), Ok(Value::TimestampTz(expected)));
         let Ok(Value::Timestamp(local)) = parse(ColumnType::Timestamp, "\"2026-02-01T10:00:00.1234567\"") else {
             panic!("not a timestamp")
         };

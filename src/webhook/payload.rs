@@ -83,8 +83,7 @@ fn kind(fields: &Map<String, Value>) -> Result<ChangeKind, PayloadError> {
         "UPDATE" => Ok(ChangeKind::Update { changed_at: changed_at(fields) }),
         "DELETE" => {
             let timestamp = text(fields, "timestamp")?;
-            let deleted_at =
-                time::parse_utc(timestamp).ok_or_else(|| PayloadError::Timestamp(timestamp.to_owned()))?;
+            let deleted_at = time::parse_utc(timestamp).ok_or_else(|| PayloadError::Timestamp(timestamp.to_owned()))?;
             Ok(ChangeKind::Delete { deleted_at })
         }
         other => Err(PayloadError::UnknownEvent(other.to_owned())),

@@ -71,7 +71,11 @@ mod tests {
         ("test-key", r#"{"a":1}"#, "SG7NGxjnfvGUXumE138IgurzHHXJS+YySywEcq+VVuc="),
         ("nøkkel med ÆØÅ", r#"{"ProductNo":"Blåbær"}"#, "2kbcvHzlgAsC+GcgClVAOlXoCLYQlQ62X00l8Tcrp+U="),
         ("k", "", "i7mQxAp9YcuXWXqUISUCW+UKyL63RDbjc1uYiTp/ZiA="),
-        ("a key that is longer than the sixty-four bytes of one block of the hash", "x", "VxMS6UKKVB/YpEJX8b6o0IxyL7x0guffMdLIpF68R7Q="),
+        (
+            "a key that is longer than the sixty-four bytes of one block of the hash",
+            "x",
+            "VxMS6UKKVB/YpEJX8b6o0IxyL7x0guffMdLIpF68R7Q=",
+        ),
     ];
 
     #[test]

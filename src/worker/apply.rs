@@ -127,11 +127,7 @@ impl Group<'_> {
     }
 
     /// Reads what the mirror knows, under lock, and lets the rules decide.
-    async fn judge<'a>(
-        &'a self,
-        parts: &Parts,
-        connection: &mut PgConnection,
-    ) -> Result<Vec<Verdict<'a>>, ApplyError> {
+    async fn judge<'a>(&'a self, parts: &Parts, connection: &mut PgConnection) -> Result<Vec<Verdict<'a>>, ApplyError> {
         let keys: Vec<RowKey> = self.items.iter().map(|(item, _)| counting_key(item).clone()).collect();
         let mirrored = parts.replica.known(connection, self.tenant, self.table, &keys).await?;
         let folded: Vec<String> = keys.iter().map(RowKey::folded_text).collect();

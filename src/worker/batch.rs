@@ -1,9 +1,6 @@
 //! From claimed rows to rows whose table and key are known.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Parts;
 use crate::{
@@ -106,9 +103,7 @@ async fn describe(
     };
     Ok(match parts.replica.ensure(&table).await {
         Ok(()) => Ok(table),
-        Err(error @ SchemaError::Sql { .. }) => {
-            Err(Trouble::Passing(crate::telemetry::chain(&error).to_string()))
-        }
+        Err(error @ SchemaError::Sql { .. }) => Err(Trouble::Passing(crate::telemetry::chain(&error).to_string())),
         Err(error @ (SchemaError::TypeChanged { .. } | SchemaError::KeyChanged { .. })) => {
             Err(Trouble::Hopeless(error.to_string()))
         }

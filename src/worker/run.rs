@@ -112,7 +112,9 @@ impl Worker {
         }
         match self.parts.queue.release(&held).await {
             Ok(rows) => tracing::info!(rows, "unfinished rows given back"),
-            Err(error) => tracing::warn!(error = %chain(&error), "unfinished rows not given back, their leases run out"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "unfinished rows not given back, their leases run out")
+            }
         }
     }
 
@@ -196,10 +198,8 @@ impl Worker {
         let certain: Vec<Item> = certain.into_iter().map(|known| Item { known, seen: None }).collect();
         self.apply(claim_id, certain, step).await?;
         let rows_max = self.state().size.get();
-        let seats: Vec<Seat> = ask
-            .iter()
-            .map(|row| Seat { tenant: row.claimed.hint.tenant, attempts: row.claimed.attempts })
-            .collect();
+        let seats: Vec<Seat> =
+            ask.iter().map(|row| Seat { tenant: row.claimed.hint.tenant, attempts: row.claimed.attempts }).collect();
         let requests = plan::requests(&seats, rows_max, |tenant| self.is_slow(tenant));
         let mut ask: Vec<Option<KnownRow>> = ask.into_iter().map(Some).collect();
         let fetches = requests.into_iter().map(|indexes| {
@@ -269,7 +269,9 @@ impl Worker {
                 Ok(sights) => {
                     for (known, sight) in own.zip(sights) {
                         match seen(sight.sighting) {
-                            Ok(row) => items.push(Item { known, seen: Some(Seen { started_at: sight.started_at, row }) }),
+                            Ok(row) => {
+                                items.push(Item { known, seen: Some(Seen { started_at: sight.started_at, row }) })
+                            }
                             Err(problem) => failures.push((known.claimed, Fault::ThisRow, problem)),
                         }
                     }
@@ -344,7 +346,12 @@ impl Worker {
         self.settle(claim_id, outcomes, step).await
     }
 
-    async fn settle_stuck(&self, claim_id: Uuid, stuck: Vec<(Claimed, Stuck)>, step: &mut Step) -> Result<(), QueueError> {
+    async fn settle_stuck(
+        &self,
+        claim_id: Uuid,
+        stuck: Vec<(Claimed, Stuck)>,
+        step: &mut Step,
+    ) -> Result<(), QueueError> {
         let outcomes = stuck
             .into_iter()
             .map(|(row, stuck)| match stuck {
@@ -414,7 +421,8 @@ impl Worker {
             Err(error) if error.is_about_data() => {
                 let text = chain(&error).to_string();
                 tracing::warn!(rows = items.len(), error = text, "rows cannot be written together");
-                let failures = items.into_iter().map(|item| (item.known.claimed, Fault::SomeRow, text.clone())).collect();
+                let failures =
+                    items.into_iter().map(|item| (item.known.claimed, Fault::SomeRow, text.clone())).collect();
                 self.settle_failures(claim_id, failures, step).await
             }
             Err(ApplyError::Queue(error)) => Err(error),

@@ -79,7 +79,8 @@ async fn a_company_without_access_does_not_hold_up_another() {
     app.simulator.fault(Fault::new(FaultKind::Deny).on(denied, None));
     orders(&app, denied, 10);
     orders(&app, COMPANY, 10);
-    app.wait_for("rows of the other company", 10, "select count(*) from nxt_mirror.sync_log where action = 'inserted'").await;
+    app.wait_for("rows of the other company", 10, "select count(*) from nxt_mirror.sync_log where action = 'inserted'")
+        .await;
     app.settle().await;
     let letters = app.dead_letters().await;
     assert_eq!(letters.len(), 10);
@@ -95,7 +96,8 @@ async fn a_column_that_vanishes_is_kept_and_does_not_stop_the_table() {
     orders(&app, COMPANY, 2);
     app.assert_equal().await;
     assert!(app.mirrored("order").await[0].contains_key("employee_no"));
-    let note: String = sqlx::query_scalar("select note from nxt_mirror.mirrored_table").fetch_one(&app.pool).await.unwrap();
+    let note: String =
+        sqlx::query_scalar("select note from nxt_mirror.mirrored_table").fetch_one(&app.pool).await.unwrap();
     assert!(note.contains("employee_no"), "{note}");
 }
 
@@ -123,7 +125,8 @@ async fn an_expired_token_is_renewed() {
 #[tokio::test]
 async fn the_budget_grants_no_more_than_its_slots_and_its_places() {
     let app = TestApp::start().await;
-    let grant = "select count((nxt_mirror.grant_request($1, $2, 0, $3, '75 s')).granted_slot) from generate_series(1, 10)";
+    let grant =
+        "select count((nxt_mirror.grant_request($1, $2, 0, $3, '75 s')).granted_slot) from generate_series(1, 10)";
     let granted = async |slots: i32, places: i32, tenant: &str| -> i64 {
         let query = sqlx::query_scalar(grant).bind(slots).bind(places).bind(vec![tenant.to_owned()]);
         query.fetch_one(&app.pool).await.unwrap()

@@ -85,7 +85,8 @@ async fn a_delete_and_a_new_row_are_told_apart_in_either_order_of_delivery() {
         let deleted_at = Utc::now().to_rfc3339();
         app.simulator.put(EXAMPLE, "OrderLine", published_key()).unwrap();
         let mut insert: Value = serde_json::from_str(PUBLISHED).unwrap();
-        insert["changedColumns"] = json!([{ "ChangedTimestamp": Utc::now().format("%Y%m%d%H%M%S%3f").to_string().parse::<i64>().unwrap() }]);
+        insert["changedColumns"] =
+            json!([{ "ChangedTimestamp": Utc::now().format("%Y%m%d%H%M%S%3f").to_string().parse::<i64>().unwrap() }]);
         let mut bodies = [delete_of_published(&deleted_at), insert];
         if late_delete {
             bodies.reverse();

@@ -45,7 +45,9 @@ async fn of_many_requests_with_one_id_over_two_replicas_exactly_one_is_accepted(
     let requests = (0..60).map(|turn| {
         let body = body(turn).to_string();
         let request = app.http.post(&urls[usize::try_from(turn).unwrap() % 2]);
-        let request = request.header("x-vwd-notification-id", "the-same").header("x-vwd-signature-v1", sign(SECRET, body.as_bytes()));
+        let request = request
+            .header("x-vwd-notification-id", "the-same")
+            .header("x-vwd-signature-v1", sign(SECRET, body.as_bytes()));
         async move { json_of(request.body(body).send().await.unwrap()).await["status"].as_str().unwrap().to_owned() }
     });
     let mut statuses = futures_util::future::join_all(requests).await;
@@ -85,12 +87,13 @@ async fn a_signed_body_that_is_not_understood_is_kept_raw() {
         let answer = json_of(answer).await;
         assert_eq!(answer["status"], "quarantined");
         assert!(!answer["reason"].as_str().unwrap().is_empty());
-        let kept: i64 = sqlx::query_scalar("select count(*) from nxt_mirror.dead_letter where body = $1 and reason = $2")
-            .bind(raw)
-            .bind(answer["reason"].as_str())
-            .fetch_one(&app.pool)
-            .await
-            .unwrap();
+        let kept: i64 =
+            sqlx::query_scalar("select count(*) from nxt_mirror.dead_letter where body = $1 and reason = $2")
+                .bind(raw)
+                .bind(answer["reason"].as_str())
+                .fetch_one(&app.pool)
+                .await
+                .unwrap();
         assert_eq!(kept, 1);
     }
 }
@@ -129,7 +132,8 @@ async fn an_operators_token_guards_the_metrics() {
     let app = TestApp::builder().set("NXT_OPS_TOKEN", "operators only").start().await;
     let ask = |token: Option<&str>| {
         let request = app.http.get(format!("{}/metrics", app.daemon.ops));
-        let request = token.map_or_else(|| app.http.get(format!("{}/metrics", app.daemon.ops)), |token| request.bearer_auth(token));
+        let request = token
+            .map_or_else(|| app.http.get(format!("{}/metrics", app.daemon.ops)), |token| request.bearer_auth(token));
         async move { request.send().await.unwrap().status().as_u16() }
     };
     assert_eq!(ask(None).await, 401);
@@ -141,11 +145,7 @@ async fn an_operators_token_guards_the_metrics() {
 async fn without_its_database_the_receiver_asks_for_patience_and_recovers() {
     let scratch = Scratch::new();
     let server = scratch.start().await;
-    let pairs = [
-        ("NXT_LISTEN", "127.0.0.1:0"),
-        ("NXT_OPS_LISTEN", "127.0.0.1:0"),
-        ("NXT_WEBHOOK_SECRETS", SECRET),
-    ];
+    let pairs = [("NXT_LISTEN", "127.0.0.1:0"), ("NXT_OPS_LISTEN", "127.0.0.1:0"), ("NXT_WEBHOOK_SECRETS", SECRET)];
     let source = nxt_mirror::config::Source::from_pairs(pairs.map(|(name, value)| (name, value.to_owned())));
     let settings = nxt_mirror::config::Settings::read(&source, Role::Receiver).unwrap();
     let app = nxt_mirror::app::App::build(&settings, &server.url("nxt_mirror")).await.unwrap();

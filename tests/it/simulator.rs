@@ -46,7 +46,8 @@ async fn a_missing_or_unknown_token_gets_an_html_401() {
     let answer = client.http.post(client.simulator.graphql_url()).bearer_auth("wrong").body("{}").send().await.unwrap();
     assert_eq!(answer.status(), 401);
     assert!(answer.text().await.unwrap().contains("<html>"));
-    let refused = client.http.post(client.simulator.token_url()).form(&[("grant_type", "password")]).send().await.unwrap();
+    let refused =
+        client.http.post(client.simulator.token_url()).form(&[("grant_type", "password")]).send().await.unwrap();
     assert_eq!(refused.status(), 400);
     assert!(refused.json::<Value>().await.unwrap()["error"].is_string());
 }
@@ -64,7 +65,9 @@ async fn filters_orders_and_pages_follow_the_source_s_comparison() {
     loop {
         let answer = client.query(query, json!({ "a": cursor })).await;
         let page = &answer["data"]["useCompany"]["product"];
-        keys.extend(page["items"].as_array().unwrap().iter().map(|item| item["productNo"].as_str().unwrap().to_owned()));
+        keys.extend(
+            page["items"].as_array().unwrap().iter().map(|item| item["productNo"].as_str().unwrap().to_owned()),
+        );
         cursor = page["pageInfo"]["endCursor"].clone();
         if page["pageInfo"]["hasNextPage"] == false {
             break;
@@ -95,7 +98,8 @@ async fn numbers_keep_all_their_digits() {
 #[tokio::test]
 async fn introspection_shows_keys_twins_and_joins() {
     let client = Client::new(Options::default()).await;
-    let query = "query($n: String!) { __type(name: $n) { name description fields { name description type { kind name } } } }";
+    let query =
+        "query($n: String!) { __type(name: $n) { name description fields { name description type { kind name } } } }";
     let answer = client.query(query, json!({ "n": "OrderLine" })).await;
     let fields = answer["data"]["__type"]["fields"].as_array().unwrap();
     let field = |name: &str| fields.iter().find(|field| field["name"] == name).unwrap_or_else(|| panic!("no {name}"));

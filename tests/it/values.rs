@@ -26,10 +26,16 @@ async fn integers_decimals_texts_and_times_arrive_as_they_are() {
         let row = json!({ "languageNo": 47, "textType": -1, "textNo": index, "text": text });
         app.simulator.put(COMPANY, "Text", object(row)).unwrap();
     }
-    for (index, decimal) in
-        ["0", "-0.1", "12345678901234567890.123456789012345678", "0.00000000000000000001", "1e-7", "99999999999999999999999999999999999999"]
-            .into_iter()
-            .enumerate()
+    for (index, decimal) in [
+        "0",
+        "-0.1",
+        "12345678901234567890.123456789012345678",
+        "0.00000000000000000001",
+        "1e-7",
+        "99999999999999999999999999999999999999",
+    ]
+    .into_iter()
+    .enumerate()
     {
         let row = json!({ "productNo": format!("P {index}"), "salesPrice": number(decimal), "packing": -32_768, "discontinued": true });
         app.simulator.put(COMPANY, "Product", object(row)).unwrap();
@@ -43,9 +49,15 @@ async fn integers_decimals_texts_and_times_arrive_as_they_are() {
     app.simulator.put(COMPANY, "StockBalance", object(row)).unwrap();
     app.assert_equal().await;
     let prices: Vec<String> =
-        sqlx::query_scalar("select sales_price::text from business_nxt.product order by product_no").fetch_all(&app.pool).await.unwrap();
+        sqlx::query_scalar("select sales_price::text from business_nxt.product order by product_no")
+            .fetch_all(&app.pool)
+            .await
+            .unwrap();
     assert_eq!(prices[2], "12345678901234567890.123456789012345678");
-    let counted: String = sqlx::query_scalar("select counted_at::text from business_nxt.stock_balance").fetch_one(&app.pool).await.unwrap();
+    let counted: String = sqlx::query_scalar("select counted_at::text from business_nxt.stock_balance")
+        .fetch_one(&app.pool)
+        .await
+        .unwrap();
     assert_eq!(counted, "2026-03-29 02:30:00.123456");
     let types: Vec<(String, String)> = sqlx::query_as(
         "select column_name::text, data_type::text from information_schema.columns

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use nxt_mirror::{
     app::App,
-    config::{Role, Settings, Source},
+    config::{LogFormat, LogSettings, Role, Settings, Source},
     demo,
     simulator::{Options, Owner, Simulator},
+    telemetry,
 };
 use reqwest::{Client, Response};
 use serde_json::{Map, Value};
@@ -47,6 +48,10 @@ impl Builder {
     }
 
     pub async fn start(self) -> TestApp {
+        // Quiet unless asked, as by `NXT_LOG=debug cargo test`.
+        if let Ok(filter) = std::env::var("NXT_LOG") {
+            telemetry::start(&LogSettings { filter, format: Some(LogFormat::Text) });
+        }
         let database = TestDatabase::create().await;
         let simulator = Simulator::start(self.options.clone()).await.expect("the simulator starts");
         let daemon = Daemon::start(&self.settings, &self.options, &simulator, &database, self.role).await;
@@ -56,7 +61,15 @@ impl Builder {
             knobs.secrets = vec![SECRET.into()];
         });
         let pool = database.pool().await;
-        TestApp { database, simulator, daemon, pool, settings: self.settings, options: self.options, http: Client::new() }
+        TestApp {
+            database,
+            simulator,
+            daemon,
+            pool,
+            settings: self.settings,
+            options: self.options,
+            http: Client::new(),
+        }
     }
 }
 
@@ -65,7 +78,7 @@ pub struct Daemon {
     pub public: String,
     pub ops: String,
     stop: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
+    task: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl Daemon {
@@ -93,7 +106,7 @@ impl Daemon {
         let public = app.public_address().map(address).unwrap_or_default();
         let ops = address(app.ops_address());
         let stop = CancellationToken::new();
-        let task = tokio::spawn(app.run(stop.clone()));
+        let task = Some(tokio::spawn(app.run(stop.clone())));
         Self { public, ops, stop, task }
     }
 
@@ -101,9 +114,17 @@ impl Daemon {
         format!("{}/webhooks/business-nxt", self.public)
     }
 
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.stop.cancel();
-        self.task.await.expect("the daemon does not panic").expect("the daemon ends in order");
+        let task = self.task.take().expect("a daemon is stopped once");
+        task.await.expect("the daemon does not panic").expect("the daemon ends in order");
+    }
+}
+
+impl Drop for Daemon {
+    /// A test that ends without stopping its daemon must not leave it running beside the next.
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
@@ -190,7 +211,8 @@ impl TestApp {
     /// Rows of a mirrored table as JSON, in key order.
     pub async fn mirrored(&self, table: &str) -> Vec<Map<String, Value>> {
         let sql = format!("select row_to_json(m)::text from business_nxt.\"{table}\" m order by 1");
-        let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&self.pool).await.expect("the table exists");
+        let rows: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&self.pool).await.expect("the table exists");
         rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect()
     }
 
