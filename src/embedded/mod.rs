@@ -71,8 +71,7 @@ impl EmbeddedOptions {
 #[derive(Debug)]
 pub struct EmbeddedPostgres {
     process: ServerProcess,
-    binaries: Binaries,
-    files: Files,
+    launch: Launch,
     port: u16,
     password: SecretString,
     /// Released last, when the server was told to stop.
@@ -97,12 +96,12 @@ impl EmbeddedPostgres {
         launch.make_cluster().await?;
         let password = launch.files.password()?;
         let (process, port) = launch.start(&password, options.start_timeout).await?;
-        let server = Self { process, binaries: launch.binaries, files: launch.files, port, password, _lock: lock };
+        let server = Self { process, launch, port, password, _lock: lock };
         server.ensure_database().await?;
         tracing::info!(
-            folder = %server.files.folder.display(),
+            folder = %server.launch.files.folder.display(),
             port,
-            version = server.binaries.major,
+            version = server.launch.binaries.major,
             "embedded PostgreSQL server is running"
         );
         Ok(server)
@@ -117,10 +116,10 @@ impl EmbeddedPostgres {
     pub fn psql_command(&self, database: &str) -> String {
         let on_path = std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("psql").is_file()));
-        let psql = if on_path { PathBuf::from("psql") } else { self.binaries.program("psql") };
+        let psql = if on_path { PathBuf::from("psql") } else { self.launch.binaries.program("psql") };
         format!(
             "PGPASSFILE={} {} -h 127.0.0.1 -p {} -U {ROLE} -d {}",
-            shell_quoted(&self.files.pgpass().to_string_lossy()),
+            shell_quoted(&self.launch.files.pgpass().to_string_lossy()),
             shell_quoted(&psql.to_string_lossy()),
             self.port,
             shell_quoted(database),
@@ -129,12 +128,12 @@ impl EmbeddedPostgres {
 
     /// The folder in use. It differs from the one asked for when the server's user could not reach that one.
     pub fn data_dir(&self) -> &Path {
-        &self.files.folder
+        &self.launch.files.folder
     }
 
     /// The server's process id, as long as it runs.
     pub fn server_pid(&self) -> Option<u32> {
-        process::server_pid(&self.files)
+        process::server_pid(&self.launch)
     }
 
     /// Shuts the server down, disconnecting whoever is connected, and waits until it has ended.
@@ -207,7 +206,7 @@ impl Launch {
     async fn start(&self, password: &SecretString, timeout: Duration) -> Result<(ServerProcess, u16), EmbeddedError> {
         let mut attempts_left = 3;
         loop {
-            process::clear_leftover(&self.files).await?;
+            process::clear_leftover(self).await?;
             let port = self.files.choose_port()?;
             let mut process = ServerProcess::spawn(self, port)?;
             attempts_left -= 1;

@@ -31,8 +31,9 @@ impl Scratch {
         self.try_start().await.expect("the server starts")
     }
 
+    /// Volatile, since no test here takes the machine's power away.
     async fn try_start(&self) -> Result<EmbeddedPostgres, EmbeddedError> {
-        EmbeddedPostgres::start(EmbeddedOptions::new(&self.0)).await
+        EmbeddedPostgres::start(EmbeddedOptions::new(&self.0).volatile()).await
     }
 }
 
@@ -67,7 +68,7 @@ fn wait_until_gone(process: u32) {
 #[tokio::test]
 async fn a_new_server_is_durable_private_and_speaks_utf_8() {
     let scratch = Scratch::new();
-    let server = scratch.start().await;
+    let server = EmbeddedPostgres::start(EmbeddedOptions::new(&scratch.0)).await.unwrap();
     let mut connection = connect(&server).await;
     let settings = "select concat_ws(' ', current_setting('server_encoding'), current_setting('fsync'), \
          current_setting('synchronous_commit'), current_setting('listen_addresses'), \
@@ -258,7 +259,7 @@ async fn helper_process_that_owns_a_server() {
         return;
     };
     let mut interrupted = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).unwrap();
-    let server = EmbeddedPostgres::start(EmbeddedOptions::new(folder)).await.unwrap();
+    let server = EmbeddedPostgres::start(EmbeddedOptions::new(folder).volatile()).await.unwrap();
     let mut connection = connect(&server).await;
     connection.execute("create table kept as select 'here' as text").await.unwrap();
     say(&format!("server: {}", server.server_pid().unwrap()));
