@@ -39,7 +39,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub enum Durability {
     /// A commit is on disk before it is acknowledged.
     Durable,
-    /// A crash of the machine may lose or corrupt data: for tests only.
+    /// A crash of the machine may lose or corrupt data, a kill of the server does not: for tests only.
     Volatile,
 }
 

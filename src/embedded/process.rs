@@ -107,7 +107,8 @@ fn configure(command: &mut Command, port: u16, durability: Durability) {
     ];
     settings.extend(match durability {
         Durability::Durable => ["fsync=on", "synchronous_commit=on", "full_page_writes=on"],
-        Durability::Volatile => ["fsync=off", "synchronous_commit=off", "full_page_writes=off"],
+        // Commits are still written, if not to disk, so that they outlive a kill of the server.
+        Durability::Volatile => ["fsync=off", "synchronous_commit=on", "full_page_writes=off"],
     });
     for setting in settings {
         command.args(["-c", setting]);
