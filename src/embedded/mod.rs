@@ -74,8 +74,7 @@ pub struct EmbeddedPostgres {
     launch: Launch,
     port: u16,
     password: SecretString,
-    /// Released last, when the server was told to stop.
-    _lock: File,
+    lock: File,
 }
 
 impl EmbeddedPostgres {
@@ -96,7 +95,7 @@ impl EmbeddedPostgres {
         launch.make_cluster().await?;
         let password = launch.files.password()?;
         let (process, port) = launch.start(&password, options.start_timeout).await?;
-        let server = Self { process, launch, port, password, _lock: lock };
+        let server = Self { process, launch, port, password, lock };
         server.ensure_database().await?;
         tracing::info!(
             folder = %server.launch.files.folder.display(),
@@ -160,6 +159,15 @@ impl EmbeddedPostgres {
                 .map_err(failed("create the database `nxt_mirror`"))?;
         }
         connection.close().await.map_err(failed("close a connection"))
+    }
+}
+
+impl Drop for EmbeddedPostgres {
+    fn drop(&mut self) {
+        self.process.begin_stop();
+        // Closing the file is not enough: a child being started by another thread holds a copy until it runs its
+        // program. An error leaves nothing to do, since the lock then goes with the file.
+        let _ = self.lock.unlock();
     }
 }
 
