@@ -39,7 +39,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub enum Durability {
     /// A commit is on disk before it is acknowledged.
     Durable,
-    /// A crash of the machine may lose or corrupt data: for tests only.
+    /// A crash of the machine may lose or corrupt data, a kill of the server does not: for tests only.
     Volatile,
 }
 
@@ -71,12 +71,10 @@ impl EmbeddedOptions {
 #[derive(Debug)]
 pub struct EmbeddedPostgres {
     process: ServerProcess,
-    binaries: Binaries,
-    files: Files,
+    launch: Launch,
     port: u16,
     password: SecretString,
-    /// Released last, when the server was told to stop.
-    _lock: File,
+    lock: File,
 }
 
 impl EmbeddedPostgres {
@@ -97,12 +95,12 @@ impl EmbeddedPostgres {
         launch.make_cluster().await?;
         let password = launch.files.password()?;
         let (process, port) = launch.start(&password, options.start_timeout).await?;
-        let server = Self { process, binaries: launch.binaries, files: launch.files, port, password, _lock: lock };
+        let server = Self { process, launch, port, password, lock };
         server.ensure_database().await?;
         tracing::info!(
-            folder = %server.files.folder.display(),
+            folder = %server.launch.files.folder.display(),
             port,
-            version = server.binaries.major,
+            version = server.launch.binaries.major,
             "embedded PostgreSQL server is running"
         );
         Ok(server)
@@ -117,10 +115,10 @@ impl EmbeddedPostgres {
     pub fn psql_command(&self, database: &str) -> String {
         let on_path = std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("psql").is_file()));
-        let psql = if on_path { PathBuf::from("psql") } else { self.binaries.program("psql") };
+        let psql = if on_path { PathBuf::from("psql") } else { self.launch.binaries.program("psql") };
         format!(
             "PGPASSFILE={} {} -h 127.0.0.1 -p {} -U {ROLE} -d {}",
-            shell_quoted(&self.files.pgpass().to_string_lossy()),
+            shell_quoted(&self.launch.files.pgpass().to_string_lossy()),
             shell_quoted(&psql.to_string_lossy()),
             self.port,
             shell_quoted(database),
@@ -129,12 +127,12 @@ impl EmbeddedPostgres {
 
     /// The folder in use. It differs from the one asked for when the server's user could not reach that one.
     pub fn data_dir(&self) -> &Path {
-        &self.files.folder
+        &self.launch.files.folder
     }
 
     /// The server's process id, as long as it runs.
     pub fn server_pid(&self) -> Option<u32> {
-        process::server_pid(&self.files)
+        process::server_pid(&self.launch)
     }
 
     /// Shuts the server down, disconnecting whoever is connected, and waits until it has ended.
@@ -161,6 +159,15 @@ impl EmbeddedPostgres {
                 .map_err(failed("create the database `nxt_mirror`"))?;
         }
         connection.close().await.map_err(failed("close a connection"))
+    }
+}
+
+impl Drop for EmbeddedPostgres {
+    fn drop(&mut self) {
+        self.process.begin_stop();
+        // Closing the file is not enough: a child being started by another thread holds a copy until it runs its
+        // program. An error leaves nothing to do, since the lock then goes with the file.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -207,7 +214,7 @@ impl Launch {
     async fn start(&self, password: &SecretString, timeout: Duration) -> Result<(ServerProcess, u16), EmbeddedError> {
         let mut attempts_left = 3;
         loop {
-            process::clear_leftover(&self.files).await?;
+            process::clear_leftover(self).await?;
             let port = self.files.choose_port()?;
             let mut process = ServerProcess::spawn(self, port)?;
             attempts_left -= 1;

@@ -107,7 +107,8 @@ fn configure(command: &mut Command, port: u16, durability: Durability) {
     ];
     settings.extend(match durability {
         Durability::Durable => ["fsync=on", "synchronous_commit=on", "full_page_writes=on"],
-        Durability::Volatile => ["fsync=off", "synchronous_commit=off", "full_page_writes=off"],
+        // Commits are still written, if not to disk, so that they outlive a kill of the server.
+        Durability::Volatile => ["fsync=off", "synchronous_commit=on", "full_page_writes=off"],
     });
     for setting in settings {
         command.args(["-c", setting]);
@@ -118,13 +119,13 @@ fn configure(command: &mut Command, port: u16, durability: Durability) {
 ///
 /// Only called while the folder's lock is held: such a server has no owner any more and is shutting down, or its
 /// supervisor was killed as well, or the server itself was and its sessions have not noticed yet.
-pub(super) async fn clear_leftover(files: &Files) -> Result<(), EmbeddedError> {
+pub(super) async fn clear_leftover(launch: &Launch) -> Result<(), EmbeddedError> {
     for (signal, patience) in [
         (None, Duration::from_secs(2)),
         (Some(Signal::SIGINT), Duration::from_secs(30)),
         (Some(Signal::SIGQUIT), Duration::from_secs(10)),
     ] {
-        let left = processes_in(files);
+        let left = processes_in(launch);
         if left.is_empty() {
             break;
         }
@@ -136,15 +137,15 @@ pub(super) async fn clear_leftover(files: &Files) -> Result<(), EmbeddedError> {
             }
         }
         let gone = async {
-            while !processes_in(files).is_empty() {
+            while !processes_in(launch).is_empty() {
                 tokio::time::sleep(POLL).await;
             }
         };
         let _ = tokio::time::timeout(patience, gone).await;
     }
-    match processes_in(files).first() {
-        None => remove_stale_pid_file(files),
-        Some(&pid) => Err(EmbeddedError::Leftover { pid, path: files.cluster() }),
+    match processes_in(launch).first() {
+        None => remove_stale_pid_file(&launch.files),
+        Some(&pid) => Err(EmbeddedError::Leftover { pid, path: launch.files.cluster() }),
     }
 }
 
@@ -161,9 +162,9 @@ fn remove_stale_pid_file(files: &Files) -> Result<(), EmbeddedError> {
 }
 
 /// The process id of the server that runs in this cluster, if one does.
-pub(super) fn server_pid(files: &Files) -> Option<u32> {
-    let pid = noted_pid(files)?;
-    processes_in(files).contains(&pid).then_some(pid)
+pub(super) fn server_pid(launch: &Launch) -> Option<u32> {
+    let pid = noted_pid(&launch.files)?;
+    processes_in(launch).contains(&pid).then_some(pid)
 }
 
 /// The process id that the last server wrote down; it may be long gone.
@@ -177,25 +178,30 @@ fn as_pid(pid: u32) -> Pid {
 }
 
 /// The server of this cluster and all its sessions: they alone have the cluster as their working directory.
+///
+/// In a container even root may not look at another user's working directory, so the server's own user looks.
 #[cfg(target_os = "linux")]
-fn processes_in(files: &Files) -> Vec<u32> {
-    let Ok(cluster) = files.cluster().canonicalize() else {
-        return Vec::new();
-    };
-    let works_there = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == cluster);
-    let entries = Path::new("/proc").read_dir().into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(works_there).collect()
+fn processes_in(launch: &Launch) -> Vec<u32> {
+    const LOOK: &str = r#"for one in /proc/[0-9]*; do [ "$one/cwd" -ef "$1" ] && echo "${one#/proc/}"; done; :"#;
+    let mut command = server_command(Path::new("/bin/sh"), &launch.account);
+    command.args(["-c", LOOK, "sh"]).arg(launch.files.cluster()).stdin(Stdio::null());
+    numbers(command)
 }
 
 /// The server of this cluster, told by its command line.
 #[cfg(not(target_os = "linux"))]
-fn processes_in(files: &Files) -> Vec<u32> {
-    let Some(pid) = noted_pid(files) else {
+fn processes_in(launch: &Launch) -> Vec<u32> {
+    const LOOK: &str = r#"ps -o command= -p "$2" | grep -qF -e "$1" && echo "$2"; :"#;
+    let Some(pid) = noted_pid(&launch.files) else {
         return Vec::new();
     };
-    let output = std::process::Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output();
-    let cluster = files.cluster();
-    let is_it =
-        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(&*cluster.to_string_lossy()));
-    is_it.then_some(pid).into_iter().collect()
+    let mut command = server_command(Path::new("/bin/sh"), &launch.account);
+    command.args(["-c", LOOK, "sh"]).arg(launch.files.cluster()).arg(pid.to_string()).stdin(Stdio::null());
+    numbers(command)
+}
+
+/// The numbers that `command` prints.
+fn numbers(mut command: Command) -> Vec<u32> {
+    let output = command.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).lines().filter_map(|line| line.parse().ok()).collect()
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ fn wait_until_gone(process: u32) {
 #[tokio::test]
 async fn a_new_server_is_durable_private_and_speaks_utf_8() {
     let scratch = Scratch::new();
-    let server = scratch.start().await;
+    let server = EmbeddedPostgres::start(EmbeddedOptions::new(&scratch.0)).await.unwrap();
     let mut connection = connect(&server).await;
     let settings = "select concat_ws(' ', current_setting('server_encoding'), current_setting('fsync'), \
          current_setting('synchronous_commit'), current_setting('listen_addresses'), \
@@ -234,7 +234,7 @@ async fn helper_process_that_owns_a_server() {
         return;
     };
     let mut interrupted = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).unwrap();
-    let server = EmbeddedPostgres::start(EmbeddedOptions::new(folder)).await.unwrap();
+    let server = EmbeddedPostgres::start(EmbeddedOptions::new(folder).volatile()).await.unwrap();
     let mut connection = connect(&server).await;
     connection.execute("create table kept as select 'here' as text").await.unwrap();
     say(&format!("server: {}", server.server_pid().unwrap()));
