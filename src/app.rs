@@ -102,9 +102,9 @@ impl App {
             }
             _ => None,
         };
-        let committer = self.committer.map(|committer| tokio::spawn(committer.run()));
-        let maintenance = tokio::spawn(maintain(self.pool.clone(), stop.clone()));
-        let worker = self.worker.map(|worker| tokio::spawn(worker.run(stop.clone())));
+        let committer = self.committer.map(|committer| essential(&stop, committer.run()));
+        let maintenance = essential(&stop, maintain(self.pool.clone(), stop.clone()));
+        let worker = self.worker.map(|worker| essential(&stop, worker.run(stop.clone())));
         stop.cancelled().await;
         tracing::info!("stopping");
         if let Some((handle, server)) = public {
@@ -165,6 +165,15 @@ fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
     let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
     let address = listener.local_addr().context("read the bound address")?;
     Ok(Bound { listener, address })
+}
+
+/// Runs a task without which the daemon is of no use: when it ends, by a panic for example, so does the daemon.
+fn essential(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let ends_all = stop.clone().drop_guard();
+    tokio::spawn(async move {
+        let _ends_all = ends_all;
+        task.await;
+    })
 }
 
 type Served = (ServerHandle, JoinHandle<std::io::Result<()>>);

@@ -82,7 +82,9 @@ impl Worker {
         let mut running = JoinSet::new();
         let mut pace = Pace::default();
         while let Some(permit) = stop.run_until_cancelled(claims.clone().acquire_owned()).await {
-            while running.try_join_next().is_some() {}
+            while let Some(ended) = running.try_join_next() {
+                report_panic(ended);
+            }
             match stop.run_until_cancelled(self.next(&mut pace)).await {
                 None => break,
                 Some(Ok((claim_id, claimed))) => {
@@ -102,7 +104,11 @@ impl Worker {
     }
 
     async fn finish(&self, mut running: JoinSet<()>) {
-        let all = async { while running.join_next().await.is_some() {} };
+        let all = async {
+            while let Some(ended) = running.join_next().await {
+                report_panic(ended);
+            }
+        };
         if tokio::time::timeout(STOP_DEADLINE, all).await.is_err() {
             running.shutdown().await;
         }
@@ -464,6 +470,15 @@ impl Worker {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rows of a claim whose work panicked are due again when its lease runs out.
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "work on a claim panicked; its rows are tried again when the lease has run out");
     }
 }
 

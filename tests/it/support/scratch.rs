@@ -16,8 +16,9 @@ impl Scratch {
         self.try_start().await.expect("the server starts")
     }
 
+    /// Volatile, since no test here takes the machine's power away.
     pub async fn try_start(&self) -> Result<EmbeddedPostgres, EmbeddedError> {
-        EmbeddedPostgres::start(EmbeddedOptions::new(&self.0)).await
+        EmbeddedPostgres::start(EmbeddedOptions::new(&self.0).volatile()).await
     }
 }
 
