@@ -21,6 +21,7 @@ use crate::{
     queue::{self, Committer, Queue},
     telemetry::{Metrics, chain},
     upstream::{Budget, Catalog, Upstream},
+    walk,
     webhook::{self, Receiver, SigningSecrets},
     worker::{self, Scope, Worker},
 };
@@ -44,6 +45,7 @@ pub struct App {
     receiver: Option<(String, Receiver)>,
     ops_data: Ops,
     worker: Option<Worker>,
+    schedule: Option<walk::ScheduleParts>,
 }
 
 #[derive(Debug)]
@@ -61,10 +63,18 @@ impl App {
         queue::maintenance::run(&pool, queue::maintenance::RETENTION_DAYS).await?;
         let metrics = Arc::new(Metrics::new());
         let stored = Arc::new(Notify::new());
-        let worker = match &settings.upstream {
-            Some(upstream) => Some(worker(upstream, &settings.mirror, &pool, &metrics, &stored).await?),
+        let parts = match &settings.upstream {
+            Some(upstream) => Some(worker_parts(upstream, &settings.mirror, &pool, &metrics, &stored).await?),
             None => None,
         };
+        let schedule = parts.as_ref().map(|parts| walk::ScheduleParts {
+            pool: pool.clone(),
+            upstream: parts.upstream.clone(),
+            catalog: Arc::clone(&parts.catalog),
+            settings: settings.mirror.clone(),
+            loader: parts.loader(),
+        });
+        let worker = parts.map(Worker::new);
         let (public, committer, receiver) = match &settings.webhook {
             Some(webhook) => {
                 let (committer, receiver) = receiver(webhook, options, &metrics, stored);
@@ -74,7 +84,7 @@ impl App {
         };
         let OpsSettings { listen, token } = settings.ops.clone();
         let ops_data = Ops { pool: pool.clone(), metrics, token };
-        Ok(Self { ops: bind(listen)?, pool, public, committer, receiver, ops_data, worker })
+        Ok(Self { ops: bind(listen)?, pool, public, committer, receiver, ops_data, worker, schedule })
     }
 
     /// Where webhooks are received; `None` for a worker.
@@ -105,12 +115,13 @@ impl App {
         let committer = self.committer.map(|committer| essential(&stop, committer.run()));
         let maintenance = essential(&stop, maintain(self.pool.clone(), stop.clone()));
         let worker = self.worker.map(|worker| essential(&stop, worker.run(stop.clone())));
+        let schedule = self.schedule.map(|parts| essential(&stop, walk::schedule(parts, stop.clone())));
         stop.cancelled().await;
         tracing::info!("stopping");
         if let Some((handle, server)) = public {
             finish(handle, server).await;
         }
-        for task in [committer, worker, Some(maintenance)].into_iter().flatten() {
+        for task in [schedule, committer, worker, Some(maintenance)].into_iter().flatten() {
             task.await.context("a task of the daemon panicked")?;
         }
         finish(ops.0, ops.1).await;
@@ -120,19 +131,20 @@ impl App {
     }
 }
 
-async fn worker(
+/// What a worker works with, from the settings.
+pub(crate) async fn worker_parts(
     upstream: &UpstreamSettings,
     mirror: &MirrorSettings,
     pool: &PgPool,
     metrics: &Arc<Metrics>,
     stored: &Arc<Notify>,
-) -> anyhow::Result<Worker> {
+) -> anyhow::Result<worker::Parts> {
     let budget = Budget::new(pool.clone(), upstream.requests_per_minute, upstream.in_flight_max).await?;
     let client = Upstream::new(upstream, budget, Arc::clone(metrics))?;
     let catalog = Arc::new(Catalog::new(client.clone(), mirror.keys.clone()));
     let replica = Replica::new(pool.clone(), mirror.deletes);
     catalog.remember(replica.descriptions().await?).await;
-    Ok(Worker::new(worker::Parts {
+    Ok(worker::Parts {
         queue: Queue::new(pool.clone()),
         pool: pool.clone(),
         upstream: client,
@@ -142,7 +154,7 @@ async fn worker(
         metrics: Arc::clone(metrics),
         stored: Arc::clone(stored),
         fetch_rows_max: usize::try_from(upstream.fetch_rows_max).unwrap_or(usize::MAX),
-    }))
+    })
 }
 
 fn receiver(

@@ -20,6 +20,17 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Which tables of which companies.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Targets {
+    /// Company number; may be given several times. Without it: NXT_COMPANIES, else all that the service may see
+    #[arg(long, value_name = "N")]
+    pub company: Vec<i64>,
+    /// Table identifier such as OrderLine; may be given several times. Without it: NXT_TABLES
+    #[arg(long, value_name = "T")]
+    pub table: Vec<String>,
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -35,6 +46,19 @@ pub enum Command {
     Simulate(SimulateArgs),
     /// Bring the database up to date
     Migrate,
+    /// Walk whole tables into the mirror; goes on where an earlier walk was interrupted
+    Backfill(Targets),
+    /// Compare mirror and source; exit code 0 equal, 1 differences, 2 could not tell
+    Verify {
+        #[command(flatten)]
+        targets: Targets,
+        /// Mend what differs, through the normal path; exit code 0 if nothing is left different
+        #[arg(long)]
+        repair: bool,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask the running daemon whether it is ready; for container health checks
     Healthcheck,
 }

@@ -14,5 +14,6 @@ pub mod shutdown;
 pub mod simulator;
 pub mod telemetry;
 pub mod upstream;
+pub mod walk;
 pub mod webhook;
 pub mod worker;

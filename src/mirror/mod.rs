@@ -1,7 +1,7 @@
 //! The replica: mirrored tables, and all their SQL.
 //!
 //! Every name in a statement comes from a [`TableSpec`](crate::domain::TableSpec), thus from the API's metadata, and
-//! passes [`identifier`]; every value is bound. Rows travel as one JSON parameter that PostgreSQL casts to the
+//! passes `identifier`; every value is bound. Rows travel as one JSON parameter that PostgreSQL casts to the
 //! columns' types, so that a statement does not depend on how many rows or columns there are.
 
 mod identifier;

@@ -134,6 +134,51 @@ pub(super) fn other_spellings(spec: &TableSpec) -> String {
     )
 }
 
+/// Keys of rows that were fetched before `$3`, for tenant `$1`, behind the key in `$2` if there is one, `$4` of them.
+pub(super) fn keys_fetched_before(spec: &TableSpec, is_first: bool) -> String {
+    let keys = || spec.key_columns().map(|column| column.sql_name.as_str());
+    let behind = if is_first {
+        // The parameter is used all the same, so that both forms take the same ones.
+        "$2::text is not null".to_owned()
+    } else {
+        format!("({}) > (select {} from {})", list("m.", keys()), list("i.", keys()), key_input(spec))
+    };
+    format!(
+        "select {}::text from {} m where m.{} = $1 and m._deleted_at is null and m._fetched_at < $3 and {behind} \
+         order by {} limit $4",
+        key_output(spec),
+        table(spec),
+        Identifier(spec.level.tenant_column()),
+        list("m.", keys()),
+    )
+}
+
+/// Compares the rows in `$1` with the mirror; answers with the keys of those that are missing (null) or different (the
+/// names of the columns).
+pub(super) fn compare(spec: &TableSpec) -> String {
+    let table = table(spec);
+    let columns = || spec.columns.iter().map(|column| column.sql_name.as_str());
+    let same: Vec<_> = primary_key(spec).into_iter().map(|name| format!("m.{0} = i.{0}", Identifier(name))).collect();
+    let named: Vec<_> = columns()
+        .map(|name| {
+            let text = name.replace('\'', "''");
+            format!("case when m.{0} is distinct from i.{0} then '{text}' end", Identifier(name))
+        })
+        .collect();
+    let key = list("i.", spec.key_columns().map(|column| column.sql_name.as_str()));
+    format!(
+        "select json_build_array({key})::text, \
+                case when m._fetched_at is not null then array_remove(array[{named}]::text[], null) end \
+           from json_populate_recordset(null::{table}, $1::json) i \
+           left join {table} m on {same} and m._deleted_at is null \
+          where m._fetched_at is null or row({mirrored}) is distinct from row({fetched})",
+        named = named.join(", "),
+        same = same.join(" and "),
+        mirrored = list("m.", columns()),
+        fetched = list("i.", columns()),
+    )
+}
+
 /// Whether another spelling of a key may name the same row.
 pub(super) fn has_text_key(spec: &TableSpec) -> bool {
     spec.key_columns().any(|column| column.kind == ColumnType::Text)

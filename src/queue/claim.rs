@@ -84,7 +84,7 @@ impl Queue {
 
     /// Claims up to `rows_max` rows that are due, oldest first, live ones before all others, none of `except`.
     ///
-    /// A row is leased to `claim_id` for [`LEASE`]; when that has passed unsettled, it is due again.
+    /// A row is leased to `claim_id` for `LEASE`; when that has passed unsettled, it is due again.
     pub async fn claim(&self, claim_id: Uuid, rows_max: usize, except: &[Tenant]) -> Result<Vec<Claimed>, QueueError> {
         let rows = sqlx::query(CLAIM)
             .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))

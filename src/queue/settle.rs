@@ -1,5 +1,7 @@
 //! Taking verdicts back, inside the transaction that applies them.
 
+use std::collections::HashMap;
+
 use chrono::Duration;
 use sqlx::{PgConnection, Row, types::Uuid};
 
@@ -7,7 +9,10 @@ use super::{
     QueueError,
     claim::{self, Claimed, Priority},
 };
-use crate::domain::{RowHint, RowKey, TableName, Tenant, Time, settle::Deletion};
+use crate::domain::{
+    RowHint, RowKey, TableName, Tenant, Time,
+    settle::{Deletion, Evidence},
+};
 
 /// Joins a statement to the rows of a batch.
 const SAME_ROW: &str = "(d.tenant_kind, d.tenant_no, d.table_name, d.row_key)
@@ -289,6 +294,40 @@ async fn wait(
         .await
         .map_err(QueueError::on("give rows back"))?;
     Ok(())
+}
+
+/// What unsettled notifications say of these rows, for those that have any.
+pub async fn waiting(
+    connection: &mut PgConnection,
+    hints: &[RowHint],
+) -> Result<HashMap<RowHint, Evidence>, QueueError> {
+    let sql = format!(
+        "select d.* from unnest($1::text[], $2::bigint[], $3::text[], $4::text[])
+                as i (tenant_kind, tenant_no, table_name, row_key)
+           join nxt_mirror.dirty_row d on {SAME_ROW}"
+    );
+    let rows =
+        query_rows!(sql, Rows::of(hints)).fetch_all(connection).await.map_err(QueueError::on("read waiting rows"))?;
+    rows.iter()
+        .map(|row| claim::read(row).map(|waiting| (waiting.hint, waiting.evidence)))
+        .collect::<Result<_, _>>()
+        .map_err(QueueError::on("read waiting rows"))
+}
+
+/// Notes that something was applied to a table of a tenant just now.
+pub async fn note_applied(connection: &mut PgConnection, tenant: Tenant, table: &TableName) -> Result<(), QueueError> {
+    sqlx::query(
+        "insert into nxt_mirror.mirrored_tenant as t (tenant_kind, tenant_no, table_name, last_applied_at)
+         values ($1, $2, $3, now())
+         on conflict on constraint mirrored_tenant_pkey do update set last_applied_at = excluded.last_applied_at",
+    )
+    .bind(tenant.kind())
+    .bind(tenant.number())
+    .bind(table.as_str())
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(QueueError::on("note what was applied"))
 }
 
 /// Marks rows dirty on our own account: no notification announces anything about them.

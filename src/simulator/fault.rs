@@ -57,6 +57,9 @@ pub struct Fault {
     /// How often; without it, until it is removed.
     #[serde(default)]
     pub count: Option<u64>,
+    /// Occasions that pass before the first strike.
+    #[serde(default)]
+    pub after: u64,
     /// How likely at each occasion.
     #[serde(default = "always")]
     pub probability: f64,
@@ -81,7 +84,7 @@ fn always() -> f64 {
 impl Fault {
     /// A fault of this kind, everywhere and always.
     pub fn new(kind: FaultKind) -> Self {
-        Self { kind, count: None, probability: 1.0, owner: None, table: None, key: Map::new(), millis: 0 }
+        Self { kind, count: None, after: 0, probability: 1.0, owner: None, table: None, key: Map::new(), millis: 0 }
     }
 
     /// That often.
@@ -163,6 +166,10 @@ impl Faults {
         let mut state = self.state();
         let State { faults, counts, random } = &mut *state;
         let fault = faults.iter_mut().find(|fault| fault.count != Some(0) && fits(fault))?;
+        if fault.after > 0 {
+            fault.after -= 1;
+            return None;
+        }
         if fault.probability < 1.0 && random.random::<f64>() >= fault.probability {
             return None;
         }

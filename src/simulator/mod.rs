@@ -2,7 +2,7 @@
 //!
 //! Written from the API's public documentation and from nothing of the daemon's, so that it does not share the
 //! daemon's mistakes. A library parses, validates and executes the queries; [`model`] says which tables there are;
-//! [`store`] holds the truth with its history; [`sender`] posts signed notifications; [`admin`] lets a test or a
+//! [`store`] holds the truth with its history; `sender` posts signed notifications; `admin` lets a test or a
 //! person change rows, set faults and read counters while it runs (see `docs/simulator.md`).
 
 mod admin;

@@ -309,7 +309,7 @@ fn rows_max(part: &Part) -> usize {
     if part.single { 2 } else { part.keys.len() }
 }
 
-fn fragment(table: &TableSpec) -> String {
+pub(super) fn fragment(table: &TableSpec) -> String {
     let mut text = format!("\nfragment {0}Row on {0} {{", table.name);
     for column in &table.columns {
         text.push(' ');

@@ -40,6 +40,26 @@ fn term(leading: &[&str], values: &[KeyValue], last: &str, lasts: &[&KeyValue]) 
     json!({ "_and": conditions })
 }
 
+/// The filter for the rows behind a key, in the source's own order. The bound on the first column alone is implied by
+/// the rest; it is there so that the source need not look at what lies before.
+pub(super) fn after(table: &TableSpec, key: &RowKey) -> Value {
+    let columns: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
+    let mut terms = Vec::with_capacity(columns.len());
+    for (index, column) in columns.iter().enumerate() {
+        let mut conditions: Vec<Value> = columns[..index]
+            .iter()
+            .zip(key.values())
+            .map(|(column, value)| json!({ *column: { "_eq": value } }))
+            .collect();
+        conditions.push(json!({ *column: { "_gt": key.values()[index] } }));
+        terms.push(if index == 0 { conditions.remove(0) } else { json!({ "_and": conditions }) });
+    }
+    match terms.len() {
+        1 => terms.remove(0),
+        _ => json!({ "_and": [{ columns[0]: { "_gte": key.values()[0] } }, { "_or": terms }] }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +86,19 @@ mod tests {
         let table = table(&["a"]);
         assert_eq!(by_keys(&table, &[key(&[1])]), json!({"a": {"_eq": 1}}));
         assert_eq!(by_keys(&table, &[key(&[1]), key(&[2])]), json!({"a": {"_in": [1, 2]}}));
+    }
+
+    #[test]
+    fn a_page_starts_behind_the_last_key_of_any_number_of_columns() {
+        assert_eq!(after(&table(&["a"]), &key(&[5])), json!({"a": {"_gt": 5}}));
+        assert_eq!(
+            after(&table(&["a", "b", "c"]), &key(&[1, 2, 3])),
+            json!({"_and": [{"a": {"_gte": 1}}, {"_or": [
+                {"a": {"_gt": 1}},
+                {"_and": [{"a": {"_eq": 1}}, {"b": {"_gt": 2}}]},
+                {"_and": [{"a": {"_eq": 1}}, {"b": {"_eq": 2}}, {"c": {"_gt": 3}}]},
+            ]}]})
+        );
     }
 
     #[test]

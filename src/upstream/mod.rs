@@ -12,6 +12,7 @@ mod describe;
 mod error;
 mod fetch;
 mod filter;
+mod page;
 mod queries;
 mod retry;
 mod token;
@@ -22,6 +23,7 @@ pub use catalog::{Catalog, CatalogError};
 pub use client::Upstream;
 pub use error::{GraphqlError, UpstreamError};
 pub use fetch::{Ask, AskError, KeySight, Sighting};
+pub use page::TablePage;
 pub use queries::Company;
 pub use retry::{Remedy, remedy};
 

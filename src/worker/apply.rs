@@ -121,6 +121,9 @@ impl Group<'_> {
             entries.push(verdict.log_entry(action));
             outcomes.push((&verdict.now.hint, verdict.outcome()));
         }
+        if !written.is_empty() || !removed.is_empty() {
+            queue::settle::note_applied(connection, self.tenant, &self.table.name).await?;
+        }
         queue::settle::log(connection, &entries).await?;
         queue::settle::settle(connection, &outcomes).await?;
         Ok(counts)

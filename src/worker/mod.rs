@@ -1,7 +1,7 @@
 //! Takes dirty rows, asks the source about them and applies the verdicts.
 //!
-//! One claim is one batch of work: [`batch`] turns claimed rows into groups of one table each, [`plan`] puts the
-//! groups into requests, [`apply`] settles the answers in one transaction, [`blame`] decides who is at fault when
+//! One claim is one batch of work: `batch` turns claimed rows into groups of one table each, `plan` puts the
+//! groups into requests, `apply` settles the answers in one transaction, `blame` decides who is at fault when
 //! there is no answer. [`Worker::run`] keeps several claims going; [`Worker::step`] does one, for tests.
 
 mod apply;
@@ -24,6 +24,7 @@ use crate::{
     queue::Queue,
     telemetry::Metrics,
     upstream::{Catalog, Upstream},
+    walk::{Loader, Verifier},
 };
 
 /// What a worker works with.
@@ -47,6 +48,18 @@ pub struct Parts {
     pub stored: Arc<Notify>,
     /// Keys in one request.
     pub fetch_rows_max: usize,
+}
+
+impl Parts {
+    /// Walks of whole tables with the same parts.
+    pub fn loader(&self) -> Loader {
+        Loader::new(self.pool.clone(), self.upstream.clone(), self.replica.clone(), self.fetch_rows_max)
+    }
+
+    /// Comparisons of whole tables with the same parts.
+    pub fn verifier(&self) -> Verifier {
+        Verifier::new(self.pool.clone(), self.upstream.clone(), self.replica.clone(), self.fetch_rows_max)
+    }
 }
 
 /// Which rows are mirrored at all.

@@ -175,6 +175,20 @@ impl Worker {
         Ok(Some(self.work(claim_id, claimed).await))
     }
 
+    /// Works until no row is due or waits for another look. Gives up when nothing has moved for `patience`.
+    pub async fn drain(&self, patience: Duration) -> Result<(), QueueError> {
+        let mut moved = Instant::now();
+        loop {
+            if self.step().await?.is_some() {
+                moved = Instant::now();
+            } else if self.parts.queue.backlog().await?.0 == 0 || moved.elapsed() > patience {
+                return Ok(());
+            } else {
+                tokio::time::sleep(POLL).await;
+            }
+        }
+    }
+
     async fn work(&self, claim_id: Uuid, claimed: Vec<Claimed>) -> Step {
         let mut step = Step { claimed: claimed.len(), ..Step::default() };
         match self.try_work(claim_id, claimed, &mut step).await {

@@ -7,3 +7,4 @@ mod receive;
 mod simulator;
 mod support;
 mod values;
+mod walks;

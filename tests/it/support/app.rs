@@ -154,6 +154,20 @@ impl TestApp {
         Self::builder().start().await
     }
 
+    /// The settings of a command on the same database and API.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut pairs = vec![
+            ("DATABASE_URL", self.database.url()),
+            ("NXT_CLIENT_ID", self.options.client_id.clone()),
+            ("NXT_CLIENT_SECRET", self.options.client_secret.clone()),
+            ("NXT_TOKEN_URL", self.simulator.token_url()),
+            ("NXT_GRAPHQL_URL", self.simulator.graphql_url()),
+            ("NXT_LOG", "warn".to_owned()),
+        ];
+        pairs.extend(self.settings.iter().cloned());
+        pairs
+    }
+
     /// Another daemon on the same database.
     pub async fn another(&self, role: Role) -> Daemon {
         Daemon::start(&self.settings, &self.options, &self.simulator, &self.database, role).await

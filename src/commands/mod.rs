@@ -1,5 +1,7 @@
 //! The subcommands, each a thin layer over the parts that do the work.
 
+mod walks;
+
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
@@ -30,6 +32,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Migrate => migrate(config).await,
+        Command::Backfill(targets) => walks::backfill(config, targets).await,
+        Command::Verify { targets, repair, json } => walks::verify(config, targets, repair, json).await,
         Command::Healthcheck => healthcheck(config).await,
     }
 }

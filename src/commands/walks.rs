@@ -1,0 +1,209 @@
+//! `backfill` and `verify`.
+
+use std::{io::IsTerminal, path::Path, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use futures_util::{StreamExt, stream};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::sync::Notify;
+
+use super::database_url;
+use crate::{
+    app,
+    cli::Targets,
+    config::{Role, Settings, Source},
+    database,
+    domain::TableName,
+    embedded::EmbeddedPostgres,
+    queue::QueueError,
+    telemetry::{self, Metrics, chain},
+    upstream::CatalogError,
+    walk::{self, Repair, Report, Selection, Target, WalkError},
+    worker::{Parts, Worker},
+};
+
+/// Tables walked at the same time.
+const TABLES_AT_ONCE: usize = 4;
+/// How long a drain goes on while nothing moves.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Exit code of a comparison that could not be made.
+const COULD_NOT_TELL: u8 = 2;
+
+/// What both commands work with.
+struct Bench {
+    parts: Parts,
+    targets: Vec<Target>,
+    unknown: Vec<(TableName, CatalogError)>,
+    server: Option<EmbeddedPostgres>,
+}
+
+impl Bench {
+    async fn open(config: Option<&Path>, targets: Targets) -> anyhow::Result<Self> {
+        let settings = Settings::read(&Source::from_process(config)?, Role::Worker)?;
+        telemetry::start(&settings.log);
+        let tables = targets.table.into_iter().map(TableName::new).collect::<Result<Vec<_>, _>>().context("--table")?;
+        let selection = Selection { tables, companies: targets.company };
+        if selection.tables.is_empty() && settings.mirror.tables.is_empty() {
+            anyhow::bail!("no table is named: give --table, or set NXT_TABLES");
+        }
+        let (url, server) = database_url(&settings.database).await?;
+        let pool = database::connect(database::options(&url)?).await?;
+        database::migrate(&pool).await?;
+        let upstream = settings.upstream.as_ref().context("a worker has API settings")?;
+        let metrics = Arc::new(Metrics::new());
+        let parts = app::worker_parts(upstream, &settings.mirror, &pool, &metrics, &Arc::new(Notify::new())).await?;
+        let found = walk::targets(&parts.upstream, &parts.catalog, &settings.mirror, &selection).await;
+        let (targets, unknown) = found.context("find the tables and companies")?;
+        Ok(Self { parts, targets, unknown, server })
+    }
+
+    async fn close(self) -> anyhow::Result<()> {
+        self.parts.pool.close().await;
+        match self.server {
+            Some(server) => Ok(server.stop().await?),
+            None => Ok(()),
+        }
+    }
+
+    fn report_unknown(&self) {
+        for (table, error) in &self.unknown {
+            eprintln!("{table}: skipped, {}", chain(error));
+        }
+    }
+}
+
+/// Walks tables into the mirror. Exit code 0 only if every one came to its end.
+pub(super) async fn backfill(config: Option<&Path>, targets: Targets) -> anyhow::Result<ExitCode> {
+    let bench = Bench::open(config, targets).await?;
+    bench.report_unknown();
+    let bars = Bars::new();
+    let loader = bench.parts.loader();
+    let walked: Vec<bool> = stream::iter(&bench.targets)
+        .map(|target| {
+            let bar = bars.add(target);
+            let loader = &loader;
+            async move {
+                let result = loader.load(target, |rows| bar.set_position(rows)).await;
+                let rows = bar.position();
+                bar.finish_and_clear();
+                match &result {
+                    Ok(changed) => println!("{target}: {rows} rows walked, {changed} new or different"),
+                    Err(error) => eprintln!("{target}: not finished after {rows} rows, {}", chain(error)),
+                }
+                result.is_ok()
+            }
+        })
+        .buffer_unordered(TABLES_AT_ONCE)
+        .collect()
+        .await;
+    // Rows that only the mirror has were marked for a look.
+    Worker::new(bench.parts.clone()).drain(PATIENCE).await.context("look at rows that only the mirror has")?;
+    let complete = bench.unknown.is_empty() && !walked.is_empty() && walked.iter().all(|done| *done);
+    bench.close().await?;
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Compares tables. Exit code 0 equal (after a repair: nothing left different), 1 differences, 2 could not tell.
+pub(super) async fn verify(
+    config: Option<&Path>,
+    targets: Targets,
+    repair: bool,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let bench = match Bench::open(config, targets).await {
+        Ok(bench) => bench,
+        Err(error) => {
+            eprintln!("nxt-mirror: {}", chain(&*error));
+            return Ok(ExitCode::from(COULD_NOT_TELL));
+        }
+    };
+    bench.report_unknown();
+    let bars = Bars::new();
+    let verifier = bench.parts.verifier();
+    let mender = Mender(Worker::new(bench.parts.clone()));
+    let repair: Option<&(dyn Repair + Sync)> = if repair { Some(&mender) } else { None };
+    let (mut reports, mut failures) = (vec![], vec![]);
+    for target in &bench.targets {
+        let bar = bars.add(target);
+        let result = verifier.verify(target, |rows| bar.set_position(rows), repair).await;
+        bar.finish_and_clear();
+        match result {
+            Ok(report) => reports.push(report),
+            Err(error) => failures.push((target.to_string(), error)),
+        }
+    }
+    if as_json {
+        println!("{}", document(&reports, &failures, &bench.unknown));
+    } else {
+        print(&reports, &failures);
+    }
+    let could_not_tell = !failures.is_empty() || !bench.unknown.is_empty() || reports.is_empty();
+    let left = reports.iter().any(|report| report.left > 0);
+    bench.close().await?;
+    Ok(match (left, could_not_tell) {
+        (true, _) => ExitCode::FAILURE,
+        (false, true) => ExitCode::from(COULD_NOT_TELL),
+        (false, false) => ExitCode::SUCCESS,
+    })
+}
+
+fn print(reports: &[Report], failures: &[(String, WalkError)]) {
+    for report in reports {
+        let Report { tenant, table, rows_compared, differences, repaired, left, .. } = report;
+        println!(
+            "{table} of {tenant}: {rows_compared} rows compared, {} differences, {repaired} repaired, {left} left",
+            differences.len()
+        );
+        for (key, difference) in differences {
+            match difference {
+                walk::Difference::Missing => println!("  {key}: missing in the mirror"),
+                walk::Difference::Extra => println!("  {key}: only in the mirror"),
+                walk::Difference::Different { columns } => println!("  {key}: different in {}", columns.join(", ")),
+            }
+        }
+    }
+    for (target, error) in failures {
+        eprintln!("{target}: could not be compared, {}", chain(error));
+    }
+}
+
+fn document(
+    reports: &[Report],
+    failures: &[(String, WalkError)],
+    unknown: &[(TableName, CatalogError)],
+) -> serde_json::Value {
+    let failed = failures.iter().map(|(target, error)| json!({ "target": target, "error": chain(error).to_string() }));
+    let unknown = unknown.iter().map(|(table, error)| json!({ "target": table, "error": error.to_string() }));
+    let equal = failures.is_empty() && !reports.is_empty() && reports.iter().all(|report| report.left == 0);
+    json!({ "equal": equal, "tables": reports, "failures": failed.chain(unknown).collect::<Vec<_>>() })
+}
+
+/// Repairs by working off the queue.
+struct Mender(Worker);
+
+impl Repair for Mender {
+    fn repair(&self) -> Pin<Box<dyn Future<Output = Result<(), QueueError>> + Send + '_>> {
+        Box::pin(self.0.drain(PATIENCE))
+    }
+}
+
+/// Progress bars on a terminal, nothing elsewhere.
+struct Bars(Option<MultiProgress>);
+
+impl Bars {
+    fn new() -> Self {
+        Self(std::io::stderr().is_terminal().then(MultiProgress::new))
+    }
+
+    fn add(&self, target: &Target) -> ProgressBar {
+        let Some(bars) = &self.0 else { return ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("{spinner} {msg:40} {human_pos:>12} rows  {per_sec:>14}  {elapsed}");
+        let bar = bars.add(ProgressBar::new_spinner().with_message(target.to_string()));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        match style {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        }
+    }
+}

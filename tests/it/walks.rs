@@ -1,0 +1,208 @@
+//! Whole tables: first load, healing, and the proof that the mirror is right.
+
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
+
+use nxt_mirror::{
+    config::Role,
+    simulator::{Fault, FaultKind, Owner},
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    app::{COMPANY, TestApp},
+    object,
+};
+
+const OTHER: Owner = Owner::Company(2_000_002);
+
+fn order(number: i64) -> serde_json::Map<String, Value> {
+    object(json!({ "orderNo": number, "name": format!("Order {number}") }))
+}
+
+fn put_silently(app: &TestApp, owner: Owner, numbers: std::ops::RangeInclusive<i64>) {
+    let rows: Vec<_> = numbers.map(order).collect();
+    app.simulator.put_all(owner, "Order", &rows, false).unwrap();
+}
+
+/// A daemon that only receives, so that nothing but the command under test writes.
+async fn quiet() -> TestApp {
+    TestApp::builder().role(Role::Receiver).set("NXT_FETCH_ROWS_MAX", 7).start().await
+}
+
+async fn command(app: &TestApp, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+    command.args(arguments).envs(app.environment());
+    tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+}
+
+async fn verify(app: &TestApp, arguments: &[&str]) -> (i32, Value) {
+    let arguments = [&["verify", "--json", "--table", "Order"], arguments].concat();
+    let output = command(app, &arguments).await;
+    let document = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {} {}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    });
+    (output.status.code().unwrap(), document)
+}
+
+#[tokio::test]
+async fn a_backfill_loads_what_was_there_before_and_verify_says_equal() {
+    let app = quiet().await;
+    put_silently(&app, COMPANY, 1..=40);
+    put_silently(&app, OTHER, 1..=15);
+    let output = command(&app, &["backfill", "--table", "Order"]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(app.assert_equal().await, 55);
+    let (code, document) = verify(&app, &[]).await;
+    assert_eq!((code, &document["equal"]), (0, &json!(true)));
+    let certified: i64 =
+        app.count("select sum(rows_compared)::bigint from nxt_mirror.verification where left_different = 0").await;
+    assert_eq!(certified, 55);
+    let fresh: (i64, bool, i64) =
+        sqlx::query_as("select rows, partial, differences from nxt_mirror.freshness where tenant = 'company 2000001'")
+            .fetch_one(&app.pool)
+            .await
+            .unwrap();
+    assert_eq!(fresh, (40, false, 0));
+}
+
+#[tokio::test]
+async fn damage_is_named_row_by_row_and_mended_by_repair() {
+    let app = quiet().await;
+    put_silently(&app, COMPANY, 1..=30);
+    assert!(command(&app, &["backfill", "--table", "Order", "--company", "2000001"]).await.status.success());
+    for damage in [
+        "update business_nxt.\"order\" set name = 'damaged' where order_no in (3, 4)",
+        "delete from business_nxt.\"order\" where order_no = 9",
+        "insert into business_nxt.\"order\" (_company_no, order_no, _fetched_at) values (2000001, 99, '2020-01-01')",
+    ] {
+        sqlx::query(damage).execute(&app.pool).await.unwrap();
+    }
+    let (code, document) = verify(&app, &["--company", "2000001"]).await;
+    assert_eq!(code, 1, "{document}");
+    assert_eq!(
+        document["tables"][0]["differences"],
+        json!({
+            "3": { "kind": "different", "columns": ["name"] },
+            "4": { "kind": "different", "columns": ["name"] },
+            "9": { "kind": "missing" },
+            "99": { "kind": "extra" },
+        })
+    );
+    let (code, document) = verify(&app, &["--company", "2000001", "--repair"]).await;
+    assert_eq!((code, &document["tables"][0]["repaired"]), (0, &json!(4)), "{document}");
+    assert_eq!(app.assert_equal().await, 30);
+}
+
+#[tokio::test]
+async fn a_walk_removes_what_the_source_no_longer_has_whatever_its_collation() {
+    let app = quiet().await;
+    let keys = ["Z", "a", "B", "æ", "Å", "aa", "A b", "a'b", "-1", "10", "9", "ø  x", "_", "%", "\\", "ß", "İ"];
+    for key in keys {
+        let row = object(json!({ "productNo": key, "description": key }));
+        app.simulator.put_all(COMPANY, "Product", &[row], false).unwrap();
+    }
+    let walk = ["backfill", "--table", "Product", "--company", "2000001"];
+    assert!(command(&app, &walk).await.status.success());
+    assert_eq!(app.assert_equal().await, keys.len());
+    for key in ["æ", "a", "ß", "%"] {
+        app.simulator.delete_silently(COMPANY, "Product", object(json!({ "productNo": key }))).unwrap();
+    }
+    assert!(command(&app, &walk).await.status.success());
+    app.assert_equal().await;
+    assert_eq!(app.mirrored("product").await.len(), keys.len() - 4);
+}
+
+#[tokio::test]
+async fn an_interrupted_walk_goes_on_where_it_stopped() {
+    let app = quiet().await;
+    put_silently(&app, COMPANY, 1..=70);
+    let walk = ["backfill", "--table", "Order", "--company", "2000001"];
+    // Five pages of seven rows, then nothing but errors.
+    app.simulator.fault(Fault { after: 5, ..Fault::new(FaultKind::PartialError).on(COMPANY, Some("Order")) });
+    assert!(!command(&app, &walk).await.status.success());
+    assert_eq!(app.count("select rows_walked from nxt_mirror.checkpoint where purpose = 'load'").await, 35);
+    app.simulator.clear_faults();
+    let before = app.simulator.counters().graphql_requests;
+    assert!(command(&app, &walk).await.status.success());
+    assert_eq!(app.assert_equal().await, 70);
+    // Five pages were left; the rest is metadata and the list of companies.
+    assert!(app.simulator.counters().graphql_requests - before <= 5 + 4);
+}
+
+#[tokio::test]
+async fn a_table_without_access_is_told_and_the_others_are_walked() {
+    let app = quiet().await;
+    put_silently(&app, COMPANY, 1..=3);
+    put_silently(&app, OTHER, 1..=3);
+    app.simulator.fault(Fault::new(FaultKind::Deny).on(OTHER, None));
+    let output = command(&app, &["backfill", "--table", "Order", "--table", "Unicorn"]).await;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        errors.contains("Unicorn: skipped") && errors.contains("Order of company 2000002: not finished"),
+        "{errors}"
+    );
+    assert_eq!(app.mirrored("order").await.len(), 3);
+    let (code, _) = verify(&app, &["--company", "2000002"]).await;
+    assert_eq!(code, 2);
+}
+
+#[tokio::test]
+async fn chosen_tables_are_loaded_by_themselves_and_lost_notifications_are_found() {
+    let app = TestApp::builder()
+        .set("NXT_TABLES", "Order")
+        .set("NXT_SWEEP_SECONDS", 1)
+        .set("NXT_WALK_SECONDS", 3)
+        .simulator(|options| options.companies = vec![(1_000_001, 2_000_001)])
+        .start()
+        .await;
+    put_silently(&app, COMPANY, 1..=20);
+    app.wait_for(
+        "loaded tables",
+        1,
+        "select count(*) from nxt_mirror.checkpoint where last_finished_at is not null and purpose = 'load'",
+    )
+    .await;
+    app.assert_equal().await;
+    app.simulator.set_knobs(|knobs| knobs.loss = 1.0);
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 5, "name": "changed unannounced" }))).unwrap();
+    app.simulator.put(COMPANY, "Order", order(21)).unwrap();
+    app.wait_for("new rows", 1, "select count(*) from business_nxt.\"order\" where order_no = 21").await;
+    app.wait_for("changed rows", 1, "select count(*) from business_nxt.\"order\" where name = 'changed unannounced'")
+        .await;
+    app.simulator.delete(COMPANY, "Order", object(json!({ "orderNo": 7 }))).unwrap();
+    app.wait_for("deleted rows", 0, "select count(*) from business_nxt.\"order\" where order_no = 7").await;
+    app.assert_equal().await;
+    assert_eq!(app.simulator.sender_counters().accepted, 0);
+}
+
+#[tokio::test]
+async fn a_first_load_beside_live_changes_overwrites_nothing_newer() {
+    let app = TestApp::builder()
+        .set("NXT_TABLES", "Order")
+        .set("NXT_FETCH_ROWS_MAX", 10)
+        .simulator(|options| options.companies = vec![(1_000_001, 2_000_001)])
+        .start()
+        .await;
+    put_silently(&app, COMPANY, 1..=300);
+    for turn in 0..200 {
+        let number = turn * 7 % 300 + 1;
+        if turn % 5 == 4 {
+            app.simulator.delete(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        } else {
+            let row = object(json!({ "orderNo": number, "name": format!("turn {turn}") }));
+            app.simulator.put(COMPANY, "Order", row).unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    app.wait_for(
+        "loaded tables",
+        1,
+        "select count(*) from nxt_mirror.checkpoint where last_finished_at is not null and purpose = 'load'",
+    )
+    .await;
+    assert!(app.assert_equal().await >= 260);
+}
