@@ -20,6 +20,67 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetterCommand {
+    /// Print a line for each
+    List {
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print one in full
+    Show {
+        /// Its number
+        id: i64,
+        /// Print it on one line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try them again, and forget those that are under way
+    Retry {
+        /// Their numbers
+        ids: Vec<i64>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget them for good
+    Drop {
+        /// Their numbers
+        ids: Vec<i64>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which notifications to replay.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// Received at or after this time, such as 2026-02-01T10:00:00Z
+    #[arg(long, value_name = "T")]
+    pub since: String,
+    /// Received before this time
+    #[arg(long, value_name = "T")]
+    pub until: Option<String>,
+    /// Only of this company
+    #[arg(long, value_name = "N")]
+    pub company: Option<i64>,
+    /// Only of this table
+    #[arg(long, value_name = "T")]
+    pub table: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Which tables of which companies.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Targets {
@@ -59,6 +120,36 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show lag, backlog, budget and each table
+    Status {
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// What was set aside, why, and the way back
+    DeadLetters {
+        /// What to do with them
+        #[command(subcommand)]
+        command: DeadLetterCommand,
+    },
+    /// Look again at the rows of stored notifications
+    Replay(ReplayArgs),
+    /// Tell every event, fetch and write known about one row, in order
+    Explain {
+        /// Table identifier, such as OrderLine
+        table: String,
+        /// Values of the key, in the order of its columns
+        #[arg(required = true, allow_negative_numbers = true)]
+        key: Vec<String>,
+        /// Only of this company
+        #[arg(long, value_name = "N")]
+        company: Option<i64>,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check settings, database, token, API, tables, time zone and subscriptions, and say what to do
+    Doctor,
     /// Ask the running daemon whether it is ready; for container health checks
     Healthcheck,
 }

@@ -1,5 +1,7 @@
 //! The subcommands, each a thin layer over the parts that do the work.
 
+mod doctor;
+mod operate;
 mod walks;
 
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
@@ -34,6 +36,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate => migrate(config).await,
         Command::Backfill(targets) => walks::backfill(config, targets).await,
         Command::Verify { targets, repair, json } => walks::verify(config, targets, repair, json).await,
+        Command::Status { json } => operate::status(config, json).await,
+        Command::DeadLetters { command } => operate::dead_letters(config, command).await,
+        Command::Replay(args) => operate::replay(config, args).await,
+        Command::Explain { table, key, company, json } => operate::explain(config, table, key, company, json).await,
+        Command::Doctor => doctor::doctor(config).await,
         Command::Healthcheck => healthcheck(config).await,
     }
 }

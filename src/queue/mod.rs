@@ -9,6 +9,8 @@
 mod accept;
 mod claim;
 mod commit;
+pub mod dead_letter;
+pub mod ledger;
 pub mod maintenance;
 pub mod settle;
 

@@ -2,6 +2,7 @@
 
 mod embedded;
 mod faults;
+mod operate;
 mod pipeline;
 mod receive;
 mod simulator;

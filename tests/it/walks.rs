@@ -1,9 +1,6 @@
 //! Whole tables: first load, healing, and the proof that the mirror is right.
 
-use std::{
-    process::{Command, Output},
-    time::Duration,
-};
+use std::time::Duration;
 
 use nxt_mirror::{
     config::Role,
@@ -32,15 +29,9 @@ async fn quiet() -> TestApp {
     TestApp::builder().role(Role::Receiver).set("NXT_FETCH_ROWS_MAX", 7).start().await
 }
 
-async fn command(app: &TestApp, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
-    command.args(arguments).envs(app.environment());
-    tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
-}
-
 async fn verify(app: &TestApp, arguments: &[&str]) -> (i32, Value) {
     let arguments = [&["verify", "--json", "--table", "Order"], arguments].concat();
-    let output = command(app, &arguments).await;
+    let output = app.command(&arguments).await;
     let document = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!("{error}: {} {}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     });
@@ -52,7 +43,7 @@ async fn a_backfill_loads_what_was_there_before_and_verify_says_equal() {
     let app = quiet().await;
     put_silently(&app, COMPANY, 1..=40);
     put_silently(&app, OTHER, 1..=15);
-    let output = command(&app, &["backfill", "--table", "Order"]).await;
+    let output = app.command(&["backfill", "--table", "Order"]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(app.assert_equal().await, 55);
     let (code, document) = verify(&app, &[]).await;
@@ -72,7 +63,7 @@ async fn a_backfill_loads_what_was_there_before_and_verify_says_equal() {
 async fn damage_is_named_row_by_row_and_mended_by_repair() {
     let app = quiet().await;
     put_silently(&app, COMPANY, 1..=30);
-    assert!(command(&app, &["backfill", "--table", "Order", "--company", "2000001"]).await.status.success());
+    assert!(app.command(&["backfill", "--table", "Order", "--company", "2000001"]).await.status.success());
     for damage in [
         "update business_nxt.\"order\" set name = 'damaged' where order_no in (3, 4)",
         "delete from business_nxt.\"order\" where order_no = 9",
@@ -105,12 +96,12 @@ async fn a_walk_removes_what_the_source_no_longer_has_whatever_its_collation() {
         app.simulator.put_all(COMPANY, "Product", &[row], false).unwrap();
     }
     let walk = ["backfill", "--table", "Product", "--company", "2000001"];
-    assert!(command(&app, &walk).await.status.success());
+    assert!(app.command(&walk).await.status.success());
     assert_eq!(app.assert_equal().await, keys.len());
     for key in ["æ", "a", "ß", "%"] {
         app.simulator.delete_silently(COMPANY, "Product", object(json!({ "productNo": key }))).unwrap();
     }
-    assert!(command(&app, &walk).await.status.success());
+    assert!(app.command(&walk).await.status.success());
     app.assert_equal().await;
     assert_eq!(app.mirrored("product").await.len(), keys.len() - 4);
 }
@@ -122,11 +113,11 @@ async fn an_interrupted_walk_goes_on_where_it_stopped() {
     let walk = ["backfill", "--table", "Order", "--company", "2000001"];
     // Five pages of seven rows, then nothing but errors.
     app.simulator.fault(Fault { after: 5, ..Fault::new(FaultKind::PartialError).on(COMPANY, Some("Order")) });
-    assert!(!command(&app, &walk).await.status.success());
+    assert!(!app.command(&walk).await.status.success());
     assert_eq!(app.count("select rows_walked from nxt_mirror.checkpoint where purpose = 'load'").await, 35);
     app.simulator.clear_faults();
     let before = app.simulator.counters().graphql_requests;
-    assert!(command(&app, &walk).await.status.success());
+    assert!(app.command(&walk).await.status.success());
     assert_eq!(app.assert_equal().await, 70);
     // Five pages were left; the rest is metadata and the list of companies.
     assert!(app.simulator.counters().graphql_requests - before <= 5 + 4);
@@ -138,7 +129,7 @@ async fn a_table_without_access_is_told_and_the_others_are_walked() {
     put_silently(&app, COMPANY, 1..=3);
     put_silently(&app, OTHER, 1..=3);
     app.simulator.fault(Fault::new(FaultKind::Deny).on(OTHER, None));
-    let output = command(&app, &["backfill", "--table", "Order", "--table", "Unicorn"]).await;
+    let output = app.command(&["backfill", "--table", "Order", "--table", "Unicorn"]).await;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());
     assert!(

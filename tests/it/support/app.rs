@@ -1,6 +1,9 @@
 //! A daemon against a simulator.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
 use nxt_mirror::{
     app::App,
@@ -163,9 +166,19 @@ impl TestApp {
             ("NXT_TOKEN_URL", self.simulator.token_url()),
             ("NXT_GRAPHQL_URL", self.simulator.graphql_url()),
             ("NXT_LOG", "warn".to_owned()),
+            ("NXT_WEBHOOK_SECRETS", SECRET.to_owned()),
+            // Nothing listens there.
+            ("NXT_OPS_LISTEN", "127.0.0.1:1".to_owned()),
         ];
         pairs.extend(self.settings.iter().cloned());
         pairs
+    }
+
+    /// Runs the program on the same database and API.
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+        command.args(arguments).envs(self.environment());
+        tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the program runs")
     }
 
     /// Another daemon on the same database.

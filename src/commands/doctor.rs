@@ -1,0 +1,187 @@
+//! `doctor`: checks everything that has to be right outside the daemon, and says what to do about what is not.
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use sqlx::PgPool;
+use tokio::sync::Notify;
+
+use super::database_url;
+use crate::{
+    app,
+    config::{Role, Settings, Source},
+    database,
+    telemetry::{self, Metrics, chain},
+    walk::{self, Selection},
+    worker::Parts,
+};
+
+/// Half a time zone: a shift beyond it is no delay.
+const SHIFT_SECONDS_MAX: f64 = 1_700.0;
+/// Notifications that the check of the time zone looks at.
+const SAMPLE: i64 = 1_000;
+
+/// What was found so far.
+#[derive(Default)]
+struct Findings {
+    problems: u32,
+}
+
+impl Findings {
+    fn fine(&self, what: &str, found: impl std::fmt::Display) {
+        println!("ok       {what}: {found}");
+    }
+
+    fn problem(&mut self, what: &str, problem: impl std::fmt::Display, advice: &str) {
+        self.problems += 1;
+        println!("PROBLEM  {what}: {problem}\n         {advice}");
+    }
+}
+
+/// Exit code 0 only if nothing is wrong.
+pub(super) async fn doctor(config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let mut findings = Findings::default();
+    examine(config, &mut findings).await?;
+    println!();
+    match findings.problems {
+        0 => println!("everything is as it should be"),
+        1 => println!("1 problem"),
+        problems => println!("{problems} problems"),
+    }
+    Ok(if findings.problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn examine(config: Option<&Path>, findings: &mut Findings) -> anyhow::Result<()> {
+    let source = Source::from_process(config)?;
+    let settings = match Settings::read(&source, Role::All) {
+        Ok(settings) => settings,
+        Err(error) => {
+            findings.problem("settings", error, "correct the setting it names; .env.example explains each");
+            return Ok(());
+        }
+    };
+    telemetry::start(&settings.log);
+    findings.fine("settings", "complete");
+    let (url, server) = match database_url(&settings.database).await {
+        Ok(found) => found,
+        Err(error) => {
+            findings.problem("database", chain(&*error), "install a PostgreSQL server or set DATABASE_URL");
+            return Ok(());
+        }
+    };
+    let pool = match database::connect(database::options(&url)?).await {
+        Ok(pool) => pool,
+        Err(error) => {
+            findings.problem("database", chain(&error), "check DATABASE_URL and that the server accepts connections");
+            return Ok(());
+        }
+    };
+    match database::is_current(&pool).await {
+        Ok(true) => {
+            findings.fine("database", "answers and is up to date");
+            api(&settings, &pool, findings).await?;
+            time_zone(&pool, findings).await?;
+            subscriptions(&pool, findings).await?;
+        }
+        Ok(false) => findings.problem("database", "migrations are not done", "run nxt-mirror migrate"),
+        Err(error) => findings.problem("database", error, "check the server's log"),
+    }
+    pool.close().await;
+    if let Some(server) = server {
+        server.stop().await?;
+    }
+    Ok(())
+}
+
+async fn api(settings: &Settings, pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
+    let Some(upstream) = &settings.upstream else { return Ok(()) };
+    let metrics = Arc::new(Metrics::new());
+    let parts = app::worker_parts(upstream, &settings.mirror, pool, &metrics, &Arc::new(Notify::new())).await?;
+    if let Err(error) = parts.upstream.probe().await {
+        findings.problem(
+            "API",
+            chain(&error),
+            "check NXT_CLIENT_ID, NXT_CLIENT_SECRET and NXT_SCOPE, and that the API integration is approved",
+        );
+        return Ok(());
+    }
+    findings.fine("API", "gives a token and answers");
+    match parts.upstream.available_companies().await {
+        Ok(companies) if companies.is_empty() => findings.problem(
+            "companies",
+            "the service may see none",
+            "add rows to Connect Application Access in Business NXT for the user named as the client id",
+        ),
+        Ok(companies) => {
+            let numbers: Vec<_> = companies.iter().map(|company| company.company_no.to_string()).collect();
+            findings.fine("companies", numbers.join(", "));
+        }
+        Err(error) => findings.problem("companies", chain(&error), "see the API's error"),
+    }
+    tables(settings, &parts, findings).await;
+    Ok(())
+}
+
+async fn tables(settings: &Settings, parts: &Parts, findings: &mut Findings) {
+    match walk::targets(&parts.upstream, &parts.catalog, &settings.mirror, &Selection::default()).await {
+        Ok((targets, unknown)) => {
+            for (table, error) in unknown {
+                let advice = "correct NXT_TABLES, or tell the key in NXT_KEYS as the line says";
+                findings.problem(&format!("table {table}"), chain(&error), advice);
+            }
+            if !targets.is_empty() {
+                findings.fine("tables", format_args!("{} to walk", targets.len()));
+            }
+        }
+        Err(error) => findings.problem("tables", chain(&error), "see the API's error"),
+    }
+}
+
+/// Change times that rows came with, against those that their notifications announced in UTC.
+async fn time_zone(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
+    let (pairs, shift): (i64, Option<f64>) = sqlx::query_as(
+        "select count(*), percentile_cont(0.5) within group (order by shift)::float8
+           from (select extract(epoch from l.source_changed_at - n.changed_at)::float8 as shift
+                   from nxt_mirror.sync_log l
+                   join nxt_mirror.notification n on n.id = l.notification_id
+                  where l.source_changed_at is not null and n.changed_at is not null
+                  order by l.id desc limit $1) as sample",
+    )
+    .bind(SAMPLE)
+    .fetch_one(pool)
+    .await?;
+    match shift {
+        None => findings.fine("time zone", "no notification has told a change time yet"),
+        Some(shift) if shift.abs() > SHIFT_SECONDS_MAX => findings.problem(
+            "time zone",
+            format_args!("rows are dated {:.1} h from what {pairs} notifications announced", shift / 3_600.0),
+            "set NXT_SOURCE_TIMEZONE to the zone of changedTimestamp, such as Europe/Oslo, and walk the tables again",
+        ),
+        Some(_) => findings.fine("time zone", format_args!("change times agree with {pairs} notifications")),
+    }
+    Ok(())
+}
+
+async fn subscriptions(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
+    let silent: Vec<(String, String)> = sqlx::query_as(
+        "select t.tenant_kind || ' ' || t.tenant_no, t.table_name from nxt_mirror.mirrored_tenant t
+          where not exists (select from nxt_mirror.notification n
+                             where (n.tenant_kind, n.tenant_no, n.table_name) = (t.tenant_kind, t.tenant_no, t.table_name))
+          order by 1, 2",
+    )
+    .fetch_all(pool)
+    .await?;
+    for (tenant, table) in &silent {
+        findings.problem(
+            &format!("subscription of {table} of {tenant}"),
+            "the ledger has no notification of it",
+            "if rows do change there, add a WebhookSubscription row in Business NXT; sweeps find the changes meanwhile",
+        );
+    }
+    let heard: i64 = sqlx::query_scalar(
+        "select count(*) from (select distinct tenant_kind, tenant_no, table_name from nxt_mirror.notification) as heard",
+    )
+    .fetch_one(pool)
+    .await?;
+    findings.fine("subscriptions", format_args!("notifications of {heard} tables of companies are in the ledger"));
+    Ok(())
+}
