@@ -15,7 +15,7 @@ use crate::{
     cli::{Cli, Command},
     config::{DatabaseSettings, LogSettings, OpsSettings, Role, Settings, Source},
     database, demo,
-    embedded::{EmbeddedOptions, EmbeddedPostgres},
+    embedded::{self, EmbeddedError, EmbeddedOptions, EmbeddedPostgres},
     queue, shutdown, simulator, telemetry,
 };
 
@@ -83,14 +83,19 @@ async fn database_url(settings: &DatabaseSettings) -> anyhow::Result<(SecretStri
     if let Some(url) = &settings.url {
         return Ok((url.clone(), None));
     }
-    let server = EmbeddedPostgres::start(EmbeddedOptions::new(&settings.data_dir))
-        .await
-        .context("start a database of our own, as DATABASE_URL is not set")?;
+    let started = EmbeddedPostgres::start(EmbeddedOptions::new(&settings.data_dir)).await;
+    if let Err(EmbeddedError::InUse { .. }) = &started
+        && let Some(url) = EmbeddedPostgres::url_elsewhere(&settings.data_dir, embedded::DATABASE)?
+    {
+        // The daemon runs it: its database is the one that is meant.
+        return Ok((url, None));
+    }
+    let server = started.context("start a database of our own, as DATABASE_URL is not set")?;
     tracing::info!(
         folder = %server.data_dir().display(),
         "DATABASE_URL is not set: using a database of our own"
     );
-    Ok((server.url("nxt_mirror"), Some(server)))
+    Ok((server.url(embedded::DATABASE), Some(server)))
 }
 
 /// Asks the daemon's own listener for readiness. Spoken by hand, because a health check runs every few seconds and a

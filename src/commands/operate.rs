@@ -9,12 +9,12 @@ use serde_json::json;
 use sqlx::{FromRow, PgPool};
 use tokio::sync::Notify;
 
-use super::database_url;
 use crate::{
     cli::{DeadLetterCommand, ReplayArgs},
     config::{DatabaseSettings, LogSettings, Source},
     database,
     domain::{HintKey, KeyValue, TableName, Time, time},
+    embedded::{self, EmbeddedPostgres},
     mirror::Replica,
     queue::{self, Accepted, Committer, Delivery, DeliveryId, Notification, dead_letter, ledger},
     telemetry::{self, Metrics},
@@ -26,10 +26,11 @@ async fn open(config: Option<&Path>) -> anyhow::Result<(PgPool, secrecy::SecretS
     let source = Source::from_process(config)?;
     telemetry::start(&LogSettings::read(&source)?);
     let settings = DatabaseSettings::read(&source)?;
-    if settings.url.is_none() {
-        bail!("DATABASE_URL is not set: name the database of the running daemon");
-    }
-    let (url, _) = database_url(&settings).await?;
+    let url = match settings.url {
+        Some(url) => url,
+        None => EmbeddedPostgres::url_elsewhere(&settings.data_dir, embedded::DATABASE)?
+            .context("DATABASE_URL is not set, and NXT_DATA_DIR has no server of our own")?,
+    };
     let pool = database::connect(database::options(&url)?).await?;
     if !database::is_current(&pool).await? {
         bail!("the database is not up to date: run nxt-mirror migrate");

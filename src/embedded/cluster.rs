@@ -90,10 +90,15 @@ impl Files {
         lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
     }
 
+    /// The port of the last run.
+    pub(super) fn last_port(&self) -> Option<u16> {
+        std::fs::read_to_string(self.folder.join("port")).ok()?.trim().parse().ok()
+    }
+
     /// The port of the last run if nobody took it meanwhile, otherwise a free one.
     pub(super) fn choose_port(&self) -> Result<u16, EmbeddedError> {
         let path = self.folder.join("port");
-        let last = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        let last = self.last_port();
         let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
         let listener = last
             .and_then(|port| bind(port).ok())

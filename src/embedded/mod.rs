@@ -106,6 +106,21 @@ impl EmbeddedPostgres {
         Ok(server)
     }
 
+    /// The address of `database` on the server that another process runs in this folder, password included; `None` when
+    /// none ever ran there. Whether it runs now, a connection will tell.
+    ///
+    /// # Errors
+    /// When the folder's files cannot be read.
+    pub fn url_elsewhere(data_dir: &Path, database: &str) -> Result<Option<SecretString>, EmbeddedError> {
+        let wanted = absolute(data_dir)?;
+        let account = Account::choose(&wanted.join("cluster"))?;
+        let files = Files { folder: account::reachable_folder(&wanted, &account)? };
+        match files.last_port() {
+            Some(port) => Ok(Some(url(port, &files.password()?, database))),
+            None => Ok(None),
+        }
+    }
+
     /// The address of `database` on this server, password included.
     pub fn url(&self, database: &str) -> SecretString {
         url(self.port, &self.password, database)
