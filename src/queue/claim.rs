@@ -10,9 +10,11 @@ use crate::domain::{
     settle::{Announcement, Deletion, Evidence},
 };
 
-/// How long a claim holds. Longer than the slowest request and its apply together, so that a lease that runs out
-/// means a worker that is gone.
-pub const LEASE: Duration = Duration::from_secs(120);
+/// How long a claim holds unless it is renewed. Work that takes longer renews it, so a lease that runs out means a
+/// worker that is gone, and this is how long its rows wait for another one.
+const LEASE: Duration = Duration::from_secs(30);
+/// How often claims under way are renewed; several tries fit into a lease.
+pub const RENEW_INTERVAL: Duration = Duration::from_secs(8);
 
 /// Marks a batch as claimed by moving its due time behind the lease. One short statement; no transaction stays open
 /// while the source is asked.
@@ -96,6 +98,20 @@ impl Queue {
             .await
             .map_err(QueueError::on("claim rows"))?;
         rows.iter().map(read).collect::<Result<_, _>>().map_err(QueueError::on("read claimed rows"))
+    }
+
+    /// Extends the leases of claims whose work goes on.
+    pub async fn renew(&self, claim_ids: &[Uuid]) -> Result<(), QueueError> {
+        sqlx::query(
+            "update nxt_mirror.dirty_row set due_at = now() + make_interval(secs => $2)
+              where claim_id = any($1) and due_at > now()",
+        )
+        .bind(claim_ids)
+        .bind(LEASE.as_secs_f64())
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(QueueError::on("renew claims"))
     }
 
     /// Gives back, due at once, whatever these claims still hold.

@@ -23,7 +23,7 @@ use crate::{
         Tenant,
         settle::{self, BeforeFetch, Known},
     },
-    queue::{self, Claimed, Outcome, QueueError, SyncAction, SyncEntry},
+    queue::{self, Claimed, Outcome, QueueError, RENEW_INTERVAL, SyncAction, SyncEntry},
     telemetry::chain,
     upstream::{Ask, Remedy, Sighting, UpstreamError, remedy},
 };
@@ -65,7 +65,14 @@ pub struct Worker {
 struct State {
     size: Size,
     slow_until: HashMap<Tenant, Instant>,
-    running: HashMap<Uuid, Vec<Tenant>>,
+    running: HashMap<Uuid, Running>,
+}
+
+/// A claim under way.
+#[derive(Debug)]
+struct Running {
+    tenants: Vec<Tenant>,
+    since: Instant,
 }
 
 impl Worker {
@@ -78,6 +85,30 @@ impl Worker {
 
     /// Works until told to stop, then finishes or gives back what it holds.
     pub async fn run(self, stop: CancellationToken) {
+        let renewing = tokio::spawn(self.clone().renew_leases());
+        self.claim_until(&stop).await;
+        renewing.abort();
+    }
+
+    /// Keeps the claims of slow requests, until aborted.
+    async fn renew_leases(self) {
+        let mut timer = tokio::time::interval(RENEW_INTERVAL);
+        loop {
+            timer.tick().await;
+            let long: Vec<Uuid> = {
+                let state = self.state();
+                let long = state.running.iter().filter(|(_, running)| running.since.elapsed() >= RENEW_INTERVAL);
+                long.map(|(claim_id, _)| *claim_id).collect()
+            };
+            if !long.is_empty()
+                && let Err(error) = self.parts.queue.renew(&long).await
+            {
+                tracing::warn!(error = %chain(&error), "claims not renewed");
+            }
+        }
+    }
+
+    async fn claim_until(&self, stop: &CancellationToken) {
         let claims = Arc::new(Semaphore::new(CLAIMS_MAX));
         let mut running = JoinSet::new();
         let mut pace = Pace::default();
@@ -160,7 +191,7 @@ impl Worker {
             let mut tenants: Vec<Tenant> = claimed.iter().map(|row| row.hint.tenant).collect();
             tenants.sort_unstable();
             tenants.dedup();
-            self.state().running.insert(claim_id, tenants);
+            self.state().running.insert(claim_id, Running { tenants, since: Instant::now() });
         }
         Ok((claim_id, claimed))
     }
@@ -473,7 +504,8 @@ impl Worker {
     fn busy_tenants(&self) -> Vec<Tenant> {
         let state = self.state();
         let now = Instant::now();
-        let claims = |tenant: &Tenant| state.running.values().filter(|tenants| tenants.contains(tenant)).count();
+        let claims =
+            |tenant: &Tenant| state.running.values().filter(|running| running.tenants.contains(tenant)).count();
         state
             .slow_until
             .iter()

@@ -236,6 +236,29 @@ async fn what_a_receiver_stores_another_process_mirrors() {
 }
 
 #[tokio::test]
+async fn what_a_killed_daemon_had_stored_and_claimed_is_done_by_another() {
+    let app = TestApp::builder().role(Role::Receiver).start().await;
+    app.simulator.fault(Fault { millis: 60_000, ..Fault::new(FaultKind::Slow).times(1) });
+    for number in 1..=5 {
+        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+    }
+    app.simulator.drain().await;
+    let mut killed = std::process::Command::new(env!("CARGO_BIN_EXE_nxt-mirror"))
+        .args(["serve", "--role", "worker"])
+        .envs(app.environment())
+        .env("NXT_OPS_LISTEN", "127.0.0.1:0")
+        .spawn()
+        .unwrap();
+    app.wait_for("claimed rows", 5, "select count(*) from nxt_mirror.dirty_row where claim_id is not null").await;
+    app.wait_until("the slow request is under way", |app| app.simulator.counters().faults.contains_key("slow")).await;
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let other = app.another(Role::Worker).await;
+    assert_eq!(app.assert_equal().await, 5);
+    other.stop().await;
+}
+
+#[tokio::test]
 async fn a_daemon_that_stops_leaves_nothing_claimed() {
     let app = TestApp::builder().role(Role::Receiver).start().await;
     app.simulator.fault(Fault { millis: 3_000, ..Fault::new(FaultKind::Slow) });

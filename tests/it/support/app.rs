@@ -221,6 +221,15 @@ impl TestApp {
         }
     }
 
+    /// Waits until something holds.
+    pub async fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "{what}: not in time");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until every notification is delivered and no row needs a look.
     pub async fn settle(&self) {
         self.simulator.drain().await;
