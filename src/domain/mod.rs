@@ -7,6 +7,8 @@ pub mod key;
 pub mod naming;
 pub mod row;
 pub mod settle;
+#[cfg(test)]
+mod settle_orders;
 pub mod table;
 pub mod tenant;
 pub mod time;

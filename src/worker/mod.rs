@@ -10,6 +10,7 @@ mod blame;
 mod pace;
 mod plan;
 mod run;
+mod work;
 
 use std::sync::Arc;
 
