@@ -139,25 +139,10 @@ async fn due(
             candidates.push((target, true));
         }
     }
+    let states = states(&parts.pool, purpose).await?;
     let mut due = vec![];
     for (target, chosen) in candidates {
-        // Seconds since the last one ended, or since the table was first seen; and whether one is under way.
-        let state: Option<(bool, f64, bool)> = sqlx::query_as(
-            "select c.last_finished_at is not null,
-                    extract(epoch from clock_timestamp() - coalesce(c.last_finished_at, t.first_seen_at))::float8,
-                    c.started_at is not null and c.finished_at is null
-               from nxt_mirror.mirrored_tenant t
-               left join nxt_mirror.checkpoint c
-                      on (c.tenant_kind, c.tenant_no, c.table_name, c.purpose)
-                       = (t.tenant_kind, t.tenant_no, t.table_name, $4)
-              where (t.tenant_kind, t.tenant_no, t.table_name) = ($1, $2, $3)",
-        )
-        .bind(target.tenant.kind())
-        .bind(target.tenant.number())
-        .bind(target.table.name.as_str())
-        .bind(purpose)
-        .fetch_optional(&parts.pool)
-        .await?;
+        let state = states.get(&(target.tenant, target.table.name.as_str().to_ascii_lowercase())).copied();
         let old = |age: f64| interval.is_some_and(|interval| age >= interval.as_secs_f64());
         let is_due = match (purpose, state) {
             ("load", None) => chosen,
@@ -172,6 +157,30 @@ async fn due(
         }
     }
     Ok(due)
+}
+
+/// Whether a walk of this purpose has ever ended, the seconds since the last one did or since the table was first seen,
+/// and whether one is under way.
+type State = (bool, f64, bool);
+
+/// The state of every table that holds something.
+async fn states(pool: &PgPool, purpose: &str) -> Result<HashMap<(Tenant, String), State>, WalkError> {
+    let rows: Vec<(String, i64, String, bool, f64, bool)> = sqlx::query_as(
+        "select t.tenant_kind, t.tenant_no, lower(t.table_name), c.last_finished_at is not null,
+                extract(epoch from clock_timestamp() - coalesce(c.last_finished_at, t.first_seen_at))::float8,
+                c.started_at is not null and c.finished_at is null
+           from nxt_mirror.mirrored_tenant t
+           left join nxt_mirror.checkpoint c
+                  on (c.tenant_kind, c.tenant_no, c.table_name, c.purpose)
+                   = (t.tenant_kind, t.tenant_no, t.table_name, $1)",
+    )
+    .bind(purpose)
+    .fetch_all(pool)
+    .await?;
+    let keyed = rows.into_iter().filter_map(|(kind, number, table, ended, age, under_way)| {
+        Some(((Tenant::from_parts(&kind, number)?, table), (ended, age, under_way)))
+    });
+    Ok(keyed.collect())
 }
 
 /// The targets of the settings, looked up now and then.
