@@ -2,8 +2,7 @@
 
 FROM rust:1-bookworm AS build
 WORKDIR /src
-# Queries are checked against the committed .sqlx folder, since no database answers during a build.
-ENV SQLX_OFFLINE=true CARGO_TERM_COLOR=never
+ENV CARGO_TERM_COLOR=never
 # Dependencies first, with an empty program in place of ours: this layer is made anew only when they change.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
