@@ -1,4 +1,14 @@
 //! nxt-mirror keeps a PostgreSQL replica of Visma Business NXT companies in step with the source.
+//!
+//! A signed webhook says which row changed. [`webhook`] verifies and reads it, [`queue`] stores it before it is
+//! answered, [`worker`] claims rows that need a look, [`upstream`] fetches many of them in one GraphQL request, the
+//! rules of [`domain::settle`] decide what that means, and [`mirror`] writes it, all in one transaction. [`walk`] loads,
+//! sweeps and compares whole tables by the same rules. [`app`] puts the parts together; `docs/architecture.md` has the
+//! map and the invariants.
+//!
+//! [`simulator`] is a Business NXT in memory that shares nothing with the rest; [`embedded`] a PostgreSQL of our own;
+//! [`demo`] all of it on one machine.
+
 pub mod app;
 pub mod cli;
 pub mod commands;

@@ -30,7 +30,7 @@ pub struct Counters {
     pub peak_per_minute: usize,
     /// The most requests under way for one company.
     pub peak_in_flight: usize,
-    /// Row fetches that gave no `first`, and other queries with errors of validation.
+    /// Queries that brought errors and no data at all, as those of validation do.
     pub invalid_requests: u64,
     /// Faults injected, by kind.
     pub faults: BTreeMap<String, u64>,

@@ -106,14 +106,6 @@ impl Budget {
         .map_err(UpstreamError::Budget)?;
         Ok(())
     }
-
-    /// Requests in the last 60 seconds, those under way included.
-    pub async fn used(&self) -> Result<i64, UpstreamError> {
-        sqlx::query_scalar("select count(*) from nxt_mirror.api_slot where free_at > clock_timestamp()")
-            .fetch_one(&self.pool)
-            .await
-            .map_err(UpstreamError::Budget)
-    }
 }
 
 impl Permit {

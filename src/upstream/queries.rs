@@ -3,7 +3,7 @@
 use graphql_client::GraphQLQuery;
 use serde_json::Value;
 
-use super::{GraphqlError, Lane, Upstream, UpstreamError};
+use super::{Lane, Upstream, UpstreamError};
 use crate::domain::{ColumnType, TableLevel};
 
 /// `Long` of the API.
@@ -139,11 +139,5 @@ impl Upstream {
             return Err(UpstreamError::Graphql(answer.errors));
         }
         serde_json::from_value(Value::Object(answer.data)).map_err(|error| UpstreamError::Shape(error.to_string()))
-    }
-}
-
-impl From<GraphqlError> for UpstreamError {
-    fn from(error: GraphqlError) -> Self {
-        Self::Graphql(vec![error])
     }
 }
