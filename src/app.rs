@@ -73,6 +73,7 @@ impl App {
             catalog: Arc::clone(&parts.catalog),
             settings: settings.mirror.clone(),
             loader: parts.loader(),
+            requests_per_minute: settings.upstream.as_ref().map_or(0, |upstream| upstream.requests_per_minute),
         });
         let worker = parts.map(Worker::new);
         let (public, committer, receiver) = match &settings.webhook {

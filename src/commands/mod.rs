@@ -2,6 +2,7 @@
 
 mod doctor;
 mod operate;
+mod progress;
 mod walks;
 
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};

@@ -51,6 +51,7 @@ struct Freshness {
     last_change_applied: Option<Time>,
     last_verified: Option<Time>,
     differences: Option<i64>,
+    silent_since: Option<Time>,
 }
 
 /// Lag, backlog, budget and each table.
@@ -82,8 +83,11 @@ pub(super) async fn status(config: Option<&Path>, as_json: bool) -> anyhow::Resu
             (false, Some(0)) => format!("equal as of {}", shown(table.last_verified)),
             (false, Some(differences)) => format!("{differences} differences as of {}", shown(table.last_verified)),
         };
+        let silence = table.silent_since.map_or_else(String::new, |since| {
+            format!("; changes, but no notification since {}: is the subscription gone?", shown(Some(since)))
+        });
         println!(
-            "{:<18} {:<32} {:>10} rows {:>6} waiting  {state}",
+            "{:<18} {:<32} {:>10} rows {:>6} waiting  {state}{silence}",
             table.tenant, table.table_name, table.rows, table.backlog
         );
     }

@@ -1,14 +1,13 @@
 //! `backfill` and `verify`.
 
-use std::{io::IsTerminal, path::Path, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::Path, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures_util::{StreamExt, stream};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::database_url;
+use super::{database_url, progress::Display};
 use crate::{
     app,
     cli::Targets,
@@ -19,12 +18,10 @@ use crate::{
     queue::QueueError,
     telemetry::{self, Metrics, chain},
     upstream::CatalogError,
-    walk::{self, Repair, Report, Selection, Target, WalkError},
+    walk::{self, Loaded, Repair, Report, Selection, TABLES_AT_ONCE, Target, WalkError},
     worker::{Parts, Worker},
 };
 
-/// Tables walked at the same time.
-const TABLES_AT_ONCE: usize = 4;
 /// How long a drain goes on while nothing moves.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Exit code of a comparison that could not be made.
@@ -53,6 +50,8 @@ impl Bench {
         let upstream = settings.upstream.as_ref().context("a worker has API settings")?;
         let metrics = Arc::new(Metrics::new());
         let parts = app::worker_parts(upstream, &settings.mirror, &pool, &metrics, &Arc::new(Notify::new())).await?;
+        // An earlier run described the tables; this one shall see what is new in them.
+        parts.catalog.forget().await;
         let found = walk::targets(&parts.upstream, &parts.catalog, &settings.mirror, &selection).await;
         let (targets, unknown) = found.context("find the tables and companies")?;
         Ok(Self { parts, targets, unknown, server })
@@ -77,22 +76,24 @@ impl Bench {
 pub(super) async fn backfill(config: Option<&Path>, targets: Targets) -> anyhow::Result<ExitCode> {
     let bench = Bench::open(config, targets).await?;
     bench.report_unknown();
-    let bars = Bars::new();
+    let display = Display::new();
     let loader = bench.parts.loader();
     let walked: Vec<bool> = stream::iter(&bench.targets)
-        .map(|target| {
-            let bar = bars.add(target);
-            let loader = &loader;
-            async move {
-                let result = loader.load(target, |rows| bar.set_position(rows)).await;
-                let rows = bar.position();
-                bar.finish_and_clear();
-                match &result {
-                    Ok(changed) => println!("{target}: {rows} rows walked, {changed} new or different"),
-                    Err(error) => eprintln!("{target}: not finished after {rows} rows, {}", chain(error)),
+        .map(async |target| {
+            let watch = display.watch(target);
+            let result = loader.load(target, &watch.progress).await;
+            let rows = watch.progress.walked();
+            drop(watch);
+            display.pausing(|| match &result {
+                Ok(Loaded { changed, skipped: 0 }) => {
+                    println!("{target}: {rows} rows walked, {changed} new or different");
                 }
-                result.is_ok()
-            }
+                Ok(Loaded { changed, skipped }) => {
+                    println!("{target}: {rows} rows walked, {changed} new or different, {skipped} could not be read");
+                }
+                Err(error) => eprintln!("{target}: not finished after {rows} rows, {}", chain(error)),
+            });
+            matches!(result, Ok(Loaded { skipped: 0, .. }))
         })
         .buffer_unordered(TABLES_AT_ONCE)
         .collect()
@@ -119,26 +120,34 @@ pub(super) async fn verify(
         }
     };
     bench.report_unknown();
-    let bars = Bars::new();
+    let display = Display::new();
     let verifier = bench.parts.verifier();
     let mender = Mender(Worker::new(bench.parts.clone()));
     let repair: Option<&(dyn Repair + Sync)> = if repair { Some(&mender) } else { None };
+    let verified: Vec<(usize, Result<Report, WalkError>)> = stream::iter(bench.targets.iter().enumerate())
+        .map(|(index, target)| {
+            let watch = display.watch(target);
+            let verifier = &verifier;
+            async move { (index, verifier.verify(target, &watch.progress, repair).await) }
+        })
+        .buffer_unordered(TABLES_AT_ONCE)
+        .collect()
+        .await;
     let (mut reports, mut failures) = (vec![], vec![]);
-    for target in &bench.targets {
-        let bar = bars.add(target);
-        let result = verifier.verify(target, |rows| bar.set_position(rows), repair).await;
-        bar.finish_and_clear();
+    for (index, result) in verified {
         match result {
             Ok(report) => reports.push(report),
-            Err(error) => failures.push((target.to_string(), error)),
+            Err(error) => failures.push((bench.targets[index].to_string(), error)),
         }
     }
+    reports.sort_by(|one, other| (&one.tenant, &one.table).cmp(&(&other.tenant, &other.table)));
     if as_json {
         println!("{}", document(&reports, &failures, &bench.unknown));
     } else {
         print(&reports, &failures);
     }
-    let could_not_tell = !failures.is_empty() || !bench.unknown.is_empty() || reports.is_empty();
+    let unreadable = reports.iter().any(|report| report.unreadable > 0);
+    let could_not_tell = !failures.is_empty() || !bench.unknown.is_empty() || reports.is_empty() || unreadable;
     let left = reports.iter().any(|report| report.left > 0);
     bench.close().await?;
     Ok(match (left, could_not_tell) {
@@ -150,11 +159,14 @@ pub(super) async fn verify(
 
 fn print(reports: &[Report], failures: &[(String, WalkError)]) {
     for report in reports {
-        let Report { tenant, table, rows_compared, differences, repaired, left, .. } = report;
+        let Report { tenant, table, rows_compared, differences, repaired, left, unreadable, .. } = report;
         println!(
             "{table} of {tenant}: {rows_compared} rows compared, {} differences, {repaired} repaired, {left} left",
             differences.len()
         );
+        if *unreadable > 0 {
+            println!("  {unreadable} rows could not be read");
+        }
         for (key, difference) in differences {
             match difference {
                 walk::Difference::Missing => println!("  {key}: missing in the mirror"),
@@ -175,7 +187,9 @@ fn document(
 ) -> serde_json::Value {
     let failed = failures.iter().map(|(target, error)| json!({ "target": target, "error": chain(error).to_string() }));
     let unknown = unknown.iter().map(|(table, error)| json!({ "target": table, "error": error.to_string() }));
-    let equal = failures.is_empty() && !reports.is_empty() && reports.iter().all(|report| report.left == 0);
+    let equal = failures.is_empty()
+        && !reports.is_empty()
+        && reports.iter().all(|report| report.left == 0 && report.unreadable == 0);
     json!({ "equal": equal, "tables": reports, "failures": failed.chain(unknown).collect::<Vec<_>>() })
 }
 
@@ -185,25 +199,5 @@ struct Mender(Worker);
 impl Repair for Mender {
     fn repair(&self) -> Pin<Box<dyn Future<Output = Result<(), QueueError>> + Send + '_>> {
         Box::pin(self.0.drain(PATIENCE))
-    }
-}
-
-/// Progress bars on a terminal, nothing elsewhere.
-struct Bars(Option<MultiProgress>);
-
-impl Bars {
-    fn new() -> Self {
-        Self(std::io::stderr().is_terminal().then(MultiProgress::new))
-    }
-
-    fn add(&self, target: &Target) -> ProgressBar {
-        let Some(bars) = &self.0 else { return ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("{spinner} {msg:40} {human_pos:>12} rows  {per_sec:>14}  {elapsed}");
-        let bar = bars.add(ProgressBar::new_spinner().with_message(target.to_string()));
-        bar.enable_steady_tick(Duration::from_millis(200));
-        match style {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
-        }
     }
 }

@@ -1,16 +1,18 @@
 //! The replica: mirrored tables, and all their SQL.
 //!
 //! Every name in a statement comes from a [`TableSpec`](crate::domain::TableSpec), thus from the API's metadata, and
-//! passes `identifier`; every value is bound. Rows travel as one JSON parameter that PostgreSQL casts to the
-//! columns' types, so that a statement does not depend on how many rows or columns there are.
+//! passes `identifier`; every value is bound or copied. Rows of live work travel as one JSON parameter that PostgreSQL
+//! casts to the columns' types, pages of a walk by COPY, so that no statement depends on how many rows there are.
 
 mod identifier;
 mod rows;
 mod schema;
+mod stage;
 mod statement;
 
 pub use rows::{Fetched, Removal};
 pub use schema::{Replica, SchemaError};
+pub use stage::WalkId;
 
 /// A statement against a mirrored table failed.
 #[derive(Debug, thiserror::Error)]

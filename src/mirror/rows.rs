@@ -138,53 +138,7 @@ impl Replica {
     }
 }
 
-impl Replica {
-    /// Keys of mirrored rows that no request since `moment` has brought, in the mirror's own order, behind `after`.
-    pub async fn keys_fetched_before(
-        &self,
-        connection: &mut PgConnection,
-        tenant: Tenant,
-        table: &TableSpec,
-        moment: Time,
-        after: Option<&RowKey>,
-        rows_max: i64,
-    ) -> Result<Vec<RowKey>, MirrorError> {
-        let keys: Vec<String> =
-            sqlx::query_scalar(AssertSqlSafe(statement::keys_fetched_before(table, after.is_none())))
-                .bind(tenant.number())
-                .bind(keys_json(table, after.into_iter().map(|key| (key, None))))
-                .bind(moment)
-                .bind(rows_max)
-                .fetch_all(connection)
-                .await
-                .map_err(failed("list rows", table))?;
-        read_key_list(&keys, table)
-    }
-
-    /// Compares fetched rows with their mirrored ones, column by column. For each that differs: its key, and the columns
-    /// that do, or `None` when the mirror does not have it.
-    pub async fn compare(
-        &self,
-        connection: &mut PgConnection,
-        tenant: Tenant,
-        table: &TableSpec,
-        rows: &[Row],
-    ) -> Result<Vec<(RowKey, Option<Vec<String>>)>, MirrorError> {
-        let rows: Vec<Json> = rows
-            .iter()
-            .map(|row| row_json(tenant, table, &Fetched { row, started_at: Time::default(), notification_id: None }))
-            .collect();
-        let found: Vec<(String, Option<Vec<String>>)> = sqlx::query_as(AssertSqlSafe(statement::compare(table)))
-            .bind(Json::Array(rows).to_string())
-            .fetch_all(connection)
-            .await
-            .map_err(failed("compare rows", table))?;
-        let (keys, columns): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-        Ok(read_key_list(&keys, table)?.into_iter().zip(columns).collect())
-    }
-}
-
-fn failed(action: &'static str, table: &TableSpec) -> impl FnOnce(sqlx::Error) -> MirrorError {
+pub(super) fn failed(action: &'static str, table: &TableSpec) -> impl FnOnce(sqlx::Error) -> MirrorError {
     let table = table.name.to_string();
     move |source| MirrorError { action, table, source }
 }
@@ -219,12 +173,12 @@ fn keys_json<'a>(table: &TableSpec, keys: impl Iterator<Item = (&'a RowKey, Opti
     Json::Array(rows.collect()).to_string()
 }
 
-fn read_keys(texts: Vec<String>, table: &TableSpec) -> Result<HashSet<RowKey>, MirrorError> {
+pub(super) fn read_keys(texts: Vec<String>, table: &TableSpec) -> Result<HashSet<RowKey>, MirrorError> {
     Ok(read_key_list(&texts, table)?.into_iter().collect())
 }
 
 /// Keys as JSON arrays, the form in which statements return them.
-fn read_key_list(texts: &[String], table: &TableSpec) -> Result<Vec<RowKey>, MirrorError> {
+pub(super) fn read_key_list(texts: &[String], table: &TableSpec) -> Result<Vec<RowKey>, MirrorError> {
     let read = |text: &String| {
         let values: Vec<Json> = serde_json::from_str(text).ok()?;
         values.iter().map(KeyValue::from_json).collect::<Option<Vec<_>>>().map(RowKey::from_values)

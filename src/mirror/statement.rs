@@ -74,22 +74,26 @@ pub(super) fn known(spec: &TableSpec) -> String {
 
 /// Writes the rows in `$1`; answers with the keys of those that were new or different.
 pub(super) fn upsert(spec: &TableSpec) -> String {
-    let table = table(spec);
-    let source = || spec.columns.iter().map(|column| column.sql_name.as_str());
     let own = [spec.level.tenant_column(), "_changed_at", "_fetched_at", "_notification_id"];
-    let all = list("", own.into_iter().chain(source()));
-    let updated: Vec<_> =
-        own[1..].iter().copied().chain(source()).map(|name| format!("{0} = excluded.{0}", Identifier(name))).collect();
+    let columns = list("", own.into_iter().chain(source_columns(spec)));
+    let rows = format!("select {columns} from json_populate_recordset(null::{}, $1::json)", table(spec));
+    insert(spec, &columns, &rows, own[1..].iter().copied())
+}
+
+/// Writes these rows; where one is there and different, all its source columns and its `bookkeeping` are replaced.
+fn insert<'a>(spec: &'a TableSpec, columns: &str, rows: &str, bookkeeping: impl Iterator<Item = &'a str>) -> String {
+    let set: Vec<_> =
+        bookkeeping.chain(source_columns(spec)).map(|name| format!("{0} = excluded.{0}", Identifier(name))).collect();
     format!(
-        "insert into {table} as m ({all}) select {all} from json_populate_recordset(null::{table}, $1::json) \
-         order by {key} \
-         on conflict ({key}) do update set _deleted_at = null, {updated} \
+        "insert into {table} as m ({columns}) {rows} order by {key} \
+         on conflict ({key}) do update set _deleted_at = null, {set} \
          where m._deleted_at is not null or row({mirrored}) is distinct from row({fetched}) \
          returning {returned}::text",
+        table = table(spec),
         key = list("", primary_key(spec)),
-        updated = updated.join(", "),
-        mirrored = list("m.", source()),
-        fetched = list("excluded.", source()),
+        set = set.join(", "),
+        mirrored = list("m.", source_columns(spec)),
+        fetched = list("excluded.", source_columns(spec)),
         returned = key_output(spec),
     )
 }
@@ -134,49 +138,114 @@ pub(super) fn other_spellings(spec: &TableSpec) -> String {
     )
 }
 
-/// Keys of rows that were fetched before `$3`, for tenant `$1`, behind the key in `$2` if there is one, `$4` of them.
-pub(super) fn keys_fetched_before(spec: &TableSpec, is_first: bool) -> String {
-    let keys = || spec.key_columns().map(|column| column.sql_name.as_str());
-    let behind = if is_first {
-        // The parameter is used all the same, so that both forms take the same ones.
-        "$2::text is not null".to_owned()
-    } else {
-        format!("({}) > (select {} from {})", list("m.", keys()), list("i.", keys()), key_input(spec))
-    };
+/// The staging table of a transaction.
+const STAGE: &str = "pg_temp.nxt_page";
+
+/// Bookkeeping columns of a staged row behind its position, in the order in which it is copied.
+fn staged_own(spec: &TableSpec) -> [&'static str; 3] {
+    [spec.level.tenant_column(), "_changed_at", "_fetched_at"]
+}
+
+fn source_columns(spec: &TableSpec) -> impl Iterator<Item = &str> {
+    spec.columns.iter().map(|column| column.sql_name.as_str())
+}
+
+/// A staging table like the mirrored one.
+pub(super) fn create_stage(spec: &TableSpec) -> String {
+    format!("create temporary table nxt_page (like {}, _position integer not null) on commit drop", table(spec))
+}
+
+/// Fills the staging table.
+pub(super) fn copy_into_stage(spec: &TableSpec) -> String {
+    let columns = std::iter::once("_position").chain(staged_own(spec)).chain(source_columns(spec));
+    format!("copy {STAGE} ({}) from stdin", list("", columns))
+}
+
+/// Remembers the staged keys as met by walk `$1`, fingerprinted with seed `$2`.
+pub(super) fn note_met(spec: &TableSpec) -> String {
     format!(
-        "select {}::text from {} m where m.{} = $1 and m._deleted_at is null and m._fetched_at < $3 and {behind} \
-         order by {} limit $4",
-        key_output(spec),
-        table(spec),
-        Identifier(spec.level.tenant_column()),
-        list("m.", keys()),
+        "insert into nxt_mirror.walk_met (walk_id, fingerprints) \
+         select $1, coalesce(array_agg({}), '{{}}') from {STAGE} i",
+        fingerprint(spec, "i.", "$2"),
     )
 }
 
-/// Compares the rows in `$1` with the mirror; answers with the keys of those that are missing (null) or different (the
+/// Positions of staged rows that the mirror lacks or holds otherwise.
+pub(super) fn staged_differences(spec: &TableSpec) -> String {
+    format!(
+        "select i._position from {STAGE} i left join {} m on {} and m._deleted_at is null \
+          where m._fetched_at is null or row({}) is distinct from row({}) order by i._position",
+        table(spec),
+        same_staged(spec),
+        list("m.", source_columns(spec)),
+        list("i.", source_columns(spec)),
+    )
+}
+
+/// Times of the mirrored rows among the staged positions in `$1`.
+pub(super) fn staged_known(spec: &TableSpec) -> String {
+    format!(
+        "select i._position, m._changed_at, m._fetched_at from {STAGE} i join {} m on {} \
+          where i._position = any($1) and m._deleted_at is null",
+        table(spec),
+        same_staged(spec),
+    )
+}
+
+/// Writes the staged rows at the positions in `$1`; answers with the keys of those that were new or different.
+pub(super) fn merge_staged(spec: &TableSpec) -> String {
+    let columns = list("", staged_own(spec).into_iter().chain(source_columns(spec)));
+    let rows = format!("select {columns} from {STAGE} where _position = any($1)");
+    let own = staged_own(spec);
+    insert(spec, &columns, &rows, own[1..].iter().copied().chain(["_notification_id"]))
+}
+
+/// Compares the staged rows with the mirror; answers with the keys of those that are missing (null) or different (the
 /// names of the columns).
-pub(super) fn compare(spec: &TableSpec) -> String {
-    let table = table(spec);
-    let columns = || spec.columns.iter().map(|column| column.sql_name.as_str());
-    let same: Vec<_> = primary_key(spec).into_iter().map(|name| format!("m.{0} = i.{0}", Identifier(name))).collect();
-    let named: Vec<_> = columns()
+pub(super) fn compare_staged(spec: &TableSpec) -> String {
+    let named: Vec<_> = source_columns(spec)
         .map(|name| {
             let text = name.replace('\'', "''");
             format!("case when m.{0} is distinct from i.{0} then '{text}' end", Identifier(name))
         })
         .collect();
-    let key = list("i.", spec.key_columns().map(|column| column.sql_name.as_str()));
     format!(
         "select json_build_array({key})::text, \
                 case when m._fetched_at is not null then array_remove(array[{named}]::text[], null) end \
-           from json_populate_recordset(null::{table}, $1::json) i \
-           left join {table} m on {same} and m._deleted_at is null \
+           from {STAGE} i left join {table} m on {same} and m._deleted_at is null \
           where m._fetched_at is null or row({mirrored}) is distinct from row({fetched})",
+        key = list("i.", spec.key_columns().map(|column| column.sql_name.as_str())),
         named = named.join(", "),
-        same = same.join(" and "),
-        mirrored = list("m.", columns()),
-        fetched = list("i.", columns()),
+        table = table(spec),
+        same = same_staged(spec),
+        mirrored = list("m.", source_columns(spec)),
+        fetched = list("i.", source_columns(spec)),
     )
+}
+
+/// A cursor over the keys of tenant `$1` that walk `$2`, of seed `$3` and begun at `$4`, has not met.
+pub(super) fn declare_unmet(spec: &TableSpec) -> String {
+    format!(
+        "declare nxt_unmet no scroll cursor for \
+         with met as (select unnest(fingerprints) as fingerprint from nxt_mirror.walk_met where walk_id = $2) \
+         select {}::text from {} m \
+          where m.{} = $1 and m._deleted_at is null and m._fetched_at < $4 \
+            and not exists (select from met where met.fingerprint = {})",
+        key_output(spec),
+        table(spec),
+        Identifier(spec.level.tenant_column()),
+        fingerprint(spec, "m.", "$3"),
+    )
+}
+
+fn fingerprint(spec: &TableSpec, prefix: &str, seed: &str) -> String {
+    let key = list(prefix, spec.key_columns().map(|column| column.sql_name.as_str()));
+    format!("hashtextextended(json_build_array({key})::text, {seed})")
+}
+
+fn same_staged(spec: &TableSpec) -> String {
+    let same: Vec<_> = primary_key(spec).into_iter().map(|name| format!("m.{0} = i.{0}", Identifier(name))).collect();
+    same.join(" and ")
 }
 
 /// Whether another spelling of a key may name the same row.

@@ -72,6 +72,11 @@ async fn refresh(ops: &Ops) -> anyhow::Result<()> {
         let count = letters.iter().find(|(own, _)| own == kind).map_or(0, |(_, count)| *count);
         ops.metrics.dead_letters.with_label_values(&[kind]).set(count);
     }
+    let silent: i64 =
+        sqlx::query_scalar("select count(*) from nxt_mirror.mirrored_tenant where silent_since is not null")
+            .fetch_one(&ops.pool)
+            .await?;
+    ops.metrics.silent_tables.set(silent);
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! Partitions of the ledger: made ahead of time, dropped when old. Deliveries, sync log and tombstones go with them.
+//! Partitions of the ledger: made ahead of time, dropped when old. Deliveries, sync log, tombstones and dead letters go
+//! with them.
 
 use chrono::{Days, NaiveDate, Utc};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -20,7 +21,15 @@ pub async fn run(pool: &PgPool, retention_days: u64) -> Result<(), QueueError> {
     }
     let oldest = today - Days::new(retention_days);
     drop_partitions(pool, oldest).await?;
-    for (table, column) in [("delivery", "received_at"), ("sync_log", "at"), ("tombstone", "received_at")] {
+    let aged = [
+        ("delivery", "received_at"),
+        ("sync_log", "at"),
+        ("tombstone", "received_at"),
+        ("dead_letter", "last_at"),
+        // What walks left behind that never came to their end.
+        ("walk_met", "met_at"),
+    ];
+    for (table, column) in aged {
         delete_before(pool, table, column, oldest).await?;
     }
     Ok(())

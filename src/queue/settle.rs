@@ -297,33 +297,46 @@ async fn wait(
 }
 
 /// What unsettled notifications say of these rows, for those that have any.
-pub async fn waiting(
+pub async fn waiting<'a>(
     connection: &mut PgConnection,
-    hints: &[RowHint],
+    hints: impl IntoIterator<Item = &'a RowHint>,
 ) -> Result<HashMap<RowHint, Evidence>, QueueError> {
+    let rows = Rows::of(hints);
     let sql = format!(
         "select d.* from unnest($1::text[], $2::bigint[], $3::text[], $4::text[])
                 as i (tenant_kind, tenant_no, table_name, row_key)
            join nxt_mirror.dirty_row d on {SAME_ROW}"
     );
-    let rows =
-        query_rows!(sql, Rows::of(hints)).fetch_all(connection).await.map_err(QueueError::on("read waiting rows"))?;
+    let rows = query_rows!(sql, rows).fetch_all(connection).await.map_err(QueueError::on("read waiting rows"))?;
     rows.iter()
         .map(|row| claim::read(row).map(|waiting| (waiting.hint, waiting.evidence)))
         .collect::<Result<_, _>>()
         .map_err(QueueError::on("read waiting rows"))
 }
 
-/// Notes that something was applied to a table of a tenant just now.
-pub async fn note_applied(connection: &mut PgConnection, tenant: Tenant, table: &TableName) -> Result<(), QueueError> {
+/// Notes that a table of a tenant was just looked after: whether a row of it was changed, and whether a notification had
+/// led to it, which ends a silence.
+pub async fn note_applied(
+    connection: &mut PgConnection,
+    tenant: Tenant,
+    table: &TableName,
+    is_changed: bool,
+    is_notified: bool,
+) -> Result<(), QueueError> {
     sqlx::query(
-        "insert into nxt_mirror.mirrored_tenant as t (tenant_kind, tenant_no, table_name, last_applied_at)
-         values ($1, $2, $3, now())
-         on conflict on constraint mirrored_tenant_pkey do update set last_applied_at = excluded.last_applied_at",
+        "insert into nxt_mirror.mirrored_tenant as t
+             (tenant_kind, tenant_no, table_name, last_applied_at, last_notified_at)
+         values ($1, $2, $3, case when $4 then now() end, case when $5 then now() end)
+         on conflict on constraint mirrored_tenant_pkey do update set
+             last_applied_at = coalesce(excluded.last_applied_at, t.last_applied_at),
+             last_notified_at = greatest(t.last_notified_at, excluded.last_notified_at),
+             silent_since = case when excluded.last_notified_at > t.silent_since then null else t.silent_since end",
     )
     .bind(tenant.kind())
     .bind(tenant.number())
     .bind(table.as_str())
+    .bind(is_changed)
+    .bind(is_notified)
     .execute(connection)
     .await
     .map(drop)

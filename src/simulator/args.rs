@@ -40,6 +40,12 @@ pub struct SimulateArgs {
     /// Changes a second that a trading company makes; 0 for none
     #[arg(long, env = "SIM_TRADING", default_value_t = 0.0)]
     trading: f64,
+    /// Further tables named Extra1 and so on, for whoever needs many
+    #[arg(long, default_value_t = 0)]
+    extra_tables: u32,
+    /// Requests in any 60 seconds
+    #[arg(long, default_value_t = 600)]
+    requests_per_minute: usize,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -55,6 +61,8 @@ pub async fn run(args: SimulateArgs, stop: CancellationToken) -> anyhow::Result<
         token_seconds: args.token_seconds,
         knobs: Knobs { url: Some(args.webhook_url), secrets: args.webhook_secret, ..Knobs::default() },
         seed: args.seed,
+        extra_tables: args.extra_tables,
+        requests_per_minute: args.requests_per_minute,
         ..Options::default()
     };
     let simulator = Simulator::start(options).await.context("start the simulator")?;

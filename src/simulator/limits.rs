@@ -32,6 +32,8 @@ pub struct Counters {
     pub peak_in_flight: usize,
     /// Queries that brought errors and no data at all, as those of validation do.
     pub invalid_requests: u64,
+    /// Rows in the answers.
+    pub rows_returned: u64,
     /// Faults injected, by kind.
     pub faults: BTreeMap<String, u64>,
 }
@@ -74,6 +76,10 @@ impl Limits {
 
     pub(super) fn was_invalid(&self) {
         self.state().counters.invalid_requests += 1;
+    }
+
+    pub(super) fn returned(&self, rows: usize) {
+        self.state().counters.rows_returned += rows as u64;
     }
 
     /// Counts a request at the gateway; false when it is one too many in the last 60 seconds.

@@ -90,6 +90,8 @@ pub struct Options {
     pub published_example: bool,
     /// Rows in one page at most, whatever `first` says.
     pub page_rows_max: usize,
+    /// Further tables, `Extra1` and so on, for whoever needs many.
+    pub extra_tables: u32,
 }
 
 impl Default for Options {
@@ -108,6 +110,7 @@ impl Default for Options {
             in_flight_max: 60,
             published_example: true,
             page_rows_max: 5_000,
+            extra_tables: 0,
         }
     }
 }
@@ -171,7 +174,7 @@ impl Simulator {
         let admin = listen(options.admin_listen)?;
         let (api_address, admin_address) = (address(&api, options.listen)?, address(&admin, options.admin_listen)?);
         let world = Arc::new(World {
-            store: Mutex::new(Store::new(model::tables(), &options.companies)),
+            store: Mutex::new(Store::new(model::tables(options.extra_tables), &options.companies)),
             schema: RwLock::new(schema::empty()?),
             faults: Faults::new(options.seed),
             limits: Limits::new(options.requests_per_minute, options.in_flight_max),

@@ -162,8 +162,8 @@ const SYSTEM_TABLES: &[(&str, u32, &str, &str)] =
 /// Columns that make `CapitalAsset` a wide table.
 const WIDE_COLUMNS: usize = 160;
 
-/// All tables.
-pub fn tables() -> Vec<Arc<TableDef>> {
+/// All tables, and so many extra ones.
+pub fn tables(extra: u32) -> Vec<Arc<TableDef>> {
     let company = TABLES.iter().map(|&(name, number, sql, columns, joins)| {
         let wide = match name {
             "CapitalAsset" => (1..=WIDE_COLUMNS).map(wide_column).collect::<Vec<_>>().join(" "),
@@ -177,7 +177,12 @@ pub fn tables() -> Vec<Arc<TableDef>> {
         }
     });
     let system = SYSTEM_TABLES.iter().map(|&(name, number, sql, columns)| table(name, number, sql, columns, true));
-    company.chain(system).map(Arc::new).collect()
+    let extra = (1..=extra).map(|number| {
+        let columns =
+            "rowNo:Int! name:String amount:Decimal quantity:Decimal dueDate:Int/date accountNo:Int text:String";
+        table(&format!("Extra{number}"), 1_000 + number, &format!("Ex{number}"), columns, false)
+    });
+    company.chain(system).chain(extra).map(Arc::new).collect()
 }
 
 fn wide_column(number: usize) -> String {

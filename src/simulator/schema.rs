@@ -448,9 +448,11 @@ async fn page(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &Ta
     let offset = cursor + number("skip")?.unwrap_or(0);
     let counts = ctx.field().selection_set().any(|field| field.name() == "totalCount");
     let (rows, total) = collect(world, owner, table, &filter, &order, offset, first, counts);
-    poison(ctx, world, owner, table, &rows)?;
     let has_next = rows.len() > first;
-    Ok(Page { rows: rows.into_iter().take(first).collect(), total, offset, has_next })
+    let rows: Vec<Row> = rows.into_iter().take(first).collect();
+    poison(ctx, world, owner, table, &rows)?;
+    world.limits.returned(rows.len());
+    Ok(Page { rows, total, offset, has_next })
 }
 
 /// Rows from `offset` on, one more than `first` if there are that many, and the count of all if it was asked for.

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub oldest_waiting_seconds: IntGauge,
     /// Dead letters, by kind.
     pub dead_letters: IntGaugeVec,
+    /// Tables that change although no notification of them comes any more.
+    pub silent_tables: IntGauge,
 }
 
 impl Metrics {
@@ -68,6 +70,10 @@ impl Metrics {
                 "Seconds since the oldest waiting notification was received",
             ),
             dead_letters,
+            silent_tables: gauge(
+                "nxt_mirror_silent_tables",
+                "Tables of tenants that change although no notification of them comes any more",
+            ),
             registry,
         }
     }

@@ -17,6 +17,8 @@ use crate::domain::{Row, RowKey, TableSpec, Value};
 pub(super) struct Page {
     pub(super) rows: Vec<Result<Row, BadRow>>,
     pub(super) has_next: bool,
+    /// `totalCount`, where it was asked for.
+    pub(super) total: Option<u64>,
 }
 
 /// A row whose key can be read but not all of its values.
@@ -72,7 +74,8 @@ fn page(branch: &Json, table: &Arc<TableSpec>, zone: Tz) -> Result<Page, String>
         .iter()
         .map(|item| row(item.as_object().ok_or("a row is not an object")?, table, zone))
         .collect::<Result<_, _>>()?;
-    Ok(Page { rows, has_next })
+    let total = branch.get("totalCount").and_then(Json::as_u64);
+    Ok(Page { rows, has_next, total })
 }
 
 /// A row without a readable key fails the page, since nobody can say whose it is.

@@ -15,8 +15,12 @@ use crate::domain::{Tenant, Time};
 const HOLD: Duration = Duration::from_secs(75);
 /// The longest sleep between two tries for a slot: another replica may give slots back early.
 const POLL_MAX: Duration = Duration::from_secs(1);
+/// One in so many requests is out of reach for walks, so that live work need not wait for them.
+const LIVE_SHARE: u32 = 5;
+/// One in so many is out of reach for live work while walks want any, so that they never starve.
+const WALK_FLOOR: u32 = 20;
 
-/// Who asks: live work may use the whole budget, walks leave a share of it free.
+/// Who asks: live work may use the whole budget but for the walks' floor, walks leave a share of it free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// Notifications.
@@ -67,10 +71,13 @@ impl Budget {
     }
 
     async fn try_acquire(&self, tenants: &[String], lane: Lane) -> Result<Result<Permit, Duration>, UpstreamError> {
-        let row = sqlx::query("select * from nxt_mirror.grant_request($1, $2, $3, $4, make_interval(secs => $5))")
+        let granted = "select * from nxt_mirror.grant_request($1, $2, $3, $4, $5, $6, make_interval(secs => $7))";
+        let row = sqlx::query(granted)
             .bind(clamp(self.requests_per_minute))
             .bind(clamp(self.in_flight_max))
-            .bind(clamp(self.spare(lane)))
+            .bind(lane == Lane::Background)
+            .bind(clamp(self.requests_per_minute / LIVE_SHARE))
+            .bind(clamp(self.requests_per_minute / WALK_FLOOR))
             .bind(tenants)
             .bind(HOLD.as_secs_f64())
             .fetch_one(&self.pool)
@@ -84,14 +91,6 @@ impl Budget {
         };
         let granted = read().map_err(UpstreamError::Budget)?;
         Ok(granted.map_err(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(POLL_MAX)))
-    }
-
-    /// A fifth of the budget is out of reach for background work.
-    fn spare(&self, lane: Lane) -> u32 {
-        match lane {
-            Lane::Live => 0,
-            Lane::Background => self.requests_per_minute / 5,
-        }
     }
 
     /// Nobody sends anything for this long, in no replica.

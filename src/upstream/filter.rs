@@ -40,9 +40,19 @@ fn term(leading: &[&str], values: &[KeyValue], last: &str, lasts: &[&KeyValue]) 
     json!({ "_and": conditions })
 }
 
-/// The filter for the rows behind a key, in the source's own order. The bound on the first column alone is implied by
-/// the rest; it is there so that the source need not look at what lies before.
+/// The filter for the rows behind a key, in the source's own order.
 pub(super) fn after(table: &TableSpec, key: &RowKey) -> Value {
+    bounded(table, key, ["_gt", "_gt"], "_gte")
+}
+
+/// The filter for the rows up to a key and with it, in the source's own order.
+pub(super) fn through(table: &TableSpec, key: &RowKey) -> Value {
+    bounded(table, key, ["_lt", "_lte"], "_lte")
+}
+
+/// Rows on one side of a key: `operators` compare a column that is not the key's last and the last one. The bound on the
+/// first column alone is implied by the rest; it is there so that the source need not look beyond it.
+fn bounded(table: &TableSpec, key: &RowKey, operators: [&str; 2], first: &str) -> Value {
     let columns: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
     let mut terms = Vec::with_capacity(columns.len());
     for (index, column) in columns.iter().enumerate() {
@@ -51,12 +61,13 @@ pub(super) fn after(table: &TableSpec, key: &RowKey) -> Value {
             .zip(key.values())
             .map(|(column, value)| json!({ *column: { "_eq": value } }))
             .collect();
-        conditions.push(json!({ *column: { "_gt": key.values()[index] } }));
+        let operator = operators[usize::from(index + 1 == columns.len())];
+        conditions.push(json!({ *column: { operator: key.values()[index] } }));
         terms.push(if index == 0 { conditions.remove(0) } else { json!({ "_and": conditions }) });
     }
     match terms.len() {
         1 => terms.remove(0),
-        _ => json!({ "_and": [{ columns[0]: { "_gte": key.values()[0] } }, { "_or": terms }] }),
+        _ => json!({ "_and": [{ columns[0]: { first: key.values()[0] } }, { "_or": terms }] }),
     }
 }
 
@@ -97,6 +108,18 @@ mod tests {
                 {"a": {"_gt": 1}},
                 {"_and": [{"a": {"_eq": 1}}, {"b": {"_gt": 2}}]},
                 {"_and": [{"a": {"_eq": 1}}, {"b": {"_eq": 2}}, {"c": {"_gt": 3}}]},
+            ]}]})
+        );
+    }
+
+    #[test]
+    fn a_range_ends_with_its_last_key() {
+        assert_eq!(through(&table(&["a"]), &key(&[5])), json!({"a": {"_lte": 5}}));
+        assert_eq!(
+            through(&table(&["a", "b"]), &key(&[1, 2])),
+            json!({"_and": [{"a": {"_lte": 1}}, {"_or": [
+                {"a": {"_lt": 1}},
+                {"_and": [{"a": {"_eq": 1}}, {"b": {"_lte": 2}}]},
             ]}]})
         );
     }

@@ -23,7 +23,7 @@ pub use catalog::{Catalog, CatalogError};
 pub use client::Upstream;
 pub use error::{GraphqlError, UpstreamError};
 pub use fetch::{Ask, AskError, KeySight, Sighting};
-pub use page::TablePage;
+pub use page::{PageAsk, TablePage};
 pub use queries::Company;
 pub use retry::{Remedy, remedy};
 

@@ -1,89 +1,148 @@
 //! Pages of a whole table, by keyset.
 
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use serde_json::{Map, Value, json};
 
 use super::{
     AskError, Lane, Upstream, UpstreamError,
-    answer::{self, Place},
+    answer::{self, Page, Place},
     fetch::fragment,
     filter,
 };
 use crate::domain::{Row, RowKey, TableSpec, Tenant, Time};
+
+/// Which rows of a table to ask for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PageAsk<'a> {
+    /// Rows behind this key.
+    pub after: Option<&'a RowKey>,
+    /// Rows up to this key and with it.
+    pub through: Option<&'a RowKey>,
+    /// Rows changed after this moment.
+    pub changed_since: Option<Time>,
+    /// Rows to leave out at the beginning.
+    pub skip: usize,
+    /// Rows at most.
+    pub rows_max: usize,
+    /// Whether to count all rows that match, which is work for the source.
+    pub is_counted: bool,
+}
 
 /// Some rows of a table, in the source's order.
 #[derive(Debug)]
 pub struct TablePage {
     /// Start of the request, by the database's clock.
     pub started_at: Time,
-    /// The rows.
+    /// The rows that can be read.
     pub rows: Vec<Row>,
-    /// Whether there are more behind them.
+    /// Keys of rows with a value that cannot be read, and why.
+    pub unreadable: Vec<(RowKey, String)>,
+    /// The last key of the page; `None` when it is empty.
+    pub last_key: Option<RowKey>,
+    /// Whether there are more rows behind it.
     pub has_next: bool,
+    /// How many rows match, if they were counted.
+    pub total: Option<u64>,
 }
 
 impl Upstream {
-    /// The first `rows_max` rows behind `after`, of those changed since a time if so wished. Uses the share of the budget
-    /// that live work leaves.
+    /// A page of a table, in the order of its key. Uses the share of the budget that live work leaves.
     pub async fn page(
         &self,
         tenant: Tenant,
         table: &Arc<TableSpec>,
-        after: Option<&RowKey>,
-        changed_since: Option<Time>,
-        rows_max: usize,
+        ask: PageAsk<'_>,
     ) -> Result<Result<TablePage, AskError>, UpstreamError> {
-        let filter = self.page_filter(table, after, changed_since);
-        let body = request(tenant, table, &filter, rows_max);
+        let (started_at, page) = self.ask_page(tenant, table, ask).await?;
+        Ok(page.and_then(|page| {
+            if page.has_next && page.rows.is_empty() {
+                return Err(AskError::Shape("a page promises more rows but brings none".into()));
+            }
+            let last_key = page.rows.last().map(|row| row.as_ref().map_or_else(|bad| &bad.key, |row| &row.key).clone());
+            let (mut rows, mut unreadable) = (Vec::with_capacity(page.rows.len()), vec![]);
+            for row in page.rows {
+                match row {
+                    Ok(row) => rows.push(row),
+                    Err(bad) => unreadable.push((bad.key, bad.problem)),
+                }
+            }
+            Ok(TablePage { started_at, rows, unreadable, last_key, has_next: page.has_next, total: page.total })
+        }))
+    }
+
+    /// The key of the row at this place of the table, counted from 0; `None` past its end.
+    pub async fn key_at(
+        &self,
+        tenant: Tenant,
+        table: &TableSpec,
+        place: usize,
+    ) -> Result<Result<Option<RowKey>, AskError>, UpstreamError> {
+        let columns: Vec<_> = table.key_columns().cloned().collect();
+        let keys_alone = Arc::new(TableSpec { key: (0..columns.len()).collect(), columns, ..table.clone() });
+        let ask = PageAsk { skip: place, rows_max: 1, ..PageAsk::default() };
+        let (_, page) = self.ask_page(tenant, &keys_alone, ask).await?;
+        Ok(page.map(|page| page.rows.into_iter().next()?.ok().map(|row| row.key)))
+    }
+
+    async fn ask_page(
+        &self,
+        tenant: Tenant,
+        table: &Arc<TableSpec>,
+        ask: PageAsk<'_>,
+    ) -> Result<(Time, Result<Page, AskError>), UpstreamError> {
+        let body = request(tenant, table, &ask, &self.page_filter(table, &ask));
         let answer = self.post(&[tenant], Lane::Background, &body).await?;
         let started_at = answer.started_at;
         let place = Place { context: "c0".into(), part: "t0".into(), table: Arc::clone(table) };
         let page = answer::read(answer, &[place], self.timezone).pop().expect("one place gives one page");
-        Ok(page.and_then(|page| {
-            let rows: Result<Vec<Row>, _> = page.rows.into_iter().collect();
-            let rows = rows.map_err(|bad| AskError::Shape(format!("row {}: {}", bad.key, bad.problem)))?;
-            if page.has_next && rows.is_empty() {
-                return Err(AskError::Shape("a page promises more rows but brings none".into()));
-            }
-            Ok(TablePage { started_at, rows, has_next: page.has_next })
-        }))
+        Ok((started_at, page))
     }
 
-    fn page_filter(&self, table: &TableSpec, after: Option<&RowKey>, changed_since: Option<Time>) -> Value {
-        let behind = after.map(|key| filter::after(table, key));
-        let changed = changed_since.zip(table.changed_column()).map(|(since, column)| {
+    fn page_filter(&self, table: &TableSpec, ask: &PageAsk<'_>) -> Value {
+        let behind = ask.after.map(|key| filter::after(table, key));
+        let up_to = ask.through.map(|key| filter::through(table, key));
+        let changed = ask.changed_since.zip(table.changed_column()).map(|(since, column)| {
             // Without an offset, as the API itself writes it.
             let local = since.with_timezone(&self.timezone).naive_local().format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
             json!({ &table.columns[column].name: { "_gt": local } })
         });
-        match (behind, changed) {
-            (None, None) => Value::Null,
-            (Some(one), None) | (None, Some(one)) => one,
-            (Some(one), Some(other)) => json!({ "_and": [one, other] }),
+        let mut terms: Vec<Value> = [behind, up_to, changed].into_iter().flatten().collect();
+        match terms.len() {
+            0 => Value::Null,
+            1 => terms.remove(0),
+            _ => json!({ "_and": terms }),
         }
     }
 }
 
-fn request(tenant: Tenant, table: &TableSpec, filter: &Value, rows_max: usize) -> Value {
+fn request(tenant: Tenant, table: &TableSpec, ask: &PageAsk<'_>, filter: &Value) -> Value {
     let context = match tenant {
         Tenant::Company(_) => "useCompany",
         Tenant::Customer(_) => "useCustomer",
     };
     let order: Vec<String> = table.key_columns().map(|column| format!("{{ {}: ASC }}", column.name)).collect();
+    let (mut header, mut arguments, mut variables) = (String::new(), String::new(), Map::new());
+    if ask.skip > 0 {
+        header.push_str(", $s: Int");
+        arguments.push_str(", skip: $s");
+        variables.insert("s".into(), json!(ask.skip));
+    }
+    if !filter.is_null() {
+        _ = write!(header, ", $f: FilterExpression_{}", table.name);
+        arguments.push_str(", filter: $f");
+        variables.insert("f".into(), filter.clone());
+    }
     let query = format!(
-        "query WalkTable($no: Int!, $n: Int, $f: FilterExpression_{name}) {{ c0: {context}(no: $no) {{ \
-         t0: {field}(first: $n, filter: $f, orderBy: [{order}]) {{ pageInfo {{ hasNextPage }} items {{ ...{name}Row }} }} }} }}{fragment}",
+        "query WalkTable($no: Int!, $n: Int{header}) {{ c0: {context}(no: $no) {{ \
+         t0: {field}(first: $n{arguments}, orderBy: [{order}]) {{ {total}pageInfo {{ hasNextPage }} items {{ ...{name}Row }} }} }} }}{fragment}",
         name = table.name,
         field = table.field,
         order = order.join(", "),
+        total = if ask.is_counted { "totalCount " } else { "" },
         fragment = fragment(table),
     );
-    let mut variables = Map::new();
     variables.insert("no".into(), json!(tenant.number()));
-    variables.insert("n".into(), json!(rows_max));
-    if !filter.is_null() {
-        variables.insert("f".into(), filter.clone());
-    }
+    variables.insert("n".into(), json!(ask.rows_max));
     json!({ "query": query, "variables": variables, "operationName": "WalkTable" })
 }

@@ -1,24 +1,32 @@
 //! First load, healing walks and sweeps: what a page brings is written by the rules that live work follows.
 
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
 use sqlx::{PgConnection, PgPool};
 
 use super::{
-    Target, WalkError,
-    checkpoint::{self, Checkpoint, Purpose},
+    Progress, Source, Target, WalkError,
+    checkpoint::{self, Walk},
     page::Pages,
+    ranges::{self, Range, Visitor},
+    silence,
 };
 use crate::{
     domain::{
         Row, RowHint, RowKey, Time,
         settle::{self, Action, Known, Look, Next, Sight},
     },
-    mirror::{Fetched, Replica},
+    mirror::{MirrorError, Replica, WalkId},
     queue::{self, Priority, SyncAction, SyncEntry},
-    upstream::Upstream,
+    upstream::TablePage,
 };
 
-/// Keys of the mirror that are compared with the keys met at a time.
-const EXTRAS_ROWS: i64 = 5_000;
 /// How far a sweep reaches back behind its watermark: changes may become visible late.
 const OVERLAP: chrono::Duration = chrono::Duration::minutes(10);
 
@@ -26,187 +34,284 @@ const OVERLAP: chrono::Duration = chrono::Duration::minutes(10);
 #[derive(Debug, Clone)]
 pub struct Loader {
     pool: PgPool,
-    upstream: Upstream,
     replica: Replica,
-    rows_max: usize,
+    source: Source,
 }
 
-/// What a page came to.
-#[derive(Debug, Clone, Copy, Default)]
-struct Written {
-    changed: u64,
+/// What a walk came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Rows that were new or different, or that only the mirror had.
+    pub changed: u64,
+    /// Rows that the API could not read, and that were passed over.
+    pub skipped: u64,
 }
 
 impl Loader {
-    /// A loader; `rows_max` is the size of a page.
-    pub fn new(pool: PgPool, upstream: Upstream, replica: Replica, rows_max: usize) -> Self {
-        Self { pool, upstream, replica, rows_max }
+    /// A loader.
+    pub fn new(pool: PgPool, replica: Replica, source: Source) -> Self {
+        Self { pool, replica, source }
+    }
+
+    /// The same, but in no hurry.
+    pub(super) fn paced(&self, pacer: Arc<super::pacer::Pacer>) -> Self {
+        Self { source: Source { pacer: Some(pacer), ..self.source.clone() }, ..self.clone() }
     }
 
     /// Walks a whole table, from where an interrupted walk stopped if there is one, and marks the rows that only the
-    /// mirror has. Calls `progress` with the rows walked so far. Returns how many rows were new or different.
-    pub async fn load(&self, target: &Target, mut progress: impl FnMut(u64)) -> Result<u64, WalkError> {
+    /// mirror has for a look by key.
+    pub async fn load(&self, target: &Target, progress: &Arc<Progress>) -> Result<Loaded, WalkError> {
         self.replica.ensure(&target.table).await?;
-        let walk = checkpoint::begin(&self.pool, target, Purpose::Load).await?;
-        let mut walked = u64::try_from(walk.rows_walked).unwrap_or_default();
-        progress(walked);
-        let mut pages = Pages::new(&self.upstream, target, self.rows_max, walk.position.clone(), None);
-        let mut changed = 0;
-        loop {
-            let page = pages.next().await?;
-            changed += self
-                .apply(target, Purpose::Load, &walk, &page.rows, page.started_at, pages.position.as_ref())
-                .await?
-                .changed;
-            walked += page.rows.len() as u64;
-            progress(walked);
-            if !page.has_next {
-                break;
-            }
+        let walk = checkpoint::begin(&self.pool, target).await?;
+        progress.add(walk.rows_walked);
+        if let Some(total) = walk.rows_total {
+            progress.set_total(total);
         }
+        let Walk { id, finished_before, ranges, .. } = walk;
+        let writer = Arc::new(Writer {
+            pool: self.pool.clone(),
+            replica: self.replica.clone(),
+            target: target.clone(),
+            walk: Some(id),
+            // A first load is one event; what a later walk changes is drift, and each row of it is worth a line.
+            is_logged: finished_before,
+            changed: AtomicU64::new(0),
+        });
+        let skipped = ranges::walk(&self.source, target, ranges, &writer, progress).await?;
+        let extra = self.mark_extras(target, id).await?;
+        let note = (skipped > 0).then(|| format!("{skipped} rows could not be read and were passed over"));
         let mut transaction = self.pool.begin().await?;
-        changed += self.mark_extras(&mut transaction, target, &walk).await?;
-        checkpoint::finish(&mut transaction, target, Purpose::Load).await?;
+        checkpoint::finish(&mut transaction, target, id, note).await?;
         transaction.commit().await?;
-        Ok(changed)
+        Ok(Loaded { changed: writer.changed.load(Ordering::Relaxed) + extra, skipped })
     }
 
     /// Asks for what changed since the last sweep, less an overlap, and writes it. Finds INSERTs and UPDATEs whose
     /// notifications were lost. The watermark moves only when everything was applied.
-    pub async fn sweep(&self, target: &Target) -> Result<u64, WalkError> {
+    pub async fn sweep(&self, target: &Target) -> Result<Loaded, WalkError> {
         self.replica.ensure(&target.table).await?;
         if target.table.changed_column().is_none() {
-            return Ok(0);
+            return Ok(Loaded::default());
         }
-        let watermark = self.watermark(target).await?;
-        let walk = Checkpoint { started_at: watermark, position: None, rows_walked: 0, finished_before: true };
-        let mut pages = Pages::new(&self.upstream, target, self.rows_max, None, Some(watermark - OVERLAP));
-        let (mut changed, mut newest) = (0, watermark);
+        let watermark = checkpoint::watermark(&self.pool, target).await?;
+        let writer = Writer {
+            pool: self.pool.clone(),
+            replica: self.replica.clone(),
+            target: target.clone(),
+            walk: None,
+            is_logged: true,
+            changed: AtomicU64::new(0),
+        };
+        let whole = Range::whole();
+        let mut pages = Pages::new(&self.source, target, &whole).changed_since(watermark - OVERLAP);
+        let mut newest = watermark;
+        let mut quiet = silence::Listener::default();
         loop {
             let page = pages.next().await?;
-            newest = page.rows.iter().filter_map(|row| row.changed_at).fold(newest, Time::max);
-            changed += self.apply(target, Purpose::Sweep, &walk, &page.rows, page.started_at, None).await?.changed;
+            let changes = || page.rows.iter().filter_map(|row| row.changed_at);
+            newest = changes().fold(newest, Time::max);
+            quiet.hear(page.started_at, changes());
+            writer.visit(&whole, &page, !page.has_next).await?;
             if !page.has_next {
                 break;
             }
         }
-        self.set_watermark(target, newest).await?;
-        Ok(changed)
-    }
-
-    /// Writes a page and moves the checkpoint, in one transaction.
-    async fn apply(
-        &self,
-        target: &Target,
-        purpose: Purpose,
-        walk: &Checkpoint,
-        rows: &[Row],
-        started_at: Time,
-        position: Option<&RowKey>,
-    ) -> Result<Written, WalkError> {
         let mut transaction = self.pool.begin().await?;
-        let Target { tenant, table } = target;
-        self.replica.lock(&mut transaction, *tenant, table).await?;
-        let keys: Vec<RowKey> = rows.iter().map(|row| row.key.clone()).collect();
-        let verdicts = self.judge(&mut transaction, target, rows, &keys, started_at).await?;
-        let (mut upserts, mut before, mut revived, mut doubtful) = (vec![], vec![], vec![], vec![]);
-        for (row, (settlement, known)) in rows.iter().zip(&verdicts) {
-            if settlement.action == Action::Upsert {
-                upserts.push(Fetched { row, started_at, notification_id: None });
-                before.push(known);
-                revived.extend(known.tombstone.is_some().then(|| row.key.folded_text()));
-            }
-            if matches!(settlement.next, Next::LookAgain { .. }) {
-                doubtful.extend(hint(target, &row.key));
-            }
-        }
-        if !revived.is_empty() {
-            queue::settle::revive_keys(&mut transaction, *tenant, &table.name, &revived).await?;
-        }
-        let written = self.replica.upsert(&mut transaction, *tenant, table, &upserts).await?;
-        queue::settle::mark(&mut transaction, &doubtful, Priority::Deferred).await?;
-        if walk.finished_before {
-            // A first load is one event; what a later walk changes is drift, and each row of it is worth a line.
-            let healed = upserts.iter().zip(before).filter(|(fetched, _)| written.contains(&fetched.row.key));
-            let entries: Vec<_> = healed.filter_map(|(fetched, known)| entry(target, fetched, known)).collect();
-            queue::settle::log(&mut transaction, &entries).await?;
-        }
-        if purpose == Purpose::Load {
-            checkpoint::advance(&mut transaction, target, purpose, &keys, position).await?;
-        }
+        // A row that could not be read is asked for again until it can.
+        let reached = if pages.skipped == 0 { newest } else { watermark };
+        checkpoint::set_watermark(&mut transaction, target, reached).await?;
+        quiet.report(&mut transaction, target).await?;
         transaction.commit().await?;
-        Ok(Written { changed: written.len() as u64 })
-    }
-
-    /// The verdict on each row of a page, by what the mirror and the waiting notifications know.
-    async fn judge(
-        &self,
-        connection: &mut PgConnection,
-        target: &Target,
-        rows: &[Row],
-        keys: &[RowKey],
-        started_at: Time,
-    ) -> Result<Vec<(settle::Settlement, Known)>, WalkError> {
-        let Target { tenant, table } = target;
-        let mirrored = self.replica.known(connection, *tenant, table, keys).await?;
-        let folded: Vec<String> = keys.iter().map(RowKey::folded_text).collect();
-        let tombstones: std::collections::HashMap<_, _> =
-            queue::settle::tombstones(connection, *tenant, &table.name, &folded).await?.into_iter().collect();
-        let hints: Vec<RowHint> = keys.iter().filter_map(|key| hint(target, key)).collect();
-        let waiting = queue::settle::waiting(connection, &hints).await?;
-        let verdicts = rows.iter().zip(mirrored).zip(&folded).map(|((row, mirrored), folded)| {
-            let known = Known { mirrored, tombstone: tombstones.get(folded).copied() };
-            let evidence = hint(target, &row.key).and_then(|hint| waiting.get(&hint).copied());
-            let look = Look { started_at, sight: Sight::Found(row.changed_at) };
-            (settle::after_fetch(look, &evidence.unwrap_or_default(), &known), known)
-        });
-        Ok(verdicts.collect())
+        Ok(Loaded { changed: writer.changed.load(Ordering::Relaxed), skipped: pages.skipped })
     }
 
     /// Rows of the mirror that the walk has not met and that nothing has brought since it began: the source is asked
     /// about each by its key, and that decides.
-    async fn mark_extras(
-        &self,
-        connection: &mut PgConnection,
-        target: &Target,
-        walk: &Checkpoint,
-    ) -> Result<u64, WalkError> {
-        let Target { tenant, table } = target;
-        let (mut after, mut marked) = (None, 0);
+    async fn mark_extras(&self, target: &Target, walk: WalkId) -> Result<u64, WalkError> {
+        let mut reading = self.pool.begin().await?;
+        self.replica.declare_unmet(&mut reading, target.tenant, &target.table, walk).await?;
+        let mut marked = 0;
         loop {
-            let keys = self
-                .replica
-                .keys_fetched_before(connection, *tenant, table, walk.started_at, after.as_ref(), EXTRAS_ROWS)
-                .await?;
-            let Some(last) = keys.last().cloned() else { return Ok(marked) };
-            let met = checkpoint::seen(connection, target, Purpose::Load, &keys).await?;
-            let met: std::collections::HashSet<_> = met.into_iter().collect();
-            let extra: Vec<RowHint> =
-                keys.iter().filter(|key| !met.contains(*key)).filter_map(|key| hint(target, key)).collect();
+            let keys = self.replica.next_unmet(&mut reading, &target.table).await?;
+            if keys.is_empty() {
+                return Ok(marked);
+            }
+            let extra: Vec<RowHint> = keys.iter().filter_map(|key| hint(target, key)).collect();
             marked += extra.len() as u64;
-            queue::settle::mark(connection, &extra, Priority::Deferred).await?;
-            after = Some(last);
+            let mut marking = self.pool.acquire().await?;
+            queue::settle::mark(&mut marking, &extra, Priority::Deferred).await?;
+        }
+    }
+}
+
+/// Writes pages.
+struct Writer {
+    pool: PgPool,
+    replica: Replica,
+    target: Target,
+    /// The walk whose checkpoint moves with each page; none for a sweep.
+    walk: Option<WalkId>,
+    is_logged: bool,
+    changed: AtomicU64,
+}
+
+impl Visitor for Writer {
+    async fn visit(&self, range: &Range, page: &TablePage, is_last: bool) -> Result<(), WalkError> {
+        match self.write(&page.rows, page, Some((range, is_last))).await {
+            Err(WalkError::Mirror(error)) if error.is_about_data() => {
+                self.write_apart(range, page, is_last, &error).await
+            }
+            result => result,
         }
     }
 
-    /// Where the last sweep ended; at first, when the table was first seen.
-    async fn watermark(&self, target: &Target) -> Result<Time, WalkError> {
-        let walk = checkpoint::begin(&self.pool, target, Purpose::Sweep).await?;
-        Ok(walk.started_at)
+    async fn cut(&self, total: Option<u64>, ranges: &[Range]) -> Result<(), WalkError> {
+        let mut transaction = self.pool.begin().await?;
+        checkpoint::cut(&mut transaction, &self.target, total, ranges).await?;
+        Ok(transaction.commit().await?)
+    }
+}
+
+impl Writer {
+    /// Writes rows, and with `page_of` moves the checkpoint behind their page, in one transaction.
+    async fn write(&self, rows: &[Row], page: &TablePage, page_of: Option<(&Range, bool)>) -> Result<(), WalkError> {
+        let mut transaction = self.pool.begin().await?;
+        let written = self.write_rows(&mut transaction, rows, page.started_at).await?;
+        if let Some((range, is_last)) = page_of {
+            self.finish_page(&mut transaction, range, page, is_last).await?;
+        }
+        transaction.commit().await?;
+        self.changed.fetch_add(written, Ordering::Relaxed);
+        Ok(())
     }
 
-    async fn set_watermark(&self, target: &Target, watermark: Time) -> Result<(), WalkError> {
-        sqlx::query(
-            "update nxt_mirror.checkpoint set started_at = greatest(started_at, $4), last_finished_at = now()
-              where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, 'sweep')",
-        )
-        .bind(target.tenant.kind())
-        .bind(target.tenant.number())
-        .bind(target.table.name.as_str())
-        .bind(watermark)
-        .execute(&self.pool)
-        .await?;
+    /// One of the rows does not fit the mirror: halves until it stands alone, and leaves it to live work, which sets it
+    /// aside with its reason.
+    async fn write_apart(
+        &self,
+        range: &Range,
+        page: &TablePage,
+        is_last: bool,
+        error: &MirrorError,
+    ) -> Result<(), WalkError> {
+        tracing::warn!(target = %self.target, error = %crate::telemetry::chain(error), "a page is written row by row");
+        let mut parts = vec![page.rows.as_slice()];
+        let mut unfit = vec![];
+        while let Some(part) = parts.pop() {
+            match self.write(part, page, None).await {
+                Err(WalkError::Mirror(error)) if error.is_about_data() && part.len() > 1 => {
+                    let (left, right) = part.split_at(part.len() / 2);
+                    parts.extend([right, left]);
+                }
+                Err(WalkError::Mirror(error)) if error.is_about_data() => unfit.extend(part),
+                result => result?,
+            }
+        }
+        let mut transaction = self.pool.begin().await?;
+        let hints: Vec<RowHint> = unfit.iter().filter_map(|row| hint(&self.target, &row.key)).collect();
+        queue::settle::mark(&mut transaction, &hints, Priority::Deferred).await?;
+        self.finish_page(&mut transaction, range, page, is_last).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn finish_page(
+        &self,
+        connection: &mut PgConnection,
+        range: &Range,
+        page: &TablePage,
+        is_last: bool,
+    ) -> Result<(), WalkError> {
+        let unreadable: Vec<RowHint> = page.unreadable.iter().filter_map(|(key, _)| hint(&self.target, key)).collect();
+        queue::settle::mark(connection, &unreadable, Priority::Deferred).await?;
+        if self.walk.is_some() {
+            let position = page.last_key.as_ref();
+            checkpoint::advance(connection, &self.target, range.no, page.rows.len(), position, is_last).await?;
+        }
         Ok(())
+    }
+
+    /// Writes what differs. Rows that are already as fetched need neither lock nor verdict.
+    async fn write_rows(
+        &self,
+        connection: &mut PgConnection,
+        rows: &[Row],
+        started_at: Time,
+    ) -> Result<u64, WalkError> {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let Target { tenant, table } = &self.target;
+        self.replica.stage(connection, *tenant, table, rows, started_at).await?;
+        if let Some(walk) = self.walk {
+            self.replica.note_met(connection, table, walk).await?;
+        }
+        if self.replica.staged_differences(connection, table).await?.is_empty() {
+            return Ok(0);
+        }
+        self.replica.lock(connection, *tenant, table).await?;
+        // Once more, since live work may have been faster.
+        let positions = self.replica.staged_differences(connection, table).await?;
+        let candidates: Vec<&Row> = positions.iter().filter_map(|&position| rows.get(position as usize)).collect();
+        let verdicts = self.judge(connection, &positions, &candidates, started_at).await?;
+        let (mut accepted, mut before, mut revived, mut doubtful) = (vec![], HashMap::new(), vec![], vec![]);
+        for ((row, position), (settlement, known)) in candidates.iter().zip(&positions).zip(&verdicts) {
+            if settlement.action == Action::Upsert {
+                accepted.push(*position);
+                before.insert(&row.key, (*row, known));
+                revived.extend(known.tombstone.is_some().then(|| row.key.folded_text()));
+            }
+            if matches!(settlement.next, Next::LookAgain { .. }) {
+                doubtful.extend(hint(&self.target, &row.key));
+            }
+        }
+        if !revived.is_empty() {
+            queue::settle::revive_keys(connection, *tenant, &table.name, &revived).await?;
+        }
+        let written = self.replica.merge_staged(connection, table, &accepted).await?;
+        queue::settle::mark(connection, &doubtful, Priority::Deferred).await?;
+        if self.is_logged {
+            let healed = written.iter().filter_map(|key| before.get(key));
+            let entries: Vec<_> = healed.filter_map(|(row, known)| self.entry(row, known, started_at)).collect();
+            queue::settle::log(connection, &entries).await?;
+        }
+        Ok(written.len() as u64)
+    }
+
+    /// The verdict on each row, by what the mirror and the waiting notifications know.
+    async fn judge(
+        &self,
+        connection: &mut PgConnection,
+        positions: &[i32],
+        rows: &[&Row],
+        started_at: Time,
+    ) -> Result<Vec<(settle::Settlement, Known)>, WalkError> {
+        let Target { tenant, table } = &self.target;
+        let mirrored = self.replica.staged_known(connection, table, positions).await?;
+        let folded: Vec<String> = rows.iter().map(|row| row.key.folded_text()).collect();
+        let tombstones: HashMap<_, _> =
+            queue::settle::tombstones(connection, *tenant, &table.name, &folded).await?.into_iter().collect();
+        let hints: Vec<Option<RowHint>> = rows.iter().map(|row| hint(&self.target, &row.key)).collect();
+        let waiting = queue::settle::waiting(connection, hints.iter().flatten()).await?;
+        let verdicts =
+            rows.iter().zip(mirrored).zip(folded.iter().zip(&hints)).map(|((row, mirrored), (folded, hint))| {
+                let known = Known { mirrored, tombstone: tombstones.get(folded).copied() };
+                let evidence = hint.as_ref().and_then(|hint| waiting.get(hint).copied());
+                let look = Look { started_at, sight: Sight::Found(row.changed_at) };
+                (settle::after_fetch(look, &evidence.unwrap_or_default(), &known), known)
+            });
+        Ok(verdicts.collect())
+    }
+
+    fn entry(&self, row: &Row, known: &Known, started_at: Time) -> Option<SyncEntry> {
+        let action = if known.mirrored.is_some() { SyncAction::Updated } else { SyncAction::Inserted };
+        Some(SyncEntry {
+            hint: hint(&self.target, &row.key)?,
+            action,
+            reason: "found by a walk".to_owned(),
+            notification_id: None,
+            source_changed_at: row.changed_at,
+            fetch_started_at: Some(started_at),
+        })
     }
 }
 
@@ -214,16 +319,4 @@ pub(super) fn hint(target: &Target, key: &RowKey) -> Option<RowHint> {
     let Target { tenant, table } = target;
     let key = key.to_hint(table).ok()?;
     Some(RowHint { tenant: *tenant, table: table.name.clone(), key })
-}
-
-fn entry(target: &Target, fetched: &Fetched<'_>, known: &Known) -> Option<SyncEntry> {
-    let action = if known.mirrored.is_some() { SyncAction::Updated } else { SyncAction::Inserted };
-    Some(SyncEntry {
-        hint: hint(target, &fetched.row.key)?,
-        action,
-        reason: "found by a walk".to_owned(),
-        notification_id: None,
-        source_changed_at: fetched.row.changed_at,
-        fetch_started_at: Some(fetched.started_at),
-    })
 }

@@ -1,20 +1,24 @@
 //! Walking whole tables in primary-key order: first load, healing, sweeps and verification.
 //!
-//! `page` moves through one table by keyset pages, in the source's own order and by the source's own comparison, so
-//! that any collation will do. [`Loader`] writes what it meets by the same rules as live work; rows that only the
+//! `ranges` cuts a large table into ranges of its key, and `page` moves through each by keyset pages, in the source's own
+//! order and by the source's own comparison, so that any collation will do. [`Loader`] writes what it meets by the same rules as live work; rows that only the
 //! mirror has are marked for a look by key, which decides. [`Verifier`] writes nothing but a certificate.
 //! [`schedule`] does it by itself while the daemon serves.
 
 mod checkpoint;
 mod load;
+mod pacer;
 mod page;
+mod ranges;
 mod schedule;
+mod silence;
 mod targets;
 mod verify;
 
 use std::sync::Arc;
 
-pub use load::Loader;
+pub use load::{Loaded, Loader};
+pub use ranges::Progress;
 pub use schedule::{Parts as ScheduleParts, run as schedule};
 pub use targets::{Selection, targets};
 pub use verify::{Difference, Repair, Report, Verifier};
@@ -23,8 +27,29 @@ use crate::{
     domain::{TableSpec, Tenant},
     mirror::{MirrorError, SchemaError},
     queue::QueueError,
-    upstream::{CatalogError, UpstreamError},
+    upstream::{CatalogError, Upstream, UpstreamError},
 };
+
+/// Tables that are walked at the same time.
+pub const TABLES_AT_ONCE: usize = 4;
+
+/// Where pages come from, and how fast.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The API.
+    pub(crate) upstream: Upstream,
+    /// `NXT_FETCH_ROWS_MAX`.
+    pub(crate) keys_max: usize,
+    /// Spreads pages over time; none for a walk in a hurry.
+    pub(in crate::walk) pacer: Option<Arc<pacer::Pacer>>,
+}
+
+impl Source {
+    /// Pages as fast as the budget allows; their size follows from the number of keys in a request.
+    pub fn new(upstream: Upstream, keys_max: usize) -> Self {
+        Self { upstream, keys_max, pacer: None }
+    }
+}
 
 /// A table of a tenant.
 #[derive(Debug, Clone)]
@@ -65,4 +90,7 @@ pub enum WalkError {
     /// A transaction failed.
     #[error("the database failed during a walk")]
     Sql(#[from] sqlx::Error),
+    /// The walk of a key range panicked, which is a mistake in this program.
+    #[error("the walk of a key range panicked: {0}")]
+    Panicked(String),
 }

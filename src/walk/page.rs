@@ -1,73 +1,186 @@
-//! Keyset pages, with patience for an API that has a bad moment.
+//! Keyset pages of one range, with patience for an API that has a bad moment and a way around rows that it cannot read.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{Target, WalkError};
+use super::{Source, Target, WalkError, ranges::Range};
 use crate::{
-    domain::{RowKey, Time},
-    upstream::{AskError, Remedy, TablePage, Upstream, UpstreamError, remedy},
+    domain::{ColumnType, KeyValue, RowKey, TableSpec, Time},
+    upstream::{Ask, AskError, PageAsk, Remedy, TablePage, UpstreamError, remedy},
 };
 
 /// Failures in a row before a walk gives up for now.
 const FAILURES_MAX: u32 = 8;
+/// Refusals in a row of a table that cannot be read at all, before a walk gives up for now.
+const REFUSALS_MAX: u32 = 2;
+/// Times that one row is asked for before it is passed over.
+const SINGLE_TRIES: u32 = 3;
+/// Rows passed over one after the other before a walk gives up: then it is not the rows that are to blame.
+const SKIPPED_MAX: usize = 50;
 /// Pause after the first failure, doubling, at most half a minute.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Rows of a page for each key that a request may name: a page names none, so it may be larger.
+const ROWS_PER_KEY: usize = 10;
+/// The largest page seen in other clients (API notes, paging).
+pub(super) const ROWS_MAX: usize = 5_000;
+/// Values in a page, which bounds its memory whatever the number of columns.
+const VALUES_MAX: usize = 100_000;
 
-/// Where a walk is.
+/// Where a walk is in its range.
 #[derive(Debug)]
 pub(super) struct Pages<'a> {
-    upstream: &'a Upstream,
+    source: &'a Source,
     target: &'a Target,
+    through: Option<&'a RowKey>,
     changed_since: Option<Time>,
+    /// Whether the next page counts the rows.
+    is_counted: bool,
     rows_max: usize,
     size: usize,
-    pub(super) position: Option<RowKey>,
+    position: Option<RowKey>,
+    /// Rows to leave out behind the position, since they cannot be read.
+    skip: usize,
+    /// Rows left out so far.
+    pub(super) skipped: u64,
+}
+
+/// What a failed page came to.
+enum Trouble {
+    /// After this pause the same again.
+    Again(Duration),
+    /// Fewer rows, or one row further.
+    Smaller,
+    /// For good.
+    Final,
 }
 
 impl<'a> Pages<'a> {
-    pub(super) fn new(
-        upstream: &'a Upstream,
-        target: &'a Target,
-        rows_max: usize,
-        position: Option<RowKey>,
-        changed_since: Option<Time>,
-    ) -> Self {
-        Self { upstream, target, changed_since, rows_max, size: rows_max, position }
+    pub(super) fn new(source: &'a Source, target: &'a Target, range: &'a Range) -> Self {
+        let rows_max = rows_max(&target.table, source.keys_max);
+        Self {
+            source,
+            target,
+            through: range.through.as_ref(),
+            changed_since: None,
+            is_counted: false,
+            rows_max,
+            size: rows_max,
+            position: range.position.as_ref().or(range.after.as_ref()).cloned(),
+            skip: 0,
+            skipped: 0,
+        }
+    }
+
+    pub(super) fn changed_since(self, moment: Time) -> Self {
+        Self { changed_since: Some(moment), ..self }
+    }
+
+    pub(super) fn counted(self) -> Self {
+        Self { is_counted: true, ..self }
     }
 
     /// The next page; its last key becomes the position.
     pub(super) async fn next(&mut self) -> Result<TablePage, WalkError> {
-        let mut failures = 0;
+        if let Some(pacer) = &self.source.pacer {
+            pacer.wait().await;
+        }
+        let (mut failures, mut refusals, mut single_tries) = (0, 0, 0);
         loop {
-            let (trouble, error) = match self.ask().await {
+            let (remedy, error) = match self.ask().await {
                 Ok(Ok(page)) => {
                     self.size = (self.size * 2).min(self.rows_max);
-                    self.position = page.rows.last().map(|row| row.key.clone()).or_else(|| self.position.take());
+                    self.is_counted = false;
+                    self.skip = 0;
+                    self.position = page.last_key.clone().or_else(|| self.position.take());
                     return Ok(page);
                 }
                 Ok(Err(error)) => (error.remedy(), WalkError::Denied(error.to_string())),
                 Err(error) => (remedy(&error), WalkError::Upstream(error)),
             };
-            failures += 1;
-            if failures >= FAILURES_MAX {
-                return Err(error);
-            }
-            let pause = match trouble {
-                Remedy::Wait(pause) => pause,
-                Remedy::Redescribe => return Err(error),
-                Remedy::Split => {
-                    self.size = (self.size / 2).max(1);
-                    PAUSE
+            let trouble = match remedy {
+                Remedy::Redescribe => Trouble::Final,
+                Remedy::Wait(pause) => Trouble::Again(pause),
+                // A row may fail the whole request; then the table still answers a question that no row does.
+                Remedy::Probe if failures > 0 && matches!(self.is_readable().await, Ok(true)) => Trouble::Smaller,
+                Remedy::Probe => Trouble::Again(PAUSE.saturating_mul(1 << failures.min(6)).min(PAUSE_MAX)),
+                // An API that refuses the table refuses a question that no row answers, too.
+                Remedy::Split if !self.is_readable().await? => {
+                    refusals += 1;
+                    if refusals > REFUSALS_MAX { Trouble::Final } else { Trouble::Again(PAUSE) }
                 }
-                Remedy::Probe => PAUSE.saturating_mul(1 << failures.min(6)).min(PAUSE_MAX),
+                Remedy::Split => Trouble::Smaller,
             };
-            tokio::time::sleep(pause).await;
+            match trouble {
+                Trouble::Final => return Err(error),
+                Trouble::Again(pause) => {
+                    failures += 1;
+                    if failures >= FAILURES_MAX {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+                Trouble::Smaller if self.size > 1 => self.size = (self.size / 2).max(1),
+                Trouble::Smaller => {
+                    single_tries += 1;
+                    tokio::time::sleep(PAUSE).await;
+                    if single_tries >= SINGLE_TRIES {
+                        single_tries = 0;
+                        self.pass_over(error)?;
+                    }
+                }
+            }
         }
+    }
+
+    fn pass_over(&mut self, error: WalkError) -> Result<(), WalkError> {
+        if self.skip >= SKIPPED_MAX {
+            return Err(error);
+        }
+        tracing::warn!(
+            target = %self.target, behind = ?self.position, skip = self.skip, error = %crate::telemetry::chain(&error),
+            "a row cannot be read, the walk passes over it"
+        );
+        self.skip += 1;
+        self.skipped += 1;
+        Ok(())
     }
 
     async fn ask(&self) -> Result<Result<TablePage, AskError>, UpstreamError> {
         let Target { tenant, table } = self.target;
-        self.upstream.page(*tenant, table, self.position.as_ref(), self.changed_since, self.size).await
+        let ask = PageAsk {
+            after: self.position.as_ref(),
+            through: self.through,
+            changed_since: self.changed_since,
+            skip: self.skip,
+            rows_max: self.size,
+            is_counted: self.is_counted,
+        };
+        let page = self.source.upstream.page(*tenant, table, ask).await?;
+        Ok(page.map(|mut page| {
+            // A key that came twice would be written twice by one statement.
+            page.rows.dedup_by(|one, other| one.key == other.key);
+            page
+        }))
     }
+
+    async fn is_readable(&self) -> Result<bool, WalkError> {
+        let Target { tenant, table } = self.target;
+        let ask = Ask { tenant: *tenant, table: Arc::clone(table), keys: vec![any_key(table)] };
+        Ok(self.source.upstream.probe_table(&ask).await?.is_ok())
+    }
+}
+
+/// Rows of a page at most.
+pub(super) fn rows_max(table: &TableSpec, keys_max: usize) -> usize {
+    let by_values = VALUES_MAX / table.columns.len().max(1);
+    keys_max.saturating_mul(ROWS_PER_KEY).min(ROWS_MAX).min(by_values).max(1)
+}
+
+/// A key of the right types.
+fn any_key(table: &TableSpec) -> RowKey {
+    let values = table.key_columns().map(|column| match column.kind {
+        ColumnType::Text => KeyValue::Text("-".into()),
+        _ => KeyValue::Int(0),
+    });
+    RowKey::from_values(values.collect())
 }

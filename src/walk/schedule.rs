@@ -2,14 +2,19 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, StreamExt};
 use sqlx::{PgPool, pool::PoolConnection};
 use tokio_util::sync::CancellationToken;
 
-use super::{Loader, Selection, Target, WalkError, targets};
+use super::{
+    Loaded, Loader, Selection, TABLES_AT_ONCE, Target, WalkError,
+    pacer::{self, Pacer},
+    page, targets,
+};
 use crate::{
     config::MirrorSettings,
     domain::{TableName, Tenant},
@@ -37,45 +42,50 @@ pub struct Parts {
     pub settings: MirrorSettings,
     /// Writes.
     pub loader: Loader,
+    /// `NXT_REQUESTS_PER_MINUTE`.
+    pub requests_per_minute: u32,
 }
 
 /// Walks what is due until told to stop. Of several replicas one does it, whichever holds the lock; the others take
 /// over when its connection is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let mut leader: Option<PoolConnection<sqlx::Postgres>> = None;
-    let mut memory = Memory::default();
+    let memory = Memory::default();
     while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
-        let leading = stop.run_until_cancelled(lead(&parts.pool, &mut leader)).await;
-        if leading != Some(true) {
-            continue;
-        }
-        if let Some(Err(error)) = stop.run_until_cancelled(round(&parts, &mut memory)).await {
-            tracing::warn!(error = %chain(&error), "walks are put off");
-            stop.run_until_cancelled(tokio::time::sleep(FAILURE_PAUSE)).await;
-        }
+        let leading = stop.run_until_cancelled(lead(&parts.pool)).await;
+        let Some(Some(lead)) = leading else { continue };
+        let work = async {
+            tokio::select! {
+                () = hold(lead) => tracing::warn!("the lock of the schedule is lost, another replica may take it"),
+                // None of them ends, and none waits for another.
+                _ = async { tokio::join!(
+                    repeat(&parts, &memory, Errand::Load),
+                    repeat(&parts, &memory, Errand::Heal),
+                    repeat(&parts, &memory, Errand::Sweep),
+                ) } => {}
+            }
+        };
+        stop.run_until_cancelled(work).await;
     }
 }
 
-/// Whether this replica holds the lock that one of them has.
-async fn lead(pool: &PgPool, held: &mut Option<PoolConnection<sqlx::Postgres>>) -> bool {
-    if let Some(connection) = held {
-        if sqlx::query("select 1").execute(&mut **connection).await.is_ok() {
-            return true;
-        }
-        *held = None;
-    }
-    let Ok(mut connection) = pool.acquire().await else { return false };
+/// The lock that one replica has, if this one can get it.
+async fn lead(pool: &PgPool) -> Option<PoolConnection<sqlx::Postgres>> {
+    let mut connection = pool.acquire().await.ok()?;
     let locked = sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended('nxt-mirror schedule', 0))")
         .fetch_one(&mut *connection)
         .await;
-    match locked {
-        Ok(true) => {
-            // Never back to the pool with the lock held: the session ends with it.
-            connection.close_on_drop();
-            *held = Some(connection);
-            true
-        }
-        Ok(false) | Err(_) => false,
+    if !matches!(locked, Ok(true)) {
+        return None;
+    }
+    // Never back to the pool with the lock held: the session ends with it.
+    connection.close_on_drop();
+    Some(connection)
+}
+
+/// Returns when the lock is lost.
+async fn hold(mut connection: PoolConnection<sqlx::Postgres>) {
+    while sqlx::query("select 1").execute(&mut *connection).await.is_ok() {
+        tokio::time::sleep(TICK).await;
     }
 }
 
@@ -83,92 +93,155 @@ async fn lead(pool: &PgPool, held: &mut Option<PoolConnection<sqlx::Postgres>>) 
 #[derive(Debug, Default)]
 struct Memory {
     /// Tables that failed, and when.
-    failed: HashMap<String, Instant>,
+    failed: Mutex<HashMap<String, Instant>>,
     /// Targets of the settings, and when they were found.
-    chosen: Option<(Instant, Vec<Target>)>,
+    chosen: tokio::sync::Mutex<Option<(Instant, Vec<Target>)>>,
 }
 
-/// Walks whatever is due: first loads and slow walks, then sweeps.
-async fn round(parts: &Parts, memory: &mut Memory) -> Result<(), WalkError> {
-    memory.failed.retain(|_, since| since.elapsed() < FAILURE_PAUSE);
-    for target in due(parts, memory, "load", parts.settings.walk_interval).await? {
-        attempt(parts, memory, &target, "walk").await;
-    }
-    if let Some(interval) = parts.settings.sweep_interval {
-        for target in due(parts, memory, "sweep", Some(interval)).await? {
-            attempt(parts, memory, &target, "sweep").await;
+/// What is done by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Errand {
+    /// A table is walked for the first time, or goes on with a walk: as fast as the budget allows.
+    Load,
+    /// A table is walked again, in no hurry.
+    Heal,
+    /// What changed lately is asked for.
+    Sweep,
+}
+
+impl Errand {
+    /// The name of its checkpoint.
+    fn purpose(self) -> &'static str {
+        match self {
+            Self::Load | Self::Heal => "load",
+            Self::Sweep => "sweep",
         }
     }
+}
+
+/// Runs an errand whenever it is due, for ever.
+async fn repeat(parts: &Parts, memory: &Memory, errand: Errand) {
+    loop {
+        memory.failed().retain(|_, since| since.elapsed() < FAILURE_PAUSE);
+        let pause = match run_errand(parts, memory, errand).await {
+            Ok(()) => TICK,
+            Err(error) => {
+                tracing::warn!(?errand, error = %chain(&error), "walks are put off");
+                FAILURE_PAUSE
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Does whatever is due of this kind, several tables at once.
+async fn run_errand(parts: &Parts, memory: &Memory, errand: Errand) -> Result<(), WalkError> {
+    let due = due(parts, memory, errand).await?;
+    if due.is_empty() {
+        return Ok(());
+    }
+    let loader = match (errand, parts.settings.walk_interval) {
+        (Errand::Heal, Some(interval)) => parts.loader.paced(Arc::new(heal_pacer(parts, interval).await?)),
+        _ => parts.loader.clone(),
+    };
+    // Boxed, for the compiler cannot see that borrowing futures of a stream may change threads.
+    let walks: Vec<_> = due.iter().map(|target| attempt(parts, memory, &loader, target, errand).boxed()).collect();
+    futures_util::stream::iter(walks).buffer_unordered(TABLES_AT_ONCE).collect::<()>().await;
     Ok(())
 }
 
-async fn attempt(parts: &Parts, memory: &mut Memory, target: &Target, what: &str) {
-    let id = format!("{what} {target}");
-    if memory.failed.contains_key(&id) {
+/// Spreads the pages of all tables over the interval.
+async fn heal_pacer(parts: &Parts, interval: Duration) -> Result<Pacer, WalkError> {
+    let sizes: Vec<i64> = sqlx::query_scalar("select rows_walked from nxt_mirror.checkpoint where purpose = 'load'")
+        .fetch_all(&parts.pool)
+        .await?;
+    let page = page::ROWS_MAX as u64 / 2;
+    let pages = sizes.iter().map(|rows| rows.unsigned_abs() / page + 1).sum();
+    Ok(Pacer::new(pacer::gap(interval, pages, parts.requests_per_minute)))
+}
+
+async fn attempt(parts: &Parts, memory: &Memory, loader: &Loader, target: &Target, errand: Errand) {
+    let id = format!("{errand:?} {target}");
+    if memory.failed().contains_key(&id) {
         return;
     }
     let started = Instant::now();
-    let result = match what {
-        "sweep" => parts.loader.sweep(target).await,
-        _ => parts.loader.load(target, |_| ()).await,
+    let result = match errand {
+        Errand::Sweep => loader.sweep(target).await,
+        Errand::Load | Errand::Heal => loader.load(target, &Arc::default()).await,
     };
     match result {
-        Ok(0) => tracing::debug!(%target, what, "done, nothing had changed"),
-        Ok(changed) => tracing::info!(%target, what, changed, seconds = started.elapsed().as_secs(), "done"),
+        Ok(Loaded { changed: 0, skipped: 0 }) => tracing::debug!(%target, ?errand, "done, nothing had changed"),
+        Ok(Loaded { changed, skipped }) => {
+            tracing::info!(%target, ?errand, changed, skipped, seconds = started.elapsed().as_secs(), "done");
+        }
         Err(error) => {
             if matches!(error, WalkError::Upstream(_) | WalkError::Denied(_)) {
                 parts.catalog.forget().await;
             }
-            tracing::warn!(%target, what, error = %chain(&error), "not finished, it goes on later");
-            memory.failed.insert(id, Instant::now());
+            tracing::warn!(%target, ?errand, error = %chain(&error), "not finished, it goes on later");
+            memory.failed().insert(id, Instant::now());
         }
+    }
+}
+
+impl Memory {
+    fn failed(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Tables whose walk of this purpose is due. Chosen tables are walked from the start; others hold what notifications
 /// brought, and are swept and, once somebody has walked them, walked again.
-async fn due(
-    parts: &Parts,
-    memory: &mut Memory,
-    purpose: &str,
-    interval: Option<Duration>,
-) -> Result<Vec<Target>, WalkError> {
+async fn due(parts: &Parts, memory: &Memory, errand: Errand) -> Result<Vec<Target>, WalkError> {
+    let interval = match errand {
+        Errand::Load => None,
+        Errand::Heal => parts.settings.walk_interval,
+        Errand::Sweep => parts.settings.sweep_interval,
+    };
+    if errand != Errand::Load && interval.is_none() {
+        return Ok(vec![]);
+    }
     let mut candidates = known(parts).await?;
     for target in chosen(parts, memory).await? {
         if !candidates.iter().any(|(own, _)| own.tenant == target.tenant && own.table.name == target.table.name) {
             candidates.push((target, true));
         }
     }
-    let states = states(&parts.pool, purpose).await?;
-    let mut due = vec![];
-    for (target, chosen) in candidates {
+    let states = states(&parts.pool, errand.purpose()).await?;
+    let is_due = |(target, chosen): &(Target, bool)| {
         let state = states.get(&(target.tenant, target.table.name.as_str().to_ascii_lowercase())).copied();
-        let old = |age: f64| interval.is_some_and(|interval| age >= interval.as_secs_f64());
-        let is_due = match (purpose, state) {
-            ("load", None) => chosen,
-            ("load", Some((_, _, true))) => true,
-            ("load", Some((false, ..))) => chosen,
-            // A table that nothing has brought yet has nothing to sweep.
-            (_, None) => false,
-            (_, Some((_, age, _))) => old(age),
-        };
-        if is_due {
-            due.push(target);
+        let is_old = |age: f64| interval.is_some_and(|interval| age >= interval.as_secs_f64());
+        match (errand, state) {
+            (Errand::Load, None) => *chosen,
+            // A walk again that was interrupted is taken up by its own kind.
+            (Errand::Load, Some(State { ended_before, under_way, .. })) => !ended_before && (*chosen || under_way),
+            (Errand::Heal, Some(State { ended_before, under_way, age })) => ended_before && (under_way || is_old(age)),
+            (Errand::Sweep, Some(State { age, .. })) => is_old(age),
+            // A table that nothing has brought yet has nothing to heal or sweep.
+            (Errand::Heal | Errand::Sweep, None) => false,
         }
-    }
-    Ok(due)
+    };
+    Ok(candidates.into_iter().filter(is_due).map(|(target, _)| target).collect())
 }
 
-/// Whether a walk of this purpose has ever ended, the seconds since the last one did or since the table was first seen,
-/// and whether one is under way.
-type State = (bool, f64, bool);
+/// Where the walks of one purpose of a table are.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    /// Whether one has ever ended.
+    ended_before: bool,
+    /// Whether one is under way.
+    under_way: bool,
+    /// Seconds since the last one ended, or since the table was first seen.
+    age: f64,
+}
 
 /// The state of every table that holds something.
 async fn states(pool: &PgPool, purpose: &str) -> Result<HashMap<(Tenant, String), State>, WalkError> {
-    let rows: Vec<(String, i64, String, bool, f64, bool)> = sqlx::query_as(
+    let rows: Vec<(String, i64, String, bool, bool, f64)> = sqlx::query_as(
         "select t.tenant_kind, t.tenant_no, lower(t.table_name), c.last_finished_at is not null,
-                extract(epoch from clock_timestamp() - coalesce(c.last_finished_at, t.first_seen_at))::float8,
-                c.started_at is not null and c.finished_at is null
+                c.started_at is not null and c.finished_at is null,
+                extract(epoch from clock_timestamp() - coalesce(c.last_finished_at, t.first_seen_at))::float8
            from nxt_mirror.mirrored_tenant t
            left join nxt_mirror.checkpoint c
                   on (c.tenant_kind, c.tenant_no, c.table_name, c.purpose)
@@ -177,18 +250,19 @@ async fn states(pool: &PgPool, purpose: &str) -> Result<HashMap<(Tenant, String)
     .bind(purpose)
     .fetch_all(pool)
     .await?;
-    let keyed = rows.into_iter().filter_map(|(kind, number, table, ended, age, under_way)| {
-        Some(((Tenant::from_parts(&kind, number)?, table), (ended, age, under_way)))
+    let keyed = rows.into_iter().filter_map(|(kind, number, table, ended_before, under_way, age)| {
+        Some(((Tenant::from_parts(&kind, number)?, table), State { ended_before, under_way, age }))
     });
     Ok(keyed.collect())
 }
 
 /// The targets of the settings, looked up now and then.
-async fn chosen(parts: &Parts, memory: &mut Memory) -> Result<Vec<Target>, WalkError> {
+async fn chosen(parts: &Parts, memory: &Memory) -> Result<Vec<Target>, WalkError> {
     if parts.settings.tables.is_empty() {
         return Ok(vec![]);
     }
-    if let Some((found, targets)) = &memory.chosen
+    let mut remembered = memory.chosen.lock().await;
+    if let Some((found, targets)) = &*remembered
         && found.elapsed() < CHOSEN_FRESH
     {
         return Ok(targets.clone());
@@ -197,7 +271,7 @@ async fn chosen(parts: &Parts, memory: &mut Memory) -> Result<Vec<Target>, WalkE
     for (table, error) in unknown {
         tracing::error!(row.table = %table, error = %chain(&error), "table of NXT_TABLES cannot be walked");
     }
-    memory.chosen = Some((Instant::now(), targets.clone()));
+    *remembered = Some((Instant::now(), targets.clone()));
     Ok(targets)
 }
 

@@ -1,24 +1,30 @@
 //! Proof that a mirrored table equals its source, and the repair of what differs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::{PgPool, types::Uuid};
 
-use super::{Target, WalkError, load::hint, page::Pages};
+use super::{
+    Progress, Source, Target, WalkError, checkpoint,
+    load::hint,
+    ranges::{self, Range, Visitor},
+};
 use crate::{
     domain::{Row, RowHint, RowKey, Time},
-    mirror::Replica,
+    mirror::{Replica, WalkId},
     queue::{self, Priority},
-    upstream::{Ask, Sighting, Upstream},
+    upstream::{Ask, Sighting, TablePage},
 };
 
 /// Looks at a row that differs, before it is reported: it may have changed meanwhile.
 const LOOKS: u32 = 5;
 /// Pause before the second look, doubling.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Keys of the mirror that are read at a time.
-const EXTRAS_ROWS: i64 = 5_000;
 
 /// How a row differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,6 +52,8 @@ pub struct Report {
     pub as_of: Time,
     /// Rows of the source, and of the mirror alone.
     pub rows_compared: u64,
+    /// Rows that the API could not read; nothing is known of them.
+    pub unreadable: u64,
     /// Rows that differ, by key.
     pub differences: BTreeMap<String, Difference>,
     /// Of those, mended.
@@ -58,17 +66,16 @@ pub struct Report {
 #[derive(Debug, Clone)]
 pub struct Verifier {
     pool: PgPool,
-    upstream: Upstream,
     replica: Replica,
-    rows_max: usize,
+    source: Source,
 }
 
 type Found = BTreeMap<RowKey, Difference>;
 
 impl Verifier {
-    /// A verifier; `rows_max` is the size of a page.
-    pub fn new(pool: PgPool, upstream: Upstream, replica: Replica, rows_max: usize) -> Self {
-        Self { pool, upstream, replica, rows_max }
+    /// A verifier.
+    pub fn new(pool: PgPool, replica: Replica, source: Source) -> Self {
+        Self { pool, replica, source }
     }
 
     /// Compares every row and column of a table, looks again at what differs, and leaves a certificate. `repair` mends
@@ -76,28 +83,24 @@ impl Verifier {
     pub async fn verify(
         &self,
         target: &Target,
-        mut progress: impl FnMut(u64),
+        progress: &Arc<Progress>,
         repair: Option<&(dyn Repair + Sync)>,
     ) -> Result<Report, WalkError> {
         self.replica.ensure(&target.table).await?;
         let as_of: Time = sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.pool).await?;
-        let mut found = Found::new();
-        let mut met = std::collections::HashSet::new();
-        let mut pages = Pages::new(&self.upstream, target, self.rows_max, None, None);
-        loop {
-            let page = pages.next().await?;
-            found.extend(self.compare(target, &page.rows).await?);
-            met.extend(page.rows.iter().map(|row| fingerprint(&row.key)));
-            progress(met.len() as u64);
-            if !page.has_next {
-                break;
-            }
-        }
-        let mut rows_compared = met.len() as u64;
-        for key in self.extras(target, as_of, &met).await? {
-            rows_compared += 1;
-            found.insert(key, Difference::Extra);
-        }
+        let walk = WalkId { id: Uuid::new_v4(), started_at: as_of };
+        let comparer =
+            Arc::new(Comparer { verifier: self.clone(), target: target.clone(), walk, found: Mutex::default() });
+        let walked = ranges::walk(&self.source, target, vec![Range::whole()], &comparer, progress).await;
+        let extras = match &walked {
+            Ok(_) => self.extras(target, walk).await,
+            Err(_) => Ok(vec![]),
+        };
+        checkpoint::forget_met(&mut *self.pool.acquire().await?, walk).await?;
+        let (unreadable, extras) = (walked?, extras?);
+        let rows_compared = progress.walked() + extras.len() as u64;
+        let mut found = std::mem::take(&mut *comparer.found());
+        found.extend(extras.into_iter().map(|key| (key, Difference::Extra)));
         self.look_again(target, &mut found, LOOKS).await?;
         let differences = found.clone();
         let mut left = found;
@@ -114,6 +117,7 @@ impl Verifier {
             table: target.table.name.to_string(),
             as_of,
             rows_compared,
+            unreadable,
             repaired: (differences.len() - left.len()) as u64,
             left: left.len() as u64,
             differences: differences.into_iter().map(|(key, difference)| (key.to_string(), difference)).collect(),
@@ -122,9 +126,25 @@ impl Verifier {
         Ok(report)
     }
 
-    async fn compare(&self, target: &Target, rows: &[Row]) -> Result<Found, WalkError> {
-        let mut connection = self.pool.acquire().await?;
-        let compared = self.replica.compare(&mut connection, target.tenant, &target.table, rows).await?;
+    /// Rows that differ from the mirror. `walk` remembers their keys.
+    async fn compare(
+        &self,
+        target: &Target,
+        rows: &[Row],
+        started_at: Time,
+        walk: Option<WalkId>,
+    ) -> Result<Found, WalkError> {
+        if rows.is_empty() {
+            return Ok(Found::new());
+        }
+        let Target { tenant, table } = target;
+        let mut transaction = self.pool.begin().await?;
+        self.replica.stage(&mut transaction, *tenant, table, rows, started_at).await?;
+        if let Some(walk) = walk {
+            self.replica.note_met(&mut transaction, table, walk).await?;
+        }
+        let compared = self.replica.compare_staged(&mut transaction, table).await?;
+        transaction.commit().await?;
         let kind = |columns: Option<Vec<String>>| match columns {
             None => Difference::Missing,
             Some(columns) => Difference::Different { columns },
@@ -133,22 +153,16 @@ impl Verifier {
     }
 
     /// Keys that were in the mirror when the comparison began and that the walk has not met.
-    async fn extras(
-        &self,
-        target: &Target,
-        as_of: Time,
-        met: &std::collections::HashSet<u64>,
-    ) -> Result<Vec<RowKey>, WalkError> {
-        let mut connection = self.pool.acquire().await?;
-        let (mut extras, mut after) = (vec![], None);
+    async fn extras(&self, target: &Target, walk: WalkId) -> Result<Vec<RowKey>, WalkError> {
+        let mut reading = self.pool.begin().await?;
+        self.replica.declare_unmet(&mut reading, target.tenant, &target.table, walk).await?;
+        let mut extras = vec![];
         loop {
-            let keys = self
-                .replica
-                .keys_fetched_before(&mut connection, target.tenant, &target.table, as_of, after.as_ref(), EXTRAS_ROWS)
-                .await?;
-            let Some(last) = keys.last().cloned() else { return Ok(extras) };
-            after = Some(last);
-            extras.extend(keys.into_iter().filter(|key| !met.contains(&fingerprint(key))));
+            let keys = self.replica.next_unmet(&mut reading, &target.table).await?;
+            if keys.is_empty() {
+                return Ok(extras);
+            }
+            extras.extend(keys);
         }
     }
 
@@ -161,7 +175,7 @@ impl Verifier {
             tokio::time::sleep(PAUSE.saturating_mul(1 << look)).await;
             let keys: Vec<RowKey> = found.keys().cloned().collect();
             let mut still = Found::new();
-            for keys in keys.chunks(self.rows_max.max(1)) {
+            for keys in keys.chunks(self.source.keys_max.max(1)) {
                 still.extend(self.look(target, keys).await?);
             }
             *found = still;
@@ -171,7 +185,7 @@ impl Verifier {
 
     async fn look(&self, target: &Target, keys: &[RowKey]) -> Result<Found, WalkError> {
         let ask = Ask { tenant: target.tenant, table: target.table.clone(), keys: keys.to_vec() };
-        let mut answers = self.upstream.fetch(std::slice::from_ref(&ask)).await?;
+        let mut answers = self.source.upstream.fetch(std::slice::from_ref(&ask)).await?;
         let sights =
             answers.pop().expect("one ask has one answer").map_err(|error| WalkError::Denied(error.to_string()))?;
         let (mut rows, mut gone) = (vec![], vec![]);
@@ -183,7 +197,7 @@ impl Verifier {
                 Sighting::Unreadable(problem) => return Err(WalkError::Denied(problem)),
             }
         }
-        let mut found = self.compare(target, &rows).await?;
+        let mut found = self.compare(target, &rows, Time::default(), None).await?;
         let mut connection = self.pool.acquire().await?;
         let mirrored = self.replica.known(&mut connection, target.tenant, &target.table, &gone).await?;
         let extra = gone.into_iter().zip(mirrored).filter(|(_, mirrored)| mirrored.is_some());
@@ -218,11 +232,31 @@ pub trait Repair {
     fn repair(&self) -> std::pin::Pin<Box<dyn Future<Output = Result<(), queue::QueueError>> + Send + '_>>;
 }
 
-/// Eight bytes a key, so that a walk of millions stays small. Two keys of one fingerprint would hide an extra row; at
-/// ten million rows the odds of any are one in 300,000.
-fn fingerprint(key: &RowKey) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
+/// Compares pages as they come.
+struct Comparer {
+    verifier: Verifier,
+    target: Target,
+    walk: WalkId,
+    found: Mutex<Found>,
+}
+
+impl Comparer {
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Visitor for Comparer {
+    async fn visit(&self, _: &Range, page: &TablePage, _: bool) -> Result<(), WalkError> {
+        if let Some((key, problem)) = page.unreadable.first() {
+            return Err(WalkError::Denied(format!("row {key} cannot be compared: {problem}")));
+        }
+        let found = self.verifier.compare(&self.target, &page.rows, page.started_at, Some(self.walk)).await?;
+        self.found().extend(found);
+        Ok(())
+    }
+
+    async fn cut(&self, _: Option<u64>, _: &[Range]) -> Result<(), WalkError> {
+        Ok(())
+    }
 }

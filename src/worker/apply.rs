@@ -121,8 +121,10 @@ impl Group<'_> {
             entries.push(verdict.log_entry(action));
             outcomes.push((&verdict.now.hint, verdict.outcome()));
         }
-        if !written.is_empty() || !removed.is_empty() {
-            queue::settle::note_applied(connection, self.tenant, &self.table.name).await?;
+        let is_changed = !written.is_empty() || !removed.is_empty();
+        let is_notified = verdicts.iter().any(|verdict| verdict.now.notification_id.is_some());
+        if is_changed || is_notified {
+            queue::settle::note_applied(connection, self.tenant, &self.table.name, is_changed, is_notified).await?;
         }
         queue::settle::log(connection, &entries).await?;
         queue::settle::settle(connection, &outcomes).await?;

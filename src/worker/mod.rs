@@ -25,7 +25,7 @@ use crate::{
     queue::Queue,
     telemetry::Metrics,
     upstream::{Catalog, Upstream},
-    walk::{Loader, Verifier},
+    walk::{Loader, Source, Verifier},
 };
 
 /// What a worker works with.
@@ -54,12 +54,16 @@ pub struct Parts {
 impl Parts {
     /// Walks of whole tables with the same parts.
     pub fn loader(&self) -> Loader {
-        Loader::new(self.pool.clone(), self.upstream.clone(), self.replica.clone(), self.fetch_rows_max)
+        Loader::new(self.pool.clone(), self.replica.clone(), self.source())
     }
 
     /// Comparisons of whole tables with the same parts.
     pub fn verifier(&self) -> Verifier {
-        Verifier::new(self.pool.clone(), self.upstream.clone(), self.replica.clone(), self.fetch_rows_max)
+        Verifier::new(self.pool.clone(), self.replica.clone(), self.source())
+    }
+
+    fn source(&self) -> Source {
+        Source::new(self.upstream.clone(), self.fetch_rows_max)
     }
 }
 

@@ -72,7 +72,7 @@ async fn a_wrong_signature_stores_nothing() {
     }
     assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 0);
     assert_eq!(app.count("select count(*) from nxt_mirror.dead_letter").await, 0);
-    let metrics = app.http.get(format!("{}/metrics", app.daemon.ops)).send().await.unwrap().text().await.unwrap();
+    let metrics = app.metrics().await;
     assert!(metrics.contains("nxt_mirror_webhook_requests_total{outcome=\"unsigned\"} 4"), "{metrics}");
 }
 

@@ -109,18 +109,18 @@ async fn a_walk_removes_what_the_source_no_longer_has_whatever_its_collation() {
 #[tokio::test]
 async fn an_interrupted_walk_goes_on_where_it_stopped() {
     let app = quiet().await;
-    put_silently(&app, COMPANY, 1..=70);
+    put_silently(&app, COMPANY, 1..=700);
     let walk = ["backfill", "--table", "Order", "--company", "2000001"];
-    // Five pages of seven rows, then nothing but errors.
+    // Five pages of seventy rows, then nothing but errors.
     app.simulator.fault(Fault { after: 5, ..Fault::new(FaultKind::PartialError).on(COMPANY, Some("Order")) });
     assert!(!app.command(&walk).await.status.success());
-    assert_eq!(app.count("select rows_walked from nxt_mirror.checkpoint where purpose = 'load'").await, 35);
+    assert_eq!(app.count("select rows_walked from nxt_mirror.checkpoint where purpose = 'load'").await, 350);
     app.simulator.clear_faults();
     let before = app.simulator.counters().graphql_requests;
     assert!(app.command(&walk).await.status.success());
-    assert_eq!(app.assert_equal().await, 70);
+    assert_eq!(app.assert_equal().await, 700);
     // Five pages were left; the rest is metadata and the list of companies.
-    assert!(app.simulator.counters().graphql_requests - before <= 5 + 4);
+    assert!(app.simulator.counters().graphql_requests - before <= 5 + 4, "pages were walked twice");
 }
 
 #[tokio::test]
@@ -196,4 +196,91 @@ async fn a_first_load_beside_live_changes_overwrites_nothing_newer() {
     )
     .await;
     assert!(app.assert_equal().await >= 260);
+}
+
+#[tokio::test]
+async fn ranges_of_any_key_are_walked_at_once_and_taken_up_after_a_kill() {
+    // Pages of ten rows: 120 rows are worth a range.
+    let app = TestApp::builder().role(Role::Receiver).set("NXT_FETCH_ROWS_MAX", 1).start().await;
+    let lines: Vec<_> = (0..600).map(|n| object(json!({ "orderNo": n / 7, "lineNo": n % 7 }))).collect();
+    app.simulator.put_all(COMPANY, "OrderLine", &lines, false).unwrap();
+    let name =
+        |n: i64| format!("{}{}{}", ["a", "B", "Ø", "_", "9"][n as usize % 5], n, [" x", "", "'"][n as usize % 3]);
+    let products: Vec<_> = (0..600).map(|n| object(json!({ "productNo": name(n), "description": "x" }))).collect();
+    app.simulator.put_all(COMPANY, "Product", &products, false).unwrap();
+    let walk = ["backfill", "--table", "OrderLine", "--table", "Product", "--company", "2000001"];
+    for table in ["OrderLine", "Product"] {
+        app.simulator.fault(Fault { after: 30, ..Fault::new(FaultKind::PartialError).on(COMPANY, Some(table)) });
+    }
+    assert!(!app.command(&walk).await.status.success());
+    assert_eq!(app.count("select count(*) from nxt_mirror.walk_range").await, 8);
+    assert!(app.count("select count(*) from nxt_mirror.walk_range where position is not null").await > 2);
+    app.simulator.clear_faults();
+    let before = app.simulator.counters().rows_returned;
+    let walked: i64 = app.count("select sum(rows_walked)::bigint from nxt_mirror.checkpoint").await;
+    assert!(app.command(&walk).await.status.success());
+    assert_eq!(app.assert_equal().await, 1_200);
+    let again = app.simulator.counters().rows_returned - before;
+    assert!(again <= 1_200 - walked as u64 + 8 * 10, "{walked} rows were walked before, {again} after");
+    // What is gone at the source leaves the mirror, whatever range it was in.
+    for n in (0..600).step_by(50) {
+        let key = object(json!({ "orderNo": n / 7, "lineNo": n % 7 }));
+        app.simulator.delete_silently(COMPANY, "OrderLine", key).unwrap();
+        app.simulator.delete_silently(COMPANY, "Product", object(json!({ "productNo": name(n) }))).unwrap();
+    }
+    assert!(app.command(&walk).await.status.success());
+    app.assert_equal().await;
+    assert_eq!(app.mirrored("order_line").await.len() + app.mirrored("product").await.len(), 1_200 - 24);
+    assert_eq!(app.count("select count(*) from nxt_mirror.walk_met").await, 0);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_passed_over_and_told() {
+    let app = quiet().await;
+    put_silently(&app, COMPANY, 1..=100);
+    let poison = Fault { key: object(json!({ "orderNo": 40 })), ..Fault::new(FaultKind::PoisonPart) };
+    app.simulator.fault(poison.on(COMPANY, Some("Order")));
+    let output = app.command(&["backfill", "--table", "Order", "--company", "2000001"]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && text.contains("1 could not be read"), "{text}");
+    assert_eq!(app.mirrored("order").await.len(), 99);
+    let (code, document) = verify(&app, &["--company", "2000001"]).await;
+    assert_eq!((code, &document["tables"][0]["unreadable"]), (2, &json!(1)), "{document}");
+}
+
+#[tokio::test]
+async fn a_new_column_is_filled_by_the_next_walk() {
+    let app = quiet().await;
+    put_silently(&app, COMPANY, 1..=30);
+    let walk = ["backfill", "--table", "Order", "--company", "2000001"];
+    assert!(app.command(&walk).await.status.success());
+    app.simulator.add_column("Order", "loyaltyLevel", "Int").unwrap();
+    let rows: Vec<_> = (1..=30).map(|n| object(json!({ "orderNo": n, "loyaltyLevel": n * 2 }))).collect();
+    app.simulator.put_all(COMPANY, "Order", &rows, false).unwrap();
+    assert!(app.command(&walk).await.status.success());
+    assert_eq!(app.assert_equal().await, 30);
+    assert_eq!(app.count("select sum(loyalty_level) from business_nxt.\"order\"").await, 930);
+}
+
+#[tokio::test]
+async fn a_silent_subscription_is_told_until_it_speaks_again() {
+    let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 1).set("NXT_WALK_SECONDS", 0).start().await;
+    app.simulator.put(COMPANY, "Order", order(1)).unwrap();
+    app.settle().await;
+    let silent = "select count(*) from nxt_mirror.freshness where silent_since is not null";
+    assert_eq!(app.count(silent).await, 0);
+    // As if the last notification was long ago, and a change of two minutes ago was never announced.
+    sqlx::query("update nxt_mirror.mirrored_tenant set last_notified_at = now() - interval '5 minutes'")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    let changed = (chrono::Utc::now() - chrono::TimeDelta::minutes(2)).format("%Y-%m-%dT%H:%M:%S").to_string();
+    let row = object(json!({ "orderNo": 2, "changedTimestamp": changed }));
+    app.simulator.put_all(COMPANY, "Order", &[row], false).unwrap();
+    app.wait_for("silent tables", 1, silent).await;
+    assert!(app.metrics().await.contains("nxt_mirror_silent_tables 1"));
+    let status = app.command(&["status"]).await;
+    assert!(String::from_utf8_lossy(&status.stdout).contains("no notification since"));
+    app.simulator.put(COMPANY, "Order", order(3)).unwrap();
+    app.wait_for("silent tables", 0, silent).await;
 }

@@ -257,6 +257,10 @@ impl TestApp {
     }
 
     /// Reasons of the dead letters.
+    pub async fn metrics(&self) -> String {
+        self.http.get(format!("{}/metrics", self.daemon.ops)).send().await.unwrap().text().await.unwrap()
+    }
+
     pub async fn dead_letters(&self) -> Vec<String> {
         let sql = "select reason from nxt_mirror.dead_letter order by id";
         sqlx::query_scalar(sql).fetch_all(&self.pool).await.expect("the dead letters can be read")

@@ -1,0 +1,61 @@
+//! Spreading pages over time, so that walks of tables that are known to be right disturb nobody.
+
+use std::time::Duration;
+
+use tokio::{sync::Mutex, time::Instant};
+
+/// Lets one page through in each gap, over all tables that share it.
+#[derive(Debug)]
+pub(super) struct Pacer {
+    gap: Duration,
+    next: Mutex<Instant>,
+}
+
+impl Pacer {
+    pub(super) fn new(gap: Duration) -> Self {
+        Self { gap, next: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits for the next turn.
+    pub(super) async fn wait(&self) {
+        let turn = take_turn(&mut *self.next.lock().await, Instant::now(), self.gap);
+        tokio::time::sleep_until(turn).await;
+    }
+}
+
+fn take_turn(next: &mut Instant, now: Instant, gap: Duration) -> Instant {
+    let turn = (*next).max(now);
+    *next = turn + gap;
+    turn
+}
+
+/// The gap at which so many pages fill half of the interval, so that a walk is over before the next is due; but never
+/// more than a quarter of the request budget.
+pub(super) fn gap(interval: Duration, pages: u64, requests_per_minute: u32) -> Duration {
+    let even = interval.div_f64(2.0).div_f64(pages.max(1) as f64);
+    let least = Duration::from_secs(60 * 4) / requests_per_minute.max(1);
+    even.max(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_fill_half_the_interval_within_a_quarter_of_the_budget() {
+        let day = Duration::from_secs(86_400);
+        assert_eq!(gap(day, 432, 600), Duration::from_secs(100));
+        assert_eq!(gap(day, 10_000_000, 600), Duration::from_millis(400));
+    }
+
+    #[test]
+    fn turns_are_a_gap_apart_and_are_not_saved_up() {
+        let (now, gap) = (Instant::now(), Duration::from_secs(5));
+        let mut next = now;
+        assert_eq!(take_turn(&mut next, now, gap), now);
+        assert_eq!(take_turn(&mut next, now, gap), now + gap);
+        let later = now + gap * 10;
+        assert_eq!(take_turn(&mut next, later, gap), later);
+        assert_eq!(take_turn(&mut next, later, gap), later + gap);
+    }
+}
