@@ -26,6 +26,13 @@ alter table nxt_mirror.checkpoint
 comment on column nxt_mirror.checkpoint.position is 'No longer used: see walk_range';
 comment on column nxt_mirror.checkpoint.rows_total is 'Rows of the table as the source counted them when the walk began';
 
+-- A load that an operator ordered, until it has come to its end: killed, it goes on with what it had not finished.
+create table nxt_mirror.ordered_load (
+    selection text collate "C" not null constraint ordered_load_pkey primary key,
+    started_at timestamptz not null
+);
+comment on column nxt_mirror.ordered_load.selection is 'Digest of the tables and tenants that were named';
+
 -- Keys that a walk has met, a row for each page of it. Fingerprints, so that a walk of millions stays small; seeded by
 -- the walk, so that two keys of one fingerprint are told apart by the next walk.
 drop table nxt_mirror.walk_seen;

@@ -17,6 +17,9 @@ pub mod database;
 pub mod demo;
 pub mod domain;
 pub mod embedded;
+pub mod failpoint;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod mirror;
 pub mod ops;
 pub mod queue;

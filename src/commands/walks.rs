@@ -11,14 +11,14 @@ use super::{database_url, progress::Display};
 use crate::{
     app,
     cli::Targets,
-    config::{Role, Settings, Source},
+    config::{MirrorSettings, Role, Settings, Source},
     database,
     domain::TableName,
     embedded::EmbeddedPostgres,
     queue::QueueError,
     telemetry::{self, Metrics, chain},
     upstream::CatalogError,
-    walk::{self, Loaded, Repair, Report, Selection, TABLES_AT_ONCE, Target, WalkError},
+    walk::{self, Loaded, Order, Repair, Report, Selection, TABLES_AT_ONCE, Target, WalkError},
     worker::{Parts, Worker},
 };
 
@@ -33,16 +33,29 @@ struct Bench {
     targets: Vec<Target>,
     unknown: Vec<(TableName, CatalogError)>,
     server: Option<EmbeddedPostgres>,
+    settings: MirrorSettings,
+    selection: Selection,
+}
+
+type Found = (Vec<Target>, Vec<(TableName, CatalogError)>);
+
+async fn find_targets(parts: &Parts, settings: &MirrorSettings, selection: &Selection) -> anyhow::Result<Found> {
+    let found = walk::targets(&parts.upstream, &parts.catalog, settings, selection).await;
+    found.context("find the tables and companies")
 }
 
 impl Bench {
     async fn open(config: Option<&Path>, targets: Targets) -> anyhow::Result<Self> {
-        let settings = Settings::read(&Source::from_process(config)?, Role::Worker)?;
+        let mut settings = Settings::read(&Source::from_process(config)?, Role::Worker)?;
         telemetry::start(&settings.log);
         let tables = targets.table.into_iter().map(TableName::new).collect::<Result<Vec<_>, _>>().context("--table")?;
         let selection = Selection { tables, companies: targets.company };
         if selection.tables.is_empty() && settings.mirror.tables.is_empty() {
             anyhow::bail!("no table is named: give --table, or set NXT_TABLES");
+        }
+        // What is named here is mirrored, too, or rows of it that are looked at would be ignored.
+        if !settings.mirror.tables.is_empty() {
+            settings.mirror.tables.extend(selection.tables.iter().cloned());
         }
         let (url, server) = database_url(&settings.database).await?;
         let pool = database::connect(database::options(&url)?).await?;
@@ -50,11 +63,15 @@ impl Bench {
         let upstream = settings.upstream.as_ref().context("a worker has API settings")?;
         let metrics = Arc::new(Metrics::new());
         let parts = app::worker_parts(upstream, &settings.mirror, &pool, &metrics, &Arc::new(Notify::new())).await?;
-        // An earlier run described the tables; this one shall see what is new in them.
-        parts.catalog.forget().await;
-        let found = walk::targets(&parts.upstream, &parts.catalog, &settings.mirror, &selection).await;
-        let (targets, unknown) = found.context("find the tables and companies")?;
-        Ok(Self { parts, targets, unknown, server })
+        let (targets, unknown) = find_targets(&parts, &settings.mirror, &selection).await?;
+        Ok(Self { parts, targets, unknown, server, settings: settings.mirror, selection })
+    }
+
+    /// Describes the tables anew: an earlier run did so, and this one shall see what has changed since.
+    async fn describe_anew(&mut self) -> anyhow::Result<()> {
+        self.parts.catalog.forget().await;
+        (self.targets, self.unknown) = find_targets(&self.parts, &self.settings, &self.selection).await?;
+        Ok(())
     }
 
     async fn close(self) -> anyhow::Result<()> {
@@ -74,12 +91,21 @@ impl Bench {
 
 /// Walks tables into the mirror. Exit code 0 only if every one came to its end.
 pub(super) async fn backfill(config: Option<&Path>, targets: Targets) -> anyhow::Result<ExitCode> {
-    let bench = Bench::open(config, targets).await?;
+    let mut bench = Bench::open(config, targets).await?;
+    let order = Order::begin(&bench.parts.pool, &bench.targets).await?;
+    if order.is_new() {
+        bench.describe_anew().await?;
+    }
     bench.report_unknown();
     let display = Display::new();
     let loader = bench.parts.loader();
+    let pool = &bench.parts.pool;
     let walked: Vec<bool> = stream::iter(&bench.targets)
         .map(async |target| {
+            if matches!(order.has_done(pool, target).await, Ok(true)) {
+                display.pausing(|| println!("{target}: walked before this load was interrupted"));
+                return true;
+            }
             let watch = display.watch(target);
             let result = loader.load(target, &watch.progress).await;
             let rows = watch.progress.walked();
@@ -100,6 +126,7 @@ pub(super) async fn backfill(config: Option<&Path>, targets: Targets) -> anyhow:
         .await;
     // Rows that only the mirror has were marked for a look.
     Worker::new(bench.parts.clone()).drain(PATIENCE).await.context("look at rows that only the mirror has")?;
+    order.finish(pool).await?;
     let complete = bench.unknown.is_empty() && !walked.is_empty() && walked.iter().all(|done| *done);
     bench.close().await?;
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -112,7 +139,12 @@ pub(super) async fn verify(
     repair: bool,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let bench = match Bench::open(config, targets).await {
+    let opened = async {
+        let mut bench = Bench::open(config, targets).await?;
+        bench.describe_anew().await?;
+        anyhow::Ok(bench)
+    };
+    let bench = match opened.await {
         Ok(bench) => bench,
         Err(error) => {
             eprintln!("nxt-mirror: {}", chain(&*error));

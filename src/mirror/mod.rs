@@ -14,6 +14,12 @@ pub use rows::{Fetched, Removal};
 pub use schema::{Replica, SchemaError};
 pub use stage::WalkId;
 
+/// A name as it enters SQL.
+#[cfg(any(test, fuzzing))]
+pub fn quote(name: &str) -> String {
+    identifier::Identifier(name).to_string()
+}
+
 /// A statement against a mirrored table failed.
 #[derive(Debug, thiserror::Error)]
 #[error("the mirror could not {action} of {table}")]

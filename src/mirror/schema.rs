@@ -9,6 +9,7 @@ use super::{identifier::SCHEMA, statement};
 use crate::{
     config::Deletes,
     domain::{Column, ColumnType, TableSpec},
+    failpoint::Failpoint,
 };
 
 /// How long a change of a table waits for its lock. Readers queue behind it meanwhile.
@@ -139,7 +140,10 @@ impl Replica {
             tracing::warn!(row.table = %spec.name, columns = note, "columns are no longer shown by the API and are kept");
         }
         remember(connection, spec, gone).await.map_err(failed)?;
-        transaction.commit().await.map_err(failed)
+        Failpoint::TableMade.pass();
+        transaction.commit().await.map_err(failed)?;
+        Failpoint::TableReady.pass();
+        Ok(())
     }
 }
 

@@ -98,14 +98,30 @@ impl Replica {
         Ok(known)
     }
 
-    /// Writes these staged rows. Returns the keys of those that were new or different.
+    /// Writes these staged rows. Returns how many were new or different.
     pub async fn merge_staged(
         &self,
         connection: &mut PgConnection,
         table: &TableSpec,
         positions: &[i32],
+    ) -> Result<u64, MirrorError> {
+        sqlx::query(AssertSqlSafe(statement::merge_staged(table)))
+            .bind(positions)
+            .execute(connection)
+            .await
+            .map(|done| done.rows_affected())
+            .map_err(failed("write rows", table))
+    }
+
+    /// The same, with the keys of the rows that were new or different.
+    pub async fn merge_staged_and_tell(
+        &self,
+        connection: &mut PgConnection,
+        table: &TableSpec,
+        positions: &[i32],
     ) -> Result<HashSet<RowKey>, MirrorError> {
-        let written: Vec<String> = sqlx::query_scalar(AssertSqlSafe(statement::merge_staged(table)))
+        let sql = format!("{} returning {}::text", statement::merge_staged(table), statement::key_output(table));
+        let written: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
             .bind(positions)
             .fetch_all(connection)
             .await

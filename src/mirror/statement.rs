@@ -77,7 +77,7 @@ pub(super) fn upsert(spec: &TableSpec) -> String {
     let own = [spec.level.tenant_column(), "_changed_at", "_fetched_at", "_notification_id"];
     let columns = list("", own.into_iter().chain(source_columns(spec)));
     let rows = format!("select {columns} from json_populate_recordset(null::{}, $1::json)", table(spec));
-    insert(spec, &columns, &rows, own[1..].iter().copied())
+    format!("{} returning {}::text", insert(spec, &columns, &rows, own[1..].iter().copied()), key_output(spec))
 }
 
 /// Writes these rows; where one is there and different, all its source columns and its `bookkeeping` are replaced.
@@ -87,14 +87,12 @@ fn insert<'a>(spec: &'a TableSpec, columns: &str, rows: &str, bookkeeping: impl 
     format!(
         "insert into {table} as m ({columns}) {rows} order by {key} \
          on conflict ({key}) do update set _deleted_at = null, {set} \
-         where m._deleted_at is not null or row({mirrored}) is distinct from row({fetched}) \
-         returning {returned}::text",
+         where m._deleted_at is not null or row({mirrored}) is distinct from row({fetched})",
         table = table(spec),
         key = list("", primary_key(spec)),
         set = set.join(", "),
         mirrored = list("m.", source_columns(spec)),
         fetched = list("excluded.", source_columns(spec)),
-        returned = key_output(spec),
     )
 }
 
@@ -192,7 +190,7 @@ pub(super) fn staged_known(spec: &TableSpec) -> String {
     )
 }
 
-/// Writes the staged rows at the positions in `$1`; answers with the keys of those that were new or different.
+/// Writes the staged rows at the positions in `$1`.
 pub(super) fn merge_staged(spec: &TableSpec) -> String {
     let columns = list("", staged_own(spec).into_iter().chain(source_columns(spec)));
     let rows = format!("select {columns} from {STAGE} where _position = any($1)");
@@ -260,7 +258,8 @@ fn key_input(spec: &TableSpec) -> String {
     format!("json_to_recordset($2::json) as i (_position bigint, _deleted_at timestamptz{columns})")
 }
 
-fn key_output(spec: &TableSpec) -> String {
+/// A row's key as JSON.
+pub(super) fn key_output(spec: &TableSpec) -> String {
     format!("json_build_array({})", list("m.", spec.key_columns().map(|column| column.sql_name.as_str())))
 }
 

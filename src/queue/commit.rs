@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
 use tokio::sync::{Notify, mpsc};
 
 use super::accept::{AcceptError, Accepted, Acceptor, Delivery, Notification, Quarantine, Waiting};
-use crate::telemetry::Metrics;
+use crate::{failpoint::Failpoint, telemetry::Metrics};
 
 /// Deliveries in one commit.
 const BATCH_MAX: usize = 1_000;
@@ -113,6 +113,7 @@ impl Committer {
 
     async fn commit(&mut self, batch: Vec<Waiting>) {
         self.metrics.commit_batch.observe(batch.len() as f64);
+        Failpoint::ReceiveTaken.pass();
         let (deliveries, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|waiting| (waiting.delivery, waiting.answer)).unzip();
         let stored = match tokio::time::timeout(COMMIT_TIMEOUT, self.store(&deliveries)).await {
@@ -122,11 +123,13 @@ impl Committer {
         };
         match stored {
             Ok(stored) => {
+                Failpoint::ReceiveStored.pass();
                 for (answer, accepted) in answers.into_iter().zip(stored) {
                     // A request that is gone was stored all the same.
                     let _ = answer.send(Ok(accepted));
                 }
                 self.stored.notify_one();
+                Failpoint::ReceiveAnswered.pass();
             }
             Err(reason) => {
                 // Its state is unknown: the next batch gets a new connection.

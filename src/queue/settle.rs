@@ -296,6 +296,35 @@ async fn wait(
     Ok(())
 }
 
+/// Which kinds of evidence there are of a table of a tenant, so that what is not there need not be read row by row.
+#[derive(Debug, Clone, Copy)]
+pub struct HasEvidence {
+    /// Whether any row of it waits.
+    pub of_notifications: bool,
+    /// Whether any deletion of a row of it is remembered.
+    pub of_deletions: bool,
+}
+
+/// Looks for evidence of a table. Holds as long as the table is locked: both are written under that lock, but for
+/// notifications, which say at their next look what a page could not know.
+pub async fn has_evidence(
+    connection: &mut PgConnection,
+    tenant: Tenant,
+    table: &TableName,
+) -> Result<HasEvidence, QueueError> {
+    let (of_notifications, of_deletions) = sqlx::query_as(
+        "select exists (select from nxt_mirror.dirty_row where (tenant_kind, tenant_no, table_name) = ($1, $2, $3)),
+                exists (select from nxt_mirror.tombstone where (tenant_kind, tenant_no, table_name) = ($1, $2, $3))",
+    )
+    .bind(tenant.kind())
+    .bind(tenant.number())
+    .bind(table.as_str())
+    .fetch_one(connection)
+    .await
+    .map_err(QueueError::on("look for evidence"))?;
+    Ok(HasEvidence { of_notifications, of_deletions })
+}
+
 /// What unsettled notifications say of these rows, for those that have any.
 pub async fn waiting<'a>(
     connection: &mut PgConnection,

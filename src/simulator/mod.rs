@@ -283,6 +283,11 @@ impl Simulator {
         self.world.store().set_read_lag(lag);
     }
 
+    /// Tokens given out, so that a test can look for them where they should not be.
+    pub fn tokens(&self) -> Vec<String> {
+        self.world.tokens.all()
+    }
+
     /// Counts so far.
     pub fn counters(&self) -> Counters {
         self.world.limits.counters(&self.world.faults)

@@ -33,6 +33,11 @@ impl Tokens {
         token.and_then(|token| tokens.get(token)).is_some_and(|expires| Instant::now() < *expires)
     }
 
+    /// Every token that was given out.
+    pub(super) fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     /// Ends every token at once.
     pub(super) fn revoke_all(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     config::UpstreamSettings,
     domain::{Tenant, Time},
+    failpoint::Failpoint,
     telemetry::Metrics,
 };
 
@@ -94,7 +95,9 @@ impl Upstream {
         let token = self.token.get(&self.http).await?;
         let permit = self.budget.acquire(tenants, lane).await?;
         let started_at = permit.started_at;
+        Failpoint::Granted.pass();
         let result = self.exchange(&token, body, started_at).await;
+        Failpoint::Answered.pass();
         permit.finish().await;
         if matches!(result, Err(UpstreamError::Unauthorized)) {
             self.token.forget(&token).await;
@@ -145,7 +148,7 @@ pub(super) async fn read_limited(mut response: Response, bytes_max: usize) -> Re
     Ok(body)
 }
 
-fn parse(bytes: &[u8], started_at: Time) -> Result<Answer, UpstreamError> {
+pub(super) fn parse(bytes: &[u8], started_at: Time) -> Result<Answer, UpstreamError> {
     let value: Value = serde_json::from_slice(bytes).map_err(|error| UpstreamError::NotJson(error.to_string()))?;
     let Value::Object(mut fields) = value else {
         return Err(UpstreamError::Shape("not a JSON object".into()));

@@ -27,5 +27,14 @@ pub use page::{PageAsk, TablePage};
 pub use queries::Company;
 pub use retry::{Remedy, remedy};
 
+/// The rows of one table in an answer's bytes.
+#[cfg(any(test, fuzzing))]
+pub fn read_answer(bytes: &[u8], table: &std::sync::Arc<crate::domain::TableSpec>) -> Option<Vec<crate::domain::Row>> {
+    let answer = client::parse(bytes, crate::domain::Time::default()).ok()?;
+    let place = answer::Place { context: "c0".into(), part: "t0".into(), table: std::sync::Arc::clone(table) };
+    let page = answer::read(answer, &[place], chrono_tz::UTC).pop()?.ok()?;
+    Some(page.rows.into_iter().flatten().collect())
+}
+
 /// GraphQL code of a request refused because too many of the same company are under way.
 const TOO_MANY_IN_PROGRESS: &str = "OUTSTANDING_LIMIT_EXCEEDED";

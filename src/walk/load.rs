@@ -9,6 +9,7 @@ use std::{
 };
 
 use sqlx::{PgConnection, PgPool};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::{
     Progress, Source, Target, WalkError,
@@ -22,6 +23,7 @@ use crate::{
         Row, RowHint, RowKey, Time,
         settle::{self, Action, Known, Look, Next, Sight},
     },
+    failpoint::Failpoint,
     mirror::{MirrorError, Replica, WalkId},
     queue::{self, Priority, SyncAction, SyncEntry},
     upstream::TablePage,
@@ -76,13 +78,16 @@ impl Loader {
             // A first load is one event; what a later walk changes is drift, and each row of it is worth a line.
             is_logged: finished_before,
             changed: AtomicU64::new(0),
+            turn: Mutex::default(),
         });
         let skipped = ranges::walk(&self.source, target, ranges, &writer, progress).await?;
         let extra = self.mark_extras(target, id).await?;
+        Failpoint::WalkMarked.pass();
         let note = (skipped > 0).then(|| format!("{skipped} rows could not be read and were passed over"));
         let mut transaction = self.pool.begin().await?;
         checkpoint::finish(&mut transaction, target, id, note).await?;
         transaction.commit().await?;
+        Failpoint::WalkFinished.pass();
         Ok(Loaded { changed: writer.changed.load(Ordering::Relaxed) + extra, skipped })
     }
 
@@ -101,6 +106,7 @@ impl Loader {
             walk: None,
             is_logged: true,
             changed: AtomicU64::new(0),
+            turn: Mutex::default(),
         };
         let whole = Range::whole();
         let mut pages = Pages::new(&self.source, target, &whole).changed_since(watermark - OVERLAP);
@@ -116,6 +122,7 @@ impl Loader {
                 break;
             }
         }
+        Failpoint::SweepWritten.pass();
         let mut transaction = self.pool.begin().await?;
         // A row that could not be read is asked for again until it can.
         let reached = if pages.skipped == 0 { newest } else { watermark };
@@ -153,6 +160,8 @@ struct Writer {
     walk: Option<WalkId>,
     is_logged: bool,
     changed: AtomicU64,
+    /// Held from the lock of a page's rows until its commit.
+    turn: Mutex<()>,
 }
 
 impl Visitor for Writer {
@@ -168,19 +177,28 @@ impl Visitor for Writer {
     async fn cut(&self, total: Option<u64>, ranges: &[Range]) -> Result<(), WalkError> {
         let mut transaction = self.pool.begin().await?;
         checkpoint::cut(&mut transaction, &self.target, total, ranges).await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        Failpoint::WalkCut.pass();
+        Ok(())
     }
 }
 
 impl Writer {
     /// Writes rows, and with `page_of` moves the checkpoint behind their page, in one transaction.
     async fn write(&self, rows: &[Row], page: &TablePage, page_of: Option<(&Range, bool)>) -> Result<(), WalkError> {
+        let mut turn = None;
         let mut transaction = self.pool.begin().await?;
-        let written = self.write_rows(&mut transaction, rows, page.started_at).await?;
+        let written = self.write_rows(&mut transaction, rows, page.started_at, &mut turn).await?;
         if let Some((range, is_last)) = page_of {
             self.finish_page(&mut transaction, range, page, is_last).await?;
         }
+        if self.walk.is_some() {
+            Failpoint::WalkWritten.pass();
+        }
         transaction.commit().await?;
+        if self.walk.is_some() {
+            Failpoint::WalkCommitted.pass();
+        }
         self.changed.fetch_add(written, Ordering::Relaxed);
         Ok(())
     }
@@ -231,11 +249,12 @@ impl Writer {
     }
 
     /// Writes what differs. Rows that are already as fetched need neither lock nor verdict.
-    async fn write_rows(
-        &self,
+    async fn write_rows<'a>(
+        &'a self,
         connection: &mut PgConnection,
         rows: &[Row],
         started_at: Time,
+        turn: &mut Option<MutexGuard<'a, ()>>,
     ) -> Result<u64, WalkError> {
         if rows.is_empty() {
             return Ok(0);
@@ -245,12 +264,14 @@ impl Writer {
         if let Some(walk) = self.walk {
             self.replica.note_met(connection, table, walk).await?;
         }
-        if self.replica.staged_differences(connection, table).await?.is_empty() {
+        let positions = self.replica.staged_differences(connection, table).await?;
+        if positions.is_empty() {
             return Ok(0);
         }
+        // One page at a time asks for the lock, so that live work never queues behind more than one.
+        *turn = Some(self.turn.lock().await);
+        // What live work has written until here is seen by the verdicts, and by the merge.
         self.replica.lock(connection, *tenant, table).await?;
-        // Once more, since live work may have been faster.
-        let positions = self.replica.staged_differences(connection, table).await?;
         let candidates: Vec<&Row> = positions.iter().filter_map(|&position| rows.get(position as usize)).collect();
         let verdicts = self.judge(connection, &positions, &candidates, started_at).await?;
         let (mut accepted, mut before, mut revived, mut doubtful) = (vec![], HashMap::new(), vec![], vec![]);
@@ -267,13 +288,14 @@ impl Writer {
         if !revived.is_empty() {
             queue::settle::revive_keys(connection, *tenant, &table.name, &revived).await?;
         }
-        let written = self.replica.merge_staged(connection, table, &accepted).await?;
         queue::settle::mark(connection, &doubtful, Priority::Deferred).await?;
-        if self.is_logged {
-            let healed = written.iter().filter_map(|key| before.get(key));
-            let entries: Vec<_> = healed.filter_map(|(row, known)| self.entry(row, known, started_at)).collect();
-            queue::settle::log(connection, &entries).await?;
+        if !self.is_logged {
+            return Ok(self.replica.merge_staged(connection, table, &accepted).await?);
         }
+        let written = self.replica.merge_staged_and_tell(connection, table, &accepted).await?;
+        let healed = written.iter().filter_map(|key| before.get(key));
+        let entries: Vec<_> = healed.filter_map(|(row, known)| self.entry(row, known, started_at)).collect();
+        queue::settle::log(connection, &entries).await?;
         Ok(written.len() as u64)
     }
 
@@ -288,10 +310,16 @@ impl Writer {
         let Target { tenant, table } = &self.target;
         let mirrored = self.replica.staged_known(connection, table, positions).await?;
         let folded: Vec<String> = rows.iter().map(|row| row.key.folded_text()).collect();
-        let tombstones: HashMap<_, _> =
-            queue::settle::tombstones(connection, *tenant, &table.name, &folded).await?.into_iter().collect();
         let hints: Vec<Option<RowHint>> = rows.iter().map(|row| hint(&self.target, &row.key)).collect();
-        let waiting = queue::settle::waiting(connection, hints.iter().flatten()).await?;
+        let evidence = queue::settle::has_evidence(connection, *tenant, &table.name).await?;
+        let tombstones: HashMap<_, _> = match evidence.of_deletions {
+            true => queue::settle::tombstones(connection, *tenant, &table.name, &folded).await?.into_iter().collect(),
+            false => HashMap::new(),
+        };
+        let waiting = match evidence.of_notifications {
+            true => queue::settle::waiting(connection, hints.iter().flatten()).await?,
+            false => HashMap::new(),
+        };
         let verdicts =
             rows.iter().zip(mirrored).zip(folded.iter().zip(&hints)).map(|((row, mirrored), (folded, hint))| {
                 let known = Known { mirrored, tombstone: tombstones.get(folded).copied() };

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod load;
+mod order;
 mod pacer;
 mod page;
 mod ranges;
@@ -18,6 +19,7 @@ mod verify;
 use std::sync::Arc;
 
 pub use load::{Loaded, Loader};
+pub use order::Order;
 pub use ranges::Progress;
 pub use schedule::{Parts as ScheduleParts, run as schedule};
 pub use targets::{Selection, targets};

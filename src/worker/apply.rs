@@ -14,6 +14,7 @@ use crate::{
         Row, RowHint, RowKey, TableSpec, Tenant, Time,
         settle::{self, Action, BeforeFetch, Deletion, Known, Look, Next, Reason, Settlement, Sight},
     },
+    failpoint::Failpoint,
     mirror::{Fetched, MirrorError, Removal},
     queue::{self, Claimed, Outcome, Priority, QueueError, SyncAction, SyncEntry, Tombstone},
 };
@@ -77,13 +78,16 @@ pub(super) async fn apply(
         let key = (item.known.claimed.hint.tenant, item.known.table.sql_name.as_str());
         groups.get_mut(&key).expect("every item has its group").items.push((item, locked.now));
     }
+    Failpoint::ApplyLocked.pass();
     let mut counts = HashMap::new();
     for group in groups.values() {
         for (action, count) in group.apply(parts, &mut transaction).await? {
             *counts.entry(action).or_default() += count;
         }
     }
+    Failpoint::ApplyWritten.pass();
     transaction.commit().await?;
+    Failpoint::Applied.pass();
     Ok(counts)
 }
 

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     domain::settle::{self, BeforeFetch, Known},
+    failpoint::Failpoint,
     queue::{self, Claimed, Outcome, QueueError, SyncAction, SyncEntry},
     telemetry::chain,
     upstream::{Ask, Remedy, Sighting, UpstreamError, remedy},
@@ -20,6 +21,7 @@ use crate::{
 
 impl Worker {
     pub(super) async fn work(&self, claim_id: Uuid, claimed: Vec<Claimed>) -> Step {
+        Failpoint::Claimed.pass();
         let mut step = Step { claimed: claimed.len(), ..Step::default() };
         match self.try_work(claim_id, claimed, &mut step).await {
             Ok(()) => {
@@ -110,6 +112,7 @@ impl Worker {
                 return Ok(step);
             }
         };
+        Failpoint::Fetched.pass();
         self.state().size.succeeded(rows.len());
         let mut rows: Vec<Option<KnownRow>> = rows.into_iter().map(Some).collect();
         let (mut items, mut failures) = (Vec::new(), Vec::new());

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod database;
+pub mod process;
 pub mod scratch;
 
 use base64::{Engine, prelude::BASE64_STANDARD};

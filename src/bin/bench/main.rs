@@ -3,6 +3,9 @@
 //! `cargo run --release --bin bench` prints a summary; `docs/benchmark.md` explains the figures. Everything runs on
 //! loopback, for a bounded time, with durable settings.
 
+mod recovery;
+mod walks;
+
 use std::{
     path::PathBuf,
     process::Stdio,
@@ -38,21 +41,68 @@ struct Args {
     /// Folder of the database, made anew
     #[arg(long, default_value = "./nxt-data/bench")]
     data_dir: PathBuf,
+    /// Measure this alone
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+    /// Rows of the large table that is loaded
+    #[arg(long, default_value_t = 1_000_000)]
+    rows: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Receiving, and API requests a row
+    Notifications,
+    /// Loading and verifying whole tables
+    Walks,
+    /// Finding and mending damage beside live changes
+    Repair,
+    /// Starts with a backlog, and kills
+    Recovery,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let server = EmbeddedPostgres::start(EmbeddedOptions::new(&args.data_dir)).await?;
-    let result = measure(&args, &server).await;
-    server.stop().await?;
+    let start = async || Ok(EmbeddedPostgres::start(EmbeddedOptions::new(&args.data_dir)).await?);
+    let mut server = Some(start().await?);
+    let mut result = measure(&args, server.as_ref().context("it has just started")?).await;
+    if result.is_ok() && args.only.is_none_or(|only| only == Part::Recovery) {
+        result = recovery::measure(&mut server, restart(&args)).await;
+    }
+    if let Some(server) = server {
+        server.stop().await?;
+    }
     result
 }
 
+/// Starts the server again after it was killed; its children need a moment to notice.
+fn restart(args: &Args) -> impl AsyncFn() -> anyhow::Result<EmbeddedPostgres> {
+    async || {
+        for _ in 0..100 {
+            if let Ok(server) = EmbeddedPostgres::start(EmbeddedOptions::new(&args.data_dir)).await {
+                return Ok(server);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::bail!("the server does not come back")
+    }
+}
+
 async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
-    memory(server).await?;
-    acknowledged(args, server).await?;
-    economy(server).await
+    let wanted = |part| args.only.is_none_or(|only| only == part);
+    if wanted(Part::Notifications) {
+        memory(server).await?;
+        acknowledged(args, server).await?;
+        economy(server).await?;
+    }
+    if wanted(Part::Walks) {
+        walks::measure(server, args.rows).await?;
+    }
+    if wanted(Part::Repair) {
+        walks::repair(server).await?;
+    }
+    Ok(())
 }
 
 /// A fresh database and a daemon on it.
@@ -68,7 +118,7 @@ impl Bench {
         nxt_mirror::database::recreate(&server.url("postgres"), "bench").await?;
         let url = server.url("bench");
         let simulator = Simulator::start(Options { published_example: false, ..Options::default() }).await?;
-        let program = std::env::current_exe()?.with_file_name("nxt-mirror");
+        let program = program()?;
         let public = free_address()?;
         let daemon = Command::new(&program)
             .args(["serve", "--role", role])
@@ -100,11 +150,7 @@ impl Bench {
 
     /// Resident memory in MiB.
     fn resident(&self) -> anyhow::Result<f64> {
-        let pid = self.daemon.id().context("the daemon runs")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
-        let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
-        Ok(kib / 1_024.0)
+        resident(self.daemon.id().context("the daemon runs")?)
     }
 
     async fn settle(&self) -> anyhow::Result<()> {
@@ -120,6 +166,18 @@ impl Bench {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+fn program() -> anyhow::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("nxt-mirror"))
+}
+
+/// Resident memory of a process in MiB.
+fn resident(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
+    let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    Ok(kib / 1_024.0)
 }
 
 fn free_address() -> anyhow::Result<String> {

@@ -1,0 +1,238 @@
+//! How long it takes until things are right again: after a start with a large backlog, and after kills.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use nxt_mirror::{
+    embedded::EmbeddedPostgres,
+    simulator::{Options, Owner, Simulator},
+};
+use secrecy::ExposeSecret;
+use serde_json::{Map, json};
+use sqlx::PgPool;
+use tokio::{
+    net::TcpStream,
+    process::{Child, Command},
+};
+
+use super::{SECRET, free_address, post, program};
+
+const COMPANY: i64 = 2_000_001;
+const BACKLOG: i64 = 1_000_000;
+
+/// Several daemons on one fresh database.
+struct Site {
+    simulator: Simulator,
+    pool: PgPool,
+    url: String,
+}
+
+struct Replica {
+    child: Child,
+    public: String,
+    ops: String,
+}
+
+impl Site {
+    async fn new(server: &EmbeddedPostgres) -> anyhow::Result<Self> {
+        nxt_mirror::database::recreate(&server.url("postgres"), "bench").await?;
+        let url = server.url("bench").expose_secret().to_owned();
+        let simulator = Simulator::start(Options { published_example: false, ..Options::default() }).await?;
+        Ok(Self { simulator, pool: PgPool::connect(&url).await?, url })
+    }
+
+    fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new(program()?);
+        command
+            .args(arguments)
+            .env("DATABASE_URL", &self.url)
+            .env("NXT_WEBHOOK_SECRETS", SECRET)
+            .env("NXT_CLIENT_ID", Options::default().client_id)
+            .env("NXT_CLIENT_SECRET", Options::default().client_secret)
+            .env("NXT_TOKEN_URL", self.simulator.token_url())
+            .env("NXT_GRAPHQL_URL", self.simulator.graphql_url())
+            .env("NXT_LOG", "error")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    async fn replica(&self) -> anyhow::Result<Replica> {
+        let (public, ops) = (free_address()?, free_address()?);
+        let child = self.command(&["serve"])?.env("NXT_LISTEN", &public).env("NXT_OPS_LISTEN", &ops).spawn()?;
+        let replica = Replica { child, public, ops };
+        replica.ready().await?;
+        Ok(replica)
+    }
+
+    async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
+        Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
+    }
+
+    async fn until_none(&self, sql: &'static str) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        while self.count(sql).await? > 0 {
+            ensure!(started.elapsed() < Duration::from_secs(180), "still some: {sql}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(started.elapsed())
+    }
+
+    fn put(&self, numbers: std::ops::Range<i64>, notify: bool) -> anyhow::Result<()> {
+        let row =
+            |number: i64| Map::from_iter([("orderNo".to_owned(), json!(number)), ("name".to_owned(), json!("x"))]);
+        let rows: Vec<_> = numbers.map(row).collect();
+        Ok(self.simulator.put_all(Owner::Company(COMPANY), "Order", &rows, notify)?)
+    }
+}
+
+impl Replica {
+    async fn ready(&self) -> anyhow::Result<Duration> {
+        let (started, http) = (Instant::now(), reqwest::Client::new());
+        loop {
+            let answer = http.get(format!("http://{}/readyz", self.ops)).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) && TcpStream::connect(&self.public).await.is_ok()
+            {
+                return Ok(started.elapsed());
+            }
+            ensure!(started.elapsed() < Duration::from_secs(60), "the daemon is not ready");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn first_accepted(&self, number: u64) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        while post(&self.public, number, 1, Instant::now() + Duration::from_secs(1)).await.is_err() {
+            ensure!(started.elapsed() < Duration::from_secs(60), "nothing is accepted");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(started.elapsed())
+    }
+}
+
+pub(super) async fn measure(
+    server: &mut Option<EmbeddedPostgres>,
+    restart: impl AsyncFn() -> anyhow::Result<EmbeddedPostgres>,
+) -> anyhow::Result<()> {
+    let running = server.as_ref().context("the server runs")?;
+    backlog(running).await?;
+    replicas(running).await?;
+    killed_server(server, restart).await
+}
+
+/// A start with a million rows that wait, and its memory while it works them off.
+async fn backlog(server: &EmbeddedPostgres) -> anyhow::Result<()> {
+    let site = Site::new(server).await?;
+    ensure!(site.command(&["migrate"])?.status().await?.success(), "the migration failed");
+    for from in (1..=BACKLOG).step_by(10_000) {
+        site.put(from..from + 10_000, false)?;
+    }
+    sqlx::query(
+        "insert into nxt_mirror.dirty_row
+             (tenant_kind, tenant_no, table_name, row_key, due_at, waiting_since, announced, notification_id)
+         select 'company', $1, 'Order', '{\"orderno\":' || n || '}', now(), now(), true, n from generate_series(1, $2) n",
+    )
+    .bind(COMPANY)
+    .bind(BACKLOG)
+    .execute(&site.pool)
+    .await?;
+    let started = Instant::now();
+    let replica = site.replica().await?;
+    let ready = started.elapsed();
+    let pid = replica.child.id().context("the daemon runs")?;
+    let (mut most, watching) = (0.0_f64, Instant::now());
+    while watching.elapsed() < Duration::from_secs(30) {
+        most = most.max(super::resident(pid)?);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let left = site.count("select count(*) from nxt_mirror.dirty_row").await?;
+    println!(
+        "start with 1,000,000 waiting rows              {:>8.0} ms to ready, {most:.0} MiB at most, {} rows settled in 30 s",
+        ready.as_secs_f64() * 1_000.0,
+        BACKLOG - left,
+    );
+    println!(
+        "live change beside that backlog                {:>8.1} s until mirrored",
+        live_change(&site, &replica).await?
+    );
+    Ok(())
+}
+
+async fn live_change(site: &Site, replica: &Replica) -> anyhow::Result<f64> {
+    let row = Map::from_iter([("batchNo".to_owned(), json!(1))]);
+    site.simulator.set_knobs(|knobs| {
+        knobs.url = Some(format!("http://{}/webhooks/business-nxt", replica.public));
+        knobs.secrets = vec![SECRET.into()];
+    });
+    site.simulator.put_all(Owner::Company(COMPANY), "Batch", &[row], true)?;
+    site.simulator.drain().await;
+    let waiting = "select count(*) from nxt_mirror.dirty_row where table_name = 'Batch'";
+    Ok(site.until_none(waiting).await?.as_secs_f64())
+}
+
+/// Three replicas, one of which is killed while it holds rows; then a daemon that starts again.
+async fn replicas(server: &EmbeddedPostgres) -> anyhow::Result<()> {
+    let site = Site::new(server).await?;
+    let mut replicas = vec![site.replica().await?, site.replica().await?, site.replica().await?];
+    // Slow answers, so that rows are held when the kill comes.
+    site.put(1..6_001, false)?;
+    site.simulator.fault(nxt_mirror::simulator::Fault {
+        millis: 3_000,
+        ..nxt_mirror::simulator::Fault::new(nxt_mirror::simulator::FaultKind::Slow)
+    });
+    for (index, replica) in replicas.iter().enumerate() {
+        post(&replica.public, 1 + index as u64 * 2_000, 2_000, Instant::now() + Duration::from_secs(30)).await?;
+    }
+    let held = "select count(*) from nxt_mirror.dirty_row where claim_id is not null";
+    ensure!(site.count(held).await? > 0, "nothing is claimed");
+    let mut killed = replicas.pop().context("three")?;
+    killed.child.kill().await?;
+    site.simulator.clear_faults();
+    let settled = site.until_none("select count(*) from nxt_mirror.dirty_row").await?;
+    println!(
+        "one of three replicas killed                   {:>8.1} s until its rows were settled by the others",
+        settled.as_secs_f64()
+    );
+    let counters = site.simulator.counters();
+    println!(
+        "three replicas                                 {:>8} API requests, {} over a limit",
+        counters.graphql_requests,
+        counters.rate_violations + counters.in_flight_violations
+    );
+    let mut one = replicas.pop().context("two")?;
+    one.child.kill().await?;
+    let started = Instant::now();
+    let again = site.replica().await?;
+    again.first_accepted(100_000).await?;
+    println!(
+        "daemon killed and started again                {:>8.0} ms until a notification was accepted",
+        started.elapsed().as_secs_f64() * 1_000.0
+    );
+    Ok(())
+}
+
+async fn killed_server(
+    server: &mut Option<EmbeddedPostgres>,
+    restart: impl AsyncFn() -> anyhow::Result<EmbeddedPostgres>,
+) -> anyhow::Result<()> {
+    let running = server.take().context("the server runs")?;
+    let site = Site::new(&running).await?;
+    let replica = site.replica().await?;
+    replica.first_accepted(1).await?;
+    let pid = running.server_pid().context("the server runs")?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid)?), nix::sys::signal::Signal::SIGKILL)?;
+    drop(running);
+    let back = restart().await?;
+    let started = Instant::now();
+    replica.first_accepted(2).await?;
+    println!(
+        "PostgreSQL killed                              {:>8.0} ms from its return until a notification was accepted",
+        started.elapsed().as_secs_f64() * 1_000.0
+    );
+    *server = Some(back);
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! What strangers' bytes reach first, as functions of bytes alone: for the fuzz targets in `fuzz/`, and for a test that
+//! feeds them the same corpus, cut and spliced, on every run.
+
+use std::sync::Arc;
+
+use actix_web::web::Bytes;
+
+use crate::{
+    domain::{Column, ColumnType, TableLevel, TableName, TableSpec, naming},
+    mirror, upstream, webhook,
+};
+
+/// A webhook's body: understood or refused, and what is understood has a name that can be a table's and a key.
+pub fn body(input: &[u8]) {
+    if let Ok((event, _)) = webhook::understand(input) {
+        assert!(naming::is_well_formed(event.row.table.as_str()));
+        assert!(!event.row.key.canonical().is_empty());
+    }
+}
+
+/// A signature header: never right without the key.
+pub fn signature(input: &[u8]) {
+    let secrets = webhook::SigningSecrets::new(&["a key that the input does not know".into()]);
+    assert!(!secrets.is_signed(Bytes::from_static(b"a body"), Some(input)));
+}
+
+/// An answer of the API: rows as asked for, or an error.
+pub fn answer(input: &[u8]) {
+    let column = |name: &str, kind| Column { name: name.into(), sql_name: name.into(), kind };
+    let table = Arc::new(TableSpec {
+        name: TableName::new("OrderLine").expect("a name"),
+        field: "orderLine".into(),
+        sql_name: "order_line".into(),
+        level: TableLevel::Company,
+        columns: vec![
+            column("orderNo", ColumnType::Integer),
+            column("lineNo", ColumnType::Integer),
+            column("name", ColumnType::Text),
+            column("amount", ColumnType::Numeric),
+            column("changedTimestamp", ColumnType::TimestampTz),
+        ],
+        key: vec![0, 1],
+    });
+    for row in upstream::read_answer(input, &table).into_iter().flatten() {
+        assert_eq!(row.values.len(), table.columns.len());
+        assert_eq!(row.key.values().len(), 2);
+    }
+}
+
+/// A name on its way into SQL: one quoted identifier, whatever it holds.
+pub fn identifier(input: &[u8]) {
+    let name = String::from_utf8_lossy(input).replace('\0', "");
+    let quoted = mirror::quote(&name);
+    let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).expect("quotes at both ends");
+    assert!(!inner.replace("\"\"", "").contains('"'), "{quoted} ends early");
+    assert_eq!(inner.replace("\"\"", "\""), name);
+    if naming::is_well_formed(&name) {
+        assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{name}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    /// Cuts, splices and flips.
+    fn mutate(random: &mut StdRng, seeds: &[Vec<u8>]) -> Vec<u8> {
+        let mut one = seeds[random.random_range(0..seeds.len())].clone();
+        let other = &seeds[random.random_range(0..seeds.len())];
+        for _ in 0..random.random_range(1..6) {
+            let at = random.random_range(0..=one.len());
+            match random.random_range(0..5) {
+                0 => one.truncate(at),
+                1 => one.extend_from_slice(&other[random.random_range(0..=other.len())..]),
+                2 => one.insert(at, random.random()),
+                3 => one.insert(at, b"\"\\{}[]:,.0-9eE\n"[random.random_range(0..15)]),
+                _ if at < one.len() => one[at] ^= 1 << random.random_range(0..8),
+                _ => {}
+            }
+        }
+        one
+    }
+
+    #[test]
+    fn strangers_bytes_break_nothing() {
+        let mut random = StdRng::seed_from_u64(7);
+        let targets: [(&str, fn(&[u8])); 4] =
+            [("body", body), ("signature", signature), ("answer", answer), ("identifier", identifier)];
+        for (name, target) in targets {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            let seeds: Vec<Vec<u8>> = files.map(|path| fs::read(path).unwrap()).collect();
+            assert!(!seeds.is_empty(), "{name} has no corpus");
+            seeds.iter().for_each(|seed| target(seed));
+            for _ in 0..5_000 {
+                target(&mutate(&mut random, &seeds));
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! A load that an operator ordered, over many tables: killed, it goes on with the tables it had not finished.
+
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+
+use super::Target;
+use crate::domain::Time;
+
+/// An order under way.
+#[derive(Debug, Clone)]
+pub struct Order {
+    selection: String,
+    started_at: Time,
+    is_new: bool,
+}
+
+impl Order {
+    /// Takes up the order of these targets if it was given within the last day and has not come to its end, or gives it.
+    pub async fn begin(pool: &PgPool, targets: &[Target]) -> Result<Self, sqlx::Error> {
+        let mut names: Vec<String> = targets.iter().map(ToString::to_string).collect();
+        names.sort_unstable();
+        let digest = Sha256::digest(names.join("\n"));
+        let selection: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (started_at, is_new) = sqlx::query_as(
+            "insert into nxt_mirror.ordered_load as o (selection, started_at) values ($1, now())
+             on conflict on constraint ordered_load_pkey do update set
+                 started_at = case when o.started_at < now() - interval '1 day' then excluded.started_at
+                                   else o.started_at end
+             returning started_at, started_at = now()",
+        )
+        .bind(&selection)
+        .fetch_one(pool)
+        .await?;
+        Ok(Self { selection, started_at, is_new })
+    }
+
+    /// Whether it was given now, rather than taken up.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Whether a walk of this table has come to its end since the order was given.
+    pub async fn has_done(&self, pool: &PgPool, target: &Target) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar(
+            "select exists (
+                 select from nxt_mirror.checkpoint
+                  where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, 'load')
+                    and finished_at is not null and started_at >= $4)",
+        )
+        .bind(target.tenant.kind())
+        .bind(target.tenant.number())
+        .bind(target.table.name.as_str())
+        .bind(self.started_at)
+        .fetch_one(pool)
+        .await
+    }
+
+    /// The order has come to its end, well or not: the next one like it starts anew.
+    pub async fn finish(self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let done = sqlx::query("delete from nxt_mirror.ordered_load where selection = $1").bind(self.selection);
+        done.execute(pool).await.map(drop)
+    }
+}

@@ -1,0 +1,146 @@
+//! What strangers and hostile data can and cannot do.
+
+use std::time::Duration;
+
+use nxt_mirror::{
+    config::Role,
+    simulator::{Fault, FaultKind},
+};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{
+    app::{COMPANY, SECRET, TestApp},
+    object,
+};
+
+const OPS_TOKEN: &str = "operators-token-of-the-test";
+
+/// Runs everything that prints, at the highest level of detail, with success and with every kind of failure.
+#[tokio::test]
+async fn no_secret_is_in_any_output() {
+    let app = TestApp::builder()
+        .role(Role::Receiver)
+        .set("NXT_OPS_TOKEN", OPS_TOKEN)
+        .set("NXT_TABLES", "Order")
+        .start()
+        .await;
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "one" }))).unwrap();
+    app.simulator.drain().await;
+    let mut output = String::new();
+    let mut run = async |arguments: &[&str], extra: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+        command.args(arguments).envs(app.environment()).env("NXT_LOG", "trace");
+        command.envs(extra.iter().copied());
+        let done = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        output.push_str(&String::from_utf8_lossy(&done.stdout));
+        output.push_str(&String::from_utf8_lossy(&done.stderr));
+    };
+    run(&["--help"], &[]).await;
+    for command in ["serve", "simulate", "demo", "backfill", "verify"] {
+        run(&[command, "--help"], &[]).await;
+    }
+    run(&["backfill"], &[]).await;
+    run(&["verify", "--repair", "--json"], &[]).await;
+    run(&["status"], &[]).await;
+    run(&["doctor"], &[]).await;
+    run(&["explain", "Order", "1"], &[]).await;
+    run(&["dead-letters", "list"], &[]).await;
+    let unreachable = app.database.url().replacen("127.0.0.1:", "127.0.0.1:1", 1);
+    run(&["migrate"], &[("DATABASE_URL", &unreachable)]).await;
+    run(&["migrate"], &[("DATABASE_URL", "postgres//:secret-in-a-wrong-url@host")]).await;
+    run(&["verify"], &[("NXT_TOKEN_URL", "http://127.0.0.1:1/")]).await;
+    run(&["serve"], &[("NXT_SWEEP_SECONDS", "soon")]).await;
+    run(&["serve"], &[("NXT_OPS_LISTEN", "0.0.0.0:0"), ("NXT_OPS_TOKEN", "")]).await;
+    for kind in [FaultKind::Unauthorized, FaultKind::TokenAway, FaultKind::Html] {
+        app.simulator.fault(Fault::new(kind).times(3));
+        run(&["doctor"], &[]).await;
+        app.simulator.clear_faults();
+    }
+    assert!(output.len() > 10_000, "the outputs were read: {output}");
+    let password =
+        app.database.url().split_once(':').unwrap().1.split_once(':').unwrap().1.split_once('@').unwrap().0.to_owned();
+    let tokens = app.simulator.tokens();
+    assert!(!tokens.is_empty() && password.len() > 8);
+    let client_secret = nxt_mirror::simulator::Options::default().client_secret;
+    // `simulate --help` shows the simulator's own default, which is no secret; here only lines of the log count.
+    let log: String = output.lines().filter(|line| !line.contains("[default:")).collect::<Vec<_>>().join("\n");
+    for secret in [SECRET, OPS_TOKEN, &password, &client_secret, "secret-in-a-wrong-url"]
+        .into_iter()
+        .chain(tokens.iter().map(String::as_str))
+    {
+        let found = log.lines().find(|line| line.contains(secret));
+        assert!(found.is_none(), "a secret of {} characters is in: {}", secret.len(), found.unwrap_or_default());
+    }
+}
+
+#[tokio::test]
+async fn names_cannot_be_smuggled_into_sql_or_graphql() {
+    let app = TestApp::start().await;
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "one" }))).unwrap();
+    app.settle().await;
+    let before = app.simulator.counters().invalid_requests;
+    let names = [
+        "Order\"; drop table business_nxt.\"order\"; --",
+        "Order'||pg_sleep(5)||'",
+        "order(first: 1) { items { orderNo } } x: order",
+        "__schema",
+        "Order\u{0}",
+        "Order}",
+        "notification",
+        "pg_class",
+        "nxt_mirror.notification",
+        "Ordér",
+        "",
+    ];
+    let send = async |table: &str, key: serde_json::Value| {
+        let body = json!({
+            "tableIdentifier": table, "customerNo": 1_000_001, "companyNo": 2_000_001, "event": "UPDATE",
+            "primaryKeys": [key], "timestamp": "2026-01-01T00:00:00Z", "changedByUser": "x'; --",
+            "changedColumns": [{ "Name\"; --": "x" }],
+        });
+        let response = app.post(body.to_string()).await;
+        assert_eq!(response.status().as_u16(), 202, "{table}");
+    };
+    for name in names {
+        send(name, json!({ "OrderNo": 2 })).await;
+        send("Order", json!({ name: 2 })).await;
+    }
+    send("Product", json!({ "ProductNo": "x'); drop schema business_nxt cascade; --" })).await;
+    send("Product", json!({ "ProductNo": "\\N\t\n\"}]}) { __typename } #" })).await;
+    app.simulator
+        .put(COMPANY, "Product", object(json!({ "productNo": "'; --\t\\", "description": "\\.\n\t'" })))
+        .unwrap();
+    app.settle().await;
+    assert_eq!(app.simulator.counters().invalid_requests, before, "a request was malformed");
+    assert!(app.assert_equal().await >= 2);
+    let foreign =
+        "select count(*) from pg_tables where schemaname = 'business_nxt' and tablename not in ('order', 'product')";
+    assert_eq!(app.count(foreign).await, 0);
+    // Each is set aside with its reason, none is lost.
+    assert!(app.dead_letters().await.len() >= names.len());
+}
+
+#[tokio::test]
+async fn a_client_that_dawdles_is_hung_up_on() {
+    let app = TestApp::builder().role(Role::Receiver).start().await;
+    let host = app.daemon.public.trim_start_matches("http://").to_owned();
+    let hang = async |sent: &str| {
+        let mut stream = tokio::net::TcpStream::connect(&host).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = vec![];
+        let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+        assert!(matches!(read, Ok(Ok(_)) | Ok(Err(_))), "the connection was still open after a minute");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let (head, body) = tokio::join!(
+        hang("POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nx-vwd-sig"),
+        hang("POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"table"),
+    );
+    assert!(head.is_empty() || head.starts_with("HTTP/1.1 408"), "{head}");
+    assert!(body.starts_with("HTTP/1.1 408"), "{body}");
+    let long = format!("POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nx-long: {}\r\n\r\n", "x".repeat(200_000));
+    let answer = hang(&long).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 0);
+}

@@ -1,0 +1,132 @@
+//! Daemons as processes of their own, to be killed.
+
+use std::{
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nxt_mirror::{
+    demo::{self, Comparison},
+    failpoint,
+    simulator::{Options, Simulator},
+};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::process::{Child, Command};
+
+use super::app::SECRET;
+
+/// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A simulator, a database, and the address where a daemon is, whenever one runs.
+pub struct Site {
+    pub simulator: Simulator,
+    pub pool: PgPool,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Site {
+    pub async fn new(options: Options, database_url: &str, settings: &[(&'static str, &str)]) -> Self {
+        let public = free_address();
+        let simulator = Simulator::start(options.clone()).await.expect("the simulator starts");
+        simulator.set_knobs(|knobs| {
+            knobs.url = Some(format!("http://{public}/webhooks/business-nxt"));
+            knobs.secrets = vec![SECRET.into()];
+            knobs.retries = 40;
+        });
+        let mut environment = vec![
+            ("DATABASE_URL", database_url.to_owned()),
+            ("NXT_LISTEN", public),
+            ("NXT_OPS_LISTEN", "127.0.0.1:0".to_owned()),
+            ("NXT_WEBHOOK_SECRETS", SECRET.to_owned()),
+            ("NXT_CLIENT_ID", options.client_id),
+            ("NXT_CLIENT_SECRET", options.client_secret),
+            ("NXT_TOKEN_URL", simulator.token_url()),
+            ("NXT_GRAPHQL_URL", simulator.graphql_url()),
+            ("NXT_LOG", std::env::var("NXT_LOG").unwrap_or_else(|_| "off".into())),
+        ];
+        environment.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let pool = PgPoolOptions::new()
+            .max_connections(5)
+            .acquire_timeout(Duration::from_secs(60))
+            .connect_lazy(database_url)
+            .expect("the address is one");
+        Self { simulator, pool, environment }
+    }
+
+    /// Starts a daemon. With a name of a failpoint it ends there.
+    pub fn spawn(&self, crash_at: Option<&str>) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+        command
+            .arg("serve")
+            .env_clear()
+            .envs(self.environment.iter().cloned())
+            .envs(crash_at.map(|name| (failpoint::VARIABLE, name)))
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        Daemon(command.spawn().expect("the program runs"))
+    }
+
+    /// Gives back at once what a killed daemon had claimed, as the end of its leases would.
+    pub async fn expire_leases(&self) {
+        sqlx::query("update nxt_mirror.dirty_row set due_at = now() where due_at > now()")
+            .execute(&self.pool)
+            .await
+            .expect("the database answers");
+    }
+
+    /// Waits until a query that counts gives 0.
+    pub async fn wait_for_none(&self, what: &str, sql: &'static str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let count: Result<i64, _> = sqlx::query_scalar(sql).fetch_one(&self.pool).await;
+            if matches!(count, Ok(0)) {
+                return;
+            }
+            if tokio::time::Instant::now() > deadline {
+                panic!("{what}: still {count:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("the database answers")
+    }
+
+    /// Waits until every notification is delivered and every row settled.
+    pub async fn settle(&self) {
+        self.simulator.drain().await;
+        self.wait_for_none("rows that wait", "select count(*) from nxt_mirror.dirty_row").await;
+    }
+
+    pub async fn compare(&self) -> Comparison {
+        demo::compare(&self.pool, &self.simulator).await.expect("mirror and source can be read")
+    }
+}
+
+/// A running daemon, killed when dropped.
+pub struct Daemon(Child);
+
+impl Daemon {
+    /// As `kill -9` does.
+    pub async fn kill(mut self) {
+        self.0.kill().await.expect("the process can be killed");
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(PATIENCE, self.0.wait()).await;
+        ended.expect("the process ends").expect("the process can be waited for")
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().expect("the process can be waited for").is_none()
+    }
+}
+
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it has an address").to_string()
+}
