@@ -64,8 +64,7 @@ enum Part {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let start = async || Ok(EmbeddedPostgres::start(EmbeddedOptions::new(&args.data_dir)).await?);
-    let mut server = Some(start().await?);
+    let mut server = Some(EmbeddedPostgres::start(EmbeddedOptions::new(&args.data_dir)).await?);
     let mut result = measure(&args, server.as_ref().context("it has just started")?).await;
     if result.is_ok() && args.only.is_none_or(|only| only == Part::Recovery) {
         result = recovery::measure(&mut server, restart(&args)).await;
