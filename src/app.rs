@@ -142,7 +142,7 @@ pub(crate) async fn worker_parts(
 ) -> anyhow::Result<worker::Parts> {
     let budget = Budget::new(pool.clone(), upstream.requests_per_minute, upstream.in_flight_max).await?;
     let client = Upstream::new(upstream, budget, Arc::clone(metrics))?;
-    let catalog = Arc::new(Catalog::new(client.clone(), mirror.keys.clone()));
+    let catalog = Arc::new(Catalog::new(client.clone(), mirror.keys.clone(), mirror.walk_interval));
     let replica = Replica::new(pool.clone(), mirror.deletes);
     catalog.remember(replica.descriptions().await?).await;
     Ok(worker::Parts {

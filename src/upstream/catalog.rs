@@ -15,8 +15,8 @@ use super::{
 };
 use crate::domain::{TableLevel, TableName, TableSpec};
 
-/// How long a description holds; new columns come weekly.
-const FRESH: Duration = Duration::from_secs(3_600);
+/// How long a description holds at most; new columns come weekly.
+const FRESH_MAX: Duration = Duration::from_secs(3_600);
 /// How long an unknown or refused table is not looked up again.
 const REFUSED: Duration = Duration::from_secs(60);
 
@@ -44,6 +44,7 @@ pub enum CatalogError {
 pub struct Catalog {
     upstream: Upstream,
     keys: BTreeMap<TableName, Vec<String>>,
+    fresh: Duration,
     state: Mutex<State>,
 }
 
@@ -61,9 +62,11 @@ enum Known {
 }
 
 impl Catalog {
-    /// A catalog that asks this API; `keys` are those of the settings.
-    pub fn new(upstream: Upstream, keys: BTreeMap<TableName, Vec<String>>) -> Self {
-        Self { upstream, keys, state: Mutex::default() }
+    /// A catalog that asks this API; `keys` are those of the settings. Descriptions are renewed at least once in each
+    /// interval between two walks, so that a walk knows the columns that are new.
+    pub fn new(upstream: Upstream, keys: BTreeMap<TableName, Vec<String>>, walk_interval: Option<Duration>) -> Self {
+        let fresh = walk_interval.map_or(FRESH_MAX, |interval| interval.min(FRESH_MAX));
+        Self { upstream, keys, fresh, state: Mutex::default() }
     }
 
     /// The table's description. `announced` are the key columns of a notification, in its order, which tell the key
@@ -78,7 +81,7 @@ impl Catalog {
         let mut state = self.state.lock().await;
         let cached = state.tables.get(&id).cloned();
         if let Some((known, since)) = &cached
-            && since.elapsed() < known.lifetime()
+            && since.elapsed() < self.lifetime(known)
             && !(announced.is_some() && known.lacks_key())
         {
             return known.clone().into_result(name, level);
@@ -110,11 +113,18 @@ impl Catalog {
         let mut state = self.state.lock().await;
         state.fields = None;
         // Kept, but too old to be used without asking.
-        let long_ago = Instant::now().checked_sub(FRESH).unwrap_or_else(Instant::now);
+        let long_ago = Instant::now().checked_sub(self.fresh).unwrap_or_else(Instant::now);
         for (known, since) in state.tables.values_mut() {
             if matches!(known, Known::Described(_)) {
                 *since = long_ago;
             }
+        }
+    }
+
+    fn lifetime(&self, known: &Known) -> Duration {
+        match known {
+            Known::Described(_) => self.fresh,
+            Known::Unknown | Known::Refused(_) => REFUSED,
         }
     }
 
@@ -125,7 +135,7 @@ impl Catalog {
         name: &TableName,
         announced: Option<&[String]>,
     ) -> Result<Known, UpstreamError> {
-        let stale = state.fields.as_ref().is_none_or(|(_, loaded)| loaded.elapsed() > FRESH);
+        let stale = state.fields.as_ref().is_none_or(|(_, loaded)| loaded.elapsed() > self.fresh);
         let mut field = None;
         if !stale {
             field = find(state.fields.as_ref(), level, name);
@@ -148,13 +158,6 @@ impl Catalog {
 }
 
 impl Known {
-    fn lifetime(&self) -> Duration {
-        match self {
-            Self::Described(_) => FRESH,
-            Self::Unknown | Self::Refused(_) => REFUSED,
-        }
-    }
-
     fn lacks_key(&self) -> bool {
         matches!(self, Self::Refused(DescribeError::NoKey { .. }))
     }

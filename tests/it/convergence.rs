@@ -3,7 +3,7 @@
 //!
 //! A seed decides what happens; the machine decides when, so that a seed that failed is likely, not sure, to fail again.
 //! `NXT_SEEDS=200 NXT_STEPS=400 cargo test --test it convergence::long -- --ignored --nocapture` runs as many as wanted,
-//! from `NXT_SEED` on.
+//! from `NXT_SEED` on, `NXT_AT_ONCE` at the same time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use nxt_mirror::{
     embedded::{EmbeddedOptions, EmbeddedPostgres},
     simulator::{Fault, FaultKind, Options, Owner},
@@ -60,10 +61,26 @@ struct Tally {
     changes: i64,
     daemon_kills: u32,
     server_kills: u32,
+    restarts: u32,
     faults: BTreeMap<String, u64>,
     reads: u64,
     rows: usize,
     values: usize,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.changes += other.changes;
+        self.daemon_kills += other.daemon_kills;
+        self.server_kills += other.server_kills;
+        self.restarts += other.restarts;
+        self.reads += other.reads;
+        self.rows += other.rows;
+        self.values += other.values;
+        for (kind, count) in other.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+    }
 }
 
 /// A row to change, its key and the column that holds the version.
@@ -157,11 +174,14 @@ async fn run(seed: u64, steps: u32) -> Tally {
     let mut tally = Tally::default();
     for _ in 0..steps {
         daemon = step(&mut random, &site, &mut server, daemon, &history, &mut tally).await;
+        if !daemon.is_running() {
+            // One that starts while the server is away gives up, and whoever supervises it starts it again.
+            tally.restarts += 1;
+            daemon = site.spawn(None);
+        }
     }
+    assert!(tally.restarts <= tally.server_kills, "seed {seed}: the daemon ended by itself: {tally:?}");
     quieten(&site).await;
-    if !daemon.is_running() {
-        panic!("seed {seed}: the daemon ended by itself");
-    }
     site.simulator.drain().await;
     site.expire_leases().await;
     let quiet: chrono::DateTime<chrono::Utc> =
@@ -190,6 +210,8 @@ async fn step(
     history: &Mutex<History>,
     tally: &mut Tally,
 ) -> Daemon {
+    // So that there is time for what was begun to be interrupted.
+    tokio::time::sleep(Duration::from_millis(random.random_range(0..30))).await;
     match random.random_range(0..100) {
         0..70 => change(random, site, history),
         70..80 => {
@@ -203,16 +225,16 @@ async fn step(
         }
         80..84 => site.simulator.set_read_lag(Duration::from_millis(random.random_range(0..1_200))),
         84..85 => site.simulator.add_column("Order", "addedColumn", "Int").expect("a column can be added"),
-        85..87 => {
+        85..88 => {
             daemon.kill().await;
             tally.daemon_kills += 1;
             return site.spawn(None);
         }
-        87..88 => {
+        88..89 => {
             server.kill().await;
             tally.server_kills += 1;
         }
-        _ => tokio::time::sleep(Duration::from_millis(random.random_range(0..60))).await,
+        _ => tokio::time::sleep(Duration::from_millis(random.random_range(0..100))).await,
     }
     daemon
 }
@@ -306,8 +328,10 @@ async fn watch(pool: PgPool, history: Arc<Mutex<History>>, done: CancellationTok
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short() {
-    let tally = run(1, 120).await;
+    let tally = run(1, 250).await;
     println!("seed 1: {tally:?}");
+    let happened = tally.daemon_kills > 0 && tally.server_kills > 0 && !tally.faults.is_empty();
+    assert!(happened && tally.reads > 0, "nothing was tried: {tally:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -315,9 +339,20 @@ async fn short() {
 async fn long() {
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
     let (first, seeds, steps) = (number("NXT_SEED", 1), number("NXT_SEEDS", 20), number("NXT_STEPS", 400));
-    for seed in first..first + seeds {
+    let steps = u32::try_from(steps).expect("fewer steps");
+    let at_once = usize::try_from(number("NXT_AT_ONCE", 4)).expect("fewer at once");
+    let run_one = async |seed| {
         println!("seed {seed}");
-        let tally = run(seed, u32::try_from(steps).expect("fewer steps")).await;
+        (seed, run(seed, steps).await)
+    };
+    let mut runs = stream::iter(first..first + seeds).map(run_one).buffer_unordered(at_once);
+    let (mut total, mut done) = (Tally::default(), 0);
+    while let Some((seed, tally)) = runs.next().await {
         println!("seed {seed}: {tally:?}");
+        total.add(tally);
+        done += 1;
     }
+    assert_eq!(done, seeds);
+    assert!(total.rows > 0, "nothing was compared");
+    println!("{done} seeds, all equal: {total:?}");
 }
