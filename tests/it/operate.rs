@@ -1,11 +1,17 @@
 //! What operators ask and do.
 
-use nxt_mirror::simulator::{Fault, FaultKind};
+use std::sync::{Arc, Mutex};
+
+use nxt_mirror::{
+    config::Role,
+    simulator::{Fault, FaultKind},
+};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    app::{COMPANY, TestApp},
-    object,
+    app::{COMPANY, SECRET, TestApp},
+    object, sign,
 };
 
 async fn json_of(app: &TestApp, arguments: &[&str]) -> Value {
@@ -111,4 +117,88 @@ async fn a_missing_setting_is_one_line_and_an_exit_code() {
     }
     let health = app.command(&["healthcheck"]).await;
     assert!(!health.status.success());
+}
+
+/// Two receivers behind a proxy that tries the other one when a connection is refused, which is all that proxies repeat.
+#[tokio::test]
+async fn a_rolling_restart_refuses_no_notification() {
+    let mut app = TestApp::builder().role(Role::Receiver).start().await;
+    let other = app.another(Role::Receiver).await;
+    let addresses = Arc::new(Mutex::new([app.daemon.webhook_url(), other.webhook_url()]));
+    let stop = CancellationToken::new();
+    let posting = tokio::spawn({
+        let (addresses, stop, http) = (Arc::clone(&addresses), stop.clone(), app.http.clone());
+        async move {
+            let mut accepted = 0;
+            while !stop.is_cancelled() {
+                let body = json!({
+                    "tableIdentifier": "Order", "customerNo": 1_000_001, "companyNo": 2_000_001, "event": "UPDATE",
+                    "primaryKeys": [{ "OrderNo": accepted }], "timestamp": "2026-01-01T00:00:00Z",
+                    "changedByUser": "x", "changedColumns": [],
+                })
+                .to_string();
+                let [first, second] = addresses.lock().unwrap().clone();
+                let post = async |url: &str| {
+                    let signature = sign(SECRET, body.as_bytes());
+                    let request = http.post(url).header("x-vwd-signature-v1", signature).header("connection", "close");
+                    request.body(body.clone()).send().await
+                };
+                let answer = match post(if accepted % 2 == 0 { &first } else { &second }).await {
+                    Err(error) if error.is_connect() => post(if accepted % 2 == 0 { &second } else { &first }).await,
+                    answer => answer,
+                };
+                assert_eq!(answer.expect("a refused connection is tried once more").status().as_u16(), 202);
+                accepted += 1;
+            }
+            accepted
+        }
+    });
+    let more = async |app: &TestApp| {
+        let stored = async || app.count("select count(*) from nxt_mirror.notification").await;
+        let before = stored().await;
+        while stored().await < before + 20 {
+            assert!(!posting.is_finished(), "posting has failed");
+            tokio::task::yield_now().await;
+        }
+    };
+    more(&app).await;
+    other.stop().await;
+    more(&app).await;
+    let other = app.another(Role::Receiver).await;
+    addresses.lock().unwrap()[1] = other.webhook_url();
+    more(&app).await;
+    std::mem::replace(&mut app.daemon, other).stop().await;
+    more(&app).await;
+    stop.cancel();
+    let accepted: i64 = posting.await.expect("nothing was refused");
+    assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, accepted);
+}
+
+#[tokio::test]
+async fn the_database_role_needs_no_superuser() {
+    let app = TestApp::builder().role(Role::Receiver).set("NXT_TABLES", "Order").start().await;
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    let name = format!("nxt_plain_{}", uuid::Uuid::new_v4().simple());
+    let plain = crate::support::database::TestDatabase::create().await;
+    let pool = plain.pool().await;
+    for sql in [
+        format!("create role {name} login password 'plain' nosuperuser nocreatedb nocreaterole"),
+        format!("do $$ begin execute format('grant create on database %I to {name}', current_database()); end $$"),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    }
+    let mut url: url::Url = plain.url().parse().unwrap();
+    url.set_username(&name).unwrap();
+    url.set_password(Some("plain")).unwrap();
+    for arguments in [&["migrate"][..], &["backfill", "--company", "2000001"], &["verify", "--company", "2000001"]] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+        command.args(arguments).envs(app.environment()).env("DATABASE_URL", url.as_str());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let rows: i64 = sqlx::query_scalar("select count(*) from business_nxt.\"order\"").fetch_one(&pool).await.unwrap();
+    assert_eq!(rows, 1);
+    for sql in [format!("drop owned by {name} cascade"), format!("drop role {name}")] {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    }
 }

@@ -3,6 +3,7 @@
 //! `cargo run --release --bin bench` prints a summary; `docs/benchmark.md` explains the figures. Everything runs on
 //! loopback, for a bounded time, with durable settings.
 
+mod isolation;
 mod recovery;
 mod walks;
 
@@ -57,6 +58,8 @@ enum Part {
     Walks,
     /// Finding and mending damage beside live changes
     Repair,
+    /// Latency beside damage, and a flood of deletions
+    Isolation,
     /// Starts with a backlog, and kills
     Recovery,
 }
@@ -100,6 +103,9 @@ async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
     }
     if wanted(Part::Repair) {
         walks::repair(server).await?;
+    }
+    if wanted(Part::Isolation) {
+        isolation::measure(server).await?;
     }
     Ok(())
 }

@@ -155,23 +155,7 @@ async fn backlog(server: &EmbeddedPostgres) -> anyhow::Result<()> {
         ready.as_secs_f64() * 1_000.0,
         BACKLOG - left,
     );
-    println!(
-        "live change beside that backlog                {:>8.1} s until mirrored",
-        live_change(&site, &replica).await?
-    );
     Ok(())
-}
-
-async fn live_change(site: &Site, replica: &Replica) -> anyhow::Result<f64> {
-    let row = Map::from_iter([("batchNo".to_owned(), json!(1))]);
-    site.simulator.set_knobs(|knobs| {
-        knobs.url = Some(format!("http://{}/webhooks/business-nxt", replica.public));
-        knobs.secrets = vec![SECRET.into()];
-    });
-    site.simulator.put_all(Owner::Company(COMPANY), "Batch", &[row], true)?;
-    site.simulator.drain().await;
-    let waiting = "select count(*) from nxt_mirror.dirty_row where table_name = 'Batch'";
-    Ok(site.until_none(waiting).await?.as_secs_f64())
 }
 
 /// Three replicas, one of which is killed while it holds rows; then a daemon that starts again.

@@ -173,7 +173,7 @@ async fn page_through(simulator: &Simulator) -> anyhow::Result<Run> {
     Ok(Run { rows, elapsed: started.elapsed(), resident: 0.0 })
 }
 
-fn command(server: &EmbeddedPostgres, simulator: &Simulator) -> anyhow::Result<Command> {
+pub(super) fn command(server: &EmbeddedPostgres, simulator: &Simulator) -> anyhow::Result<Command> {
     let mut command = Command::new(program()?);
     command
         .env("DATABASE_URL", server.url("bench").expose_secret())
