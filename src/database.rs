@@ -55,6 +55,9 @@ pub fn options(url: &SecretString) -> Result<PgConnectOptions, DatabaseError> {
         ("TimeZone", "UTC"),
         ("DateStyle", "ISO"),
         ("search_path", "public"),
+        // A plan made while a mirrored table was empty would be kept until the table is analyzed, and read all of it for
+        // each batch meanwhile.
+        ("plan_cache_mode", "force_custom_plan"),
     ]))
 }
 

@@ -63,12 +63,21 @@ pub(super) fn add_column(spec: &TableSpec, column: &Column) -> String {
 /// Times of the mirrored rows among the keys in `$2`, for tenant `$1`.
 pub(super) fn known(spec: &TableSpec) -> String {
     format!(
-        "select i._position, m._changed_at, m._fetched_at from {} join {} m on m.{} = $1 and {} \
-         where m._deleted_at is null",
+        "select i._position, m._changed_at, m._fetched_at from {} {}",
         key_input(spec),
+        looked_up(spec, &["_changed_at", "_fetched_at"], &same_key(spec)),
+    )
+}
+
+/// Joins each input key `i` to its mirrored rows `m` that are not deleted, key by key. A fence keeps the planner from
+/// reading all rows of the tenant for each key, which it thinks are few as long as the table is not analyzed.
+fn looked_up<'a>(spec: &'a TableSpec, columns: &[&'a str], condition: &str) -> String {
+    let key = spec.key_columns().map(|column| column.sql_name.as_str());
+    format!(
+        "cross join lateral (select m.ctid, {} from {} m where m.{} = $1 and {condition} and m._deleted_at is null offset 0) m",
+        list("m.", columns.iter().copied().chain(key)),
         table(spec),
         Identifier(spec.level.tenant_column()),
-        same_key(spec),
     )
 }
 
@@ -99,11 +108,10 @@ fn insert<'a>(spec: &'a TableSpec, columns: &str, rows: &str, bookkeeping: impl 
 /// Removes the rows whose keys are in `$2`, for tenant `$1`; answers with the keys of those that were there.
 pub(super) fn delete(spec: &TableSpec) -> String {
     format!(
-        "delete from {} m using {} where m.{} = $1 and {} and m._deleted_at is null returning {}::text",
+        "delete from {} d using {} {} where d.ctid = m.ctid returning {}::text",
         table(spec),
         key_input(spec),
-        Identifier(spec.level.tenant_column()),
-        same_key(spec),
+        looked_up(spec, &[], &same_key(spec)),
         key_output(spec),
     )
 }
@@ -111,12 +119,10 @@ pub(super) fn delete(spec: &TableSpec) -> String {
 /// Marks the rows whose keys are in `$2` as deleted at `_deleted_at`, for tenant `$1`.
 pub(super) fn soft_delete(spec: &TableSpec) -> String {
     format!(
-        "update {} m set _deleted_at = i._deleted_at from {} where m.{} = $1 and {} and m._deleted_at is null \
-         returning {}::text",
+        "update {} d set _deleted_at = i._deleted_at from {} {} where d.ctid = m.ctid returning {}::text",
         table(spec),
         key_input(spec),
-        Identifier(spec.level.tenant_column()),
-        same_key(spec),
+        looked_up(spec, &[], &same_key(spec)),
         key_output(spec),
     )
 }
@@ -126,12 +132,10 @@ pub(super) fn other_spellings(spec: &TableSpec) -> String {
     let alike: Vec<_> =
         spec.key_columns().map(|column| format!("{} = {}", folded("m.", column), folded("i.", column))).collect();
     format!(
-        "select distinct {}::text from {} join {} m on m.{} = $1 and {} where not ({}) and m._deleted_at is null",
+        "select distinct {}::text from {} {} where not ({})",
         key_output(spec),
         key_input(spec),
-        table(spec),
-        Identifier(spec.level.tenant_column()),
-        alike.join(" and "),
+        looked_up(spec, &[], &alike.join(" and ")),
         same_key(spec),
     )
 }

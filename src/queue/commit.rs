@@ -93,7 +93,12 @@ impl Committer {
     pub fn new(options: PgConnectOptions, stored: Arc<Notify>, metrics: Arc<Metrics>) -> (Acceptor, Self) {
         let (acceptor, waiting) = Acceptor::channel();
         // The server gives up before the client does, so that no statement outlives its requests.
-        let options = options.options([("statement_timeout", "4500"), ("application_name", "nxt-mirror receiver")]);
+        let options = options.options([
+            ("statement_timeout", "4500"),
+            ("application_name", "nxt-mirror receiver"),
+            // One statement for ever, by primary keys alone.
+            ("plan_cache_mode", "auto"),
+        ]);
         (acceptor, Self { options, connection: None, waiting, stored, metrics })
     }
 

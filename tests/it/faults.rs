@@ -125,8 +125,7 @@ async fn an_expired_token_is_renewed() {
 #[tokio::test]
 async fn the_budget_grants_no_more_than_its_slots_and_its_places() {
     let app = TestApp::start().await;
-    let grant =
-        "select count((nxt_mirror.grant_request($1, $2, 0, $3, '75 s')).granted_slot) from generate_series(1, 10)";
+    let grant = "select count((nxt_mirror.grant_request($1, $2, false, 0, 0, $3, '75 s')).granted_slot) from generate_series(1, 10)";
     let granted = async |slots: i32, places: i32, tenant: &str| -> i64 {
         let query = sqlx::query_scalar(grant).bind(slots).bind(places).bind(vec![tenant.to_owned()]);
         query.fetch_one(&app.pool).await.unwrap()
@@ -136,4 +135,37 @@ async fn the_budget_grants_no_more_than_its_slots_and_its_places() {
     // Six slots are taken: four more make ten.
     assert_eq!(granted(10, 60, "company 3").await, 4);
     assert_eq!(granted(10, 60, "company 4").await, 0);
+}
+
+#[tokio::test]
+async fn walks_have_their_floor_and_live_work_its_share() {
+    let app = TestApp::start().await;
+    // Twenty slots, of which walks leave six to live work, and live work three to walks.
+    let grant = "select count((nxt_mirror.grant_request(20, 60, $1, 6, 3, '{}', '75 s')).granted_slot)
+                   from generate_series(1, 30)";
+    let granted = async |is_background: bool| -> i64 {
+        sqlx::query_scalar(grant).bind(is_background).fetch_one(&app.pool).await.unwrap()
+    };
+    sqlx::query("update nxt_mirror.api_slot set free_at = '-infinity', background = false")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    assert_eq!(granted(true).await, 14, "walks leave live work its share");
+    assert_eq!(granted(false).await, 6);
+    sqlx::query("update nxt_mirror.api_slot set free_at = '-infinity', background = false")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    // Walks have just asked, so live work leaves them their floor.
+    assert_eq!(granted(false).await, 17);
+    assert_eq!(granted(true).await, 3);
+    sqlx::query("update nxt_mirror.api_slot set free_at = '-infinity', background = false")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    sqlx::query("update nxt_mirror.api_budget set background_wanted_until = '-infinity'")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    assert_eq!(granted(false).await, 20, "nobody else wants any");
 }
