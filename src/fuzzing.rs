@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn strangers_bytes_break_nothing() {
         let mut random = StdRng::seed_from_u64(7);
-        let targets: [(&str, fn(&[u8])); 4] =
+        type Target = fn(&[u8]);
+        let targets: [(&str, Target); 4] =
             [("body", body), ("signature", signature), ("answer", answer), ("identifier", identifier)];
         for (name, target) in targets {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);

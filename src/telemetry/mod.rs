@@ -11,7 +11,7 @@ pub use metrics::Metrics;
 use crate::config::{LogFormat, LogSettings};
 
 /// Libraries whose everyday messages nobody needs; the filter of the settings may say otherwise.
-const QUIET: &str = "actix_server=warn,sqlx=warn";
+const QUIET: &str = "actix_server=warn,sqlx=warn,sqlx::query=error";
 
 /// Starts logging to standard error. Does nothing if the process already logs.
 pub fn start(settings: &LogSettings) {

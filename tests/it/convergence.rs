@@ -16,7 +16,7 @@ use nxt_mirror::{
     embedded::{EmbeddedOptions, EmbeddedPostgres},
     simulator::{Fault, FaultKind, Options, Owner},
 };
-use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -250,7 +250,7 @@ fn change(random: &mut StdRng, site: &Site, history: &Mutex<History>) {
         return;
     }
     row.insert(version_column.to_owned(), json!(version.to_string()));
-    if random.next_u32() % 8 == 0 {
+    if random.random_ratio(1, 8) {
         // As rows that nobody has touched for years.
         row.insert("changedTimestamp".to_owned(), Value::Null);
     }
