@@ -20,10 +20,11 @@ comment on column nxt_mirror.walk_range.after_key is 'The range begins behind th
 comment on column nxt_mirror.walk_range.through_key is 'The range ends with this key; null at the end of the table';
 comment on column nxt_mirror.walk_range.position is 'Key of the last row walked; null where the range begins';
 
+-- Each range has its own.
 alter table nxt_mirror.checkpoint
+    drop column position,
     add column walk_id uuid,
     add column rows_total bigint;
-comment on column nxt_mirror.checkpoint.position is 'No longer used: see walk_range';
 comment on column nxt_mirror.checkpoint.rows_total is 'Rows of the table as the source counted them when the walk began';
 
 -- A load that an operator ordered, until it has come to its end: killed, it goes on with what it had not finished.

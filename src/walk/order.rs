@@ -39,13 +39,13 @@ impl Order {
         self.is_new
     }
 
-    /// Whether a walk of this table has come to its end since the order was given.
+    /// Whether a walk of this table has come to its end since the order was given, and has read every row.
     pub async fn has_done(&self, pool: &PgPool, target: &Target) -> Result<bool, sqlx::Error> {
         sqlx::query_scalar(
             "select exists (
                  select from nxt_mirror.checkpoint
                   where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, 'load')
-                    and finished_at is not null and started_at >= $4)",
+                    and finished_at is not null and note is null and started_at >= $4)",
         )
         .bind(target.tenant.kind())
         .bind(target.tenant.number())

@@ -123,23 +123,13 @@ impl Bench {
         nxt_mirror::database::recreate(&server.url("postgres"), "bench").await?;
         let url = server.url("bench");
         let simulator = Simulator::start(Options { published_example: false, ..Options::default() }).await?;
-        let program = program()?;
         let public = free_address()?;
-        let daemon = Command::new(&program)
+        let daemon = command(url.expose_secret(), &simulator)?
             .args(["serve", "--role", role])
-            .env("DATABASE_URL", url.expose_secret())
             .env("NXT_LISTEN", &public)
             .env("NXT_OPS_LISTEN", free_address()?)
-            .env("NXT_WEBHOOK_SECRETS", SECRET)
-            .env("NXT_CLIENT_ID", Options::default().client_id)
-            .env("NXT_CLIENT_SECRET", Options::default().client_secret)
-            .env("NXT_TOKEN_URL", simulator.token_url())
-            .env("NXT_GRAPHQL_URL", simulator.graphql_url())
-            .env("NXT_LOG", "warn")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("start {}; build it first: cargo build --release", program.display()))?;
+            .context("start the daemon; build it first: cargo build --release")?;
         let deadline = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(&public).await.is_err() {
             ensure!(Instant::now() < deadline, "the daemon does not listen");
@@ -173,8 +163,21 @@ impl Bench {
     }
 }
 
-fn program() -> anyhow::Result<PathBuf> {
-    Ok(std::env::current_exe()?.with_file_name("nxt-mirror"))
+/// The program beside this one, on a database and a simulator.
+fn command(database_url: &str, simulator: &Simulator) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?.with_file_name("nxt-mirror"));
+    command
+        .env("DATABASE_URL", database_url)
+        .env("NXT_WEBHOOK_SECRETS", SECRET)
+        .env("NXT_CLIENT_ID", Options::default().client_id)
+        .env("NXT_CLIENT_SECRET", Options::default().client_secret)
+        .env("NXT_TOKEN_URL", simulator.token_url())
+        .env("NXT_GRAPHQL_URL", simulator.graphql_url())
+        .env("NXT_LOG", "warn")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    Ok(command)
 }
 
 /// Resident memory of a process in MiB.

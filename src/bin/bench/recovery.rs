@@ -1,9 +1,6 @@
 //! How long it takes until things are right again: after a start with a large backlog, and after kills.
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use nxt_mirror::{
@@ -18,7 +15,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{SECRET, free_address, post, program};
+use super::{free_address, post};
 
 const COMPANY: i64 = 2_000_001;
 const BACKLOG: i64 = 1_000_000;
@@ -45,19 +42,8 @@ impl Site {
     }
 
     fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
-        let mut command = Command::new(program()?);
-        command
-            .args(arguments)
-            .env("DATABASE_URL", &self.url)
-            .env("NXT_WEBHOOK_SECRETS", SECRET)
-            .env("NXT_CLIENT_ID", Options::default().client_id)
-            .env("NXT_CLIENT_SECRET", Options::default().client_secret)
-            .env("NXT_TOKEN_URL", self.simulator.token_url())
-            .env("NXT_GRAPHQL_URL", self.simulator.graphql_url())
-            .env("NXT_LOG", "error")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true);
+        let mut command = super::command(&self.url, &self.simulator)?;
+        command.args(arguments);
         Ok(command)
     }
 

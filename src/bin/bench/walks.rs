@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 use tokio::process::{Child, Command};
 
-use super::{Bench, program};
+use super::Bench;
 
 const COMPANY: i64 = 2_000_001;
 const LARGE: &str = "GeneralLedgerTransaction";
@@ -174,19 +174,7 @@ async fn page_through(simulator: &Simulator) -> anyhow::Result<Run> {
 }
 
 pub(super) fn command(server: &EmbeddedPostgres, simulator: &Simulator) -> anyhow::Result<Command> {
-    let mut command = Command::new(program()?);
-    command
-        .env("DATABASE_URL", server.url("bench").expose_secret())
-        .env("NXT_CLIENT_ID", Options::default().client_id)
-        .env("NXT_CLIENT_SECRET", Options::default().client_secret)
-        .env("NXT_TOKEN_URL", simulator.token_url())
-        .env("NXT_GRAPHQL_URL", simulator.graphql_url())
-        .env("NXT_LOG", "warn")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true);
-    Ok(command)
+    super::command(server.url("bench").expose_secret(), simulator)
 }
 
 /// Loads everything, killed that often on the way.
