@@ -7,6 +7,7 @@
 
 mod admin;
 mod args;
+mod clock;
 mod fault;
 mod filter;
 mod limits;
@@ -30,6 +31,7 @@ use serde_json::{Map, Value as Json};
 use tokio_util::sync::CancellationToken;
 
 pub use args::{SimulateArgs, run};
+pub use clock::Clock;
 pub use fault::{Fault, FaultKind};
 pub use limits::Counters;
 pub use model::Owner;
@@ -92,6 +94,8 @@ pub struct Options {
     pub page_rows_max: usize,
     /// Further tables, `Extra1` and so on, for whoever needs many.
     pub extra_tables: u32,
+    /// The clock of rows and notifications.
+    pub clock: Clock,
 }
 
 impl Default for Options {
@@ -111,6 +115,7 @@ impl Default for Options {
             published_example: true,
             page_rows_max: 5_000,
             extra_tables: 0,
+            clock: Clock::default(),
         }
     }
 }
@@ -174,7 +179,7 @@ impl Simulator {
         let admin = listen(options.admin_listen)?;
         let (api_address, admin_address) = (address(&api, options.listen)?, address(&admin, options.admin_listen)?);
         let world = Arc::new(World {
-            store: Mutex::new(Store::new(model::tables(options.extra_tables), &options.companies)),
+            store: Mutex::new(Store::new(model::tables(options.extra_tables), &options.companies, options.clock)),
             schema: RwLock::new(schema::empty()?),
             faults: Faults::new(options.seed),
             limits: Limits::new(options.requests_per_minute, options.in_flight_max),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use hmac::{Hmac, KeyInit, Mac};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    clock::Clock,
     model::Owner,
     store::{Change, Event},
     value::seven_decimals,
@@ -51,6 +52,8 @@ pub struct Knobs {
     pub retry_ms: u64,
     /// The six fields of 2024 instead of the eight of 2025.
     pub old_payload: bool,
+    /// How far the clock of the notifications is ahead of that of the rows, in seconds.
+    pub stamp_ahead_seconds: i64,
     /// Only these tables; all when empty.
     pub tables: Vec<String>,
 }
@@ -67,6 +70,7 @@ impl Default for Knobs {
             retries: 8,
             retry_ms: 200,
             old_payload: false,
+            stamp_ahead_seconds: 0,
             tables: vec![],
         }
     }
@@ -177,7 +181,7 @@ impl Sender {
             self.0.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let body = body(change, knobs.old_payload);
+        let body = body(change, &knobs);
         self.send(body.clone(), &knobs);
         if self.chance(knobs.duplicate) {
             self.send(body, &knobs);
@@ -238,7 +242,7 @@ impl Sender {
 
     async fn post(&self, url: &str, id: &str, body: &str, secret: &str) -> bool {
         self.0.sent.fetch_add(1, Ordering::Relaxed);
-        let now = Utc::now().timestamp_millis().to_string();
+        let now = Clock::default().now().timestamp_millis().to_string();
         let answer = self
             .0
             .http
@@ -264,7 +268,7 @@ pub(super) fn sign(secret: &str, body: &[u8]) -> String {
     BASE64_STANDARD.encode(mac.finalize().into_bytes())
 }
 
-fn body(change: &Change, old: bool) -> String {
+fn body(change: &Change, knobs: &Knobs) -> String {
     let entry = |(name, value): &(String, Json)| Json::Object(Map::from_iter([(name.clone(), value.clone())]));
     let event = match change.event {
         Event::Insert => "INSERT",
@@ -275,7 +279,7 @@ fn body(change: &Change, old: bool) -> String {
         Owner::Company(company) => company,
         Owner::Customer(_) => 0,
     };
-    let stamp = change.at + STAMP_DELAY;
+    let stamp = change.at + STAMP_DELAY + TimeDelta::seconds(knobs.stamp_ahead_seconds);
     let mut body = json!({
         "tableIdentifier": change.table.name,
         "customerNo": change.customer,
@@ -284,7 +288,7 @@ fn body(change: &Change, old: bool) -> String {
         "primaryKeys": change.key.iter().map(entry).collect::<Vec<_>>(),
         "timestamp": format!("{}Z", seven_decimals(stamp)),
     });
-    if !old {
+    if !knobs.old_payload {
         body["changedByUser"] = "kari.nordmann".into();
         if change.event != Event::Delete {
             body["changedColumns"] = change.columns.iter().map(entry).collect();

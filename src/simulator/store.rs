@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{Local, NaiveDateTime, TimeDelta, Timelike, Utc};
+use chrono::{Local, NaiveDateTime, TimeDelta, Timelike};
 use serde_json::{Map, Value as Json, json};
 
 use super::{
     SimulatorError,
+    clock::Clock,
     model::{ColumnDef, Owner, TableDef},
     value::{Ordered, Value},
 };
@@ -61,11 +62,12 @@ pub(crate) struct Store {
     customers: BTreeMap<Owner, i64>,
     rows: BTreeMap<(Owner, String), Rows>,
     last_change: NaiveDateTime,
+    clock: Clock,
     read_lag: Duration,
 }
 
 impl Store {
-    pub(crate) fn new(tables: Vec<Arc<TableDef>>, companies: &[(i64, i64)]) -> Self {
+    pub(crate) fn new(tables: Vec<Arc<TableDef>>, companies: &[(i64, i64)], clock: Clock) -> Self {
         let mut customers = BTreeMap::new();
         for &(customer, company) in companies {
             customers.insert(Owner::Company(company), customer);
@@ -75,7 +77,8 @@ impl Store {
             model: tables.into_iter().map(|table| (table.name.clone(), table)).collect(),
             customers,
             rows: BTreeMap::new(),
-            last_change: Utc::now().naive_utc(),
+            last_change: clock.now().naive_utc(),
+            clock,
             read_lag: Duration::ZERO,
         }
     }
@@ -282,7 +285,7 @@ impl Store {
 
     /// Strictly increasing, with the 100 ns of `datetime2(7)`.
     fn next_time(&mut self) -> NaiveDateTime {
-        let now = Utc::now().naive_utc();
+        let now = self.clock.now().naive_utc();
         let now = now.with_nanosecond(now.nanosecond() / 100 * 100).unwrap_or(now);
         self.last_change = now.max(self.last_change + TimeDelta::nanoseconds(100));
         self.last_change
