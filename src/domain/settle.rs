@@ -216,7 +216,12 @@ pub fn before_fetch(evidence: &Evidence, known: &Known) -> BeforeFetch {
 
 /// A DELETE against the mirrored row.
 fn weigh(deletion: Deletion, mirrored: Mirrored) -> BeforeFetch {
+    // What lies in the future is dated by a clock, or read by a zone, that is wrong: it proves nothing.
+    if clearly_before(deletion.received_at, deletion.at) {
+        return BeforeFetch::Fetch;
+    }
     match mirrored.changed_at {
+        Some(changed_at) if changed_at > deletion.received_at => BeforeFetch::Fetch,
         Some(changed_at) if changed_at > deletion.at => BeforeFetch::IgnoreStale,
         // A row seen alive after its deletion may have been read from a copy that lags: not certain enough.
         Some(changed_at) if clearly_before(changed_at, deletion.at) && mirrored.fetched_at <= deletion.at => {
@@ -376,7 +381,8 @@ mod tests {
 
     #[test]
     fn a_delete_from_before_the_row_s_last_change_is_stale() {
-        assert_eq!(before_fetch(&deleted(100), &mirrored(Some(101), 102)), BeforeFetch::IgnoreStale);
+        let evidence = Evidence { deletion: deletion(100, 103), ..Evidence::default() };
+        assert_eq!(before_fetch(&evidence, &mirrored(Some(101), 102)), BeforeFetch::IgnoreStale);
     }
 
     #[test]
@@ -405,6 +411,17 @@ mod tests {
         }
         let evidence = Evidence { deletion: deletion(1_000, 1_000), ..announced(Some(10)) };
         assert!(matches!(before_fetch(&evidence, &Known::default()), BeforeFetch::Delete(_)));
+    }
+
+    #[test]
+    fn what_is_dated_in_the_future_proves_nothing() {
+        // A deletion dated an hour after it was received, of a row that was made again since.
+        let evidence = Evidence { deletion: deletion(3_600, 5), ..Evidence::default() };
+        assert_eq!(before_fetch(&evidence, &mirrored(Some(3), 4)), BeforeFetch::Fetch);
+        // A row whose zone is read wrong, changed ten minutes before it was deleted.
+        let evidence = Evidence { deletion: deletion(600, 602), ..Evidence::default() };
+        assert_eq!(before_fetch(&evidence, &mirrored(Some(3_600), 1)), BeforeFetch::Fetch);
+        assert_eq!(before_fetch(&evidence, &mirrored(Some(601), 1)), BeforeFetch::IgnoreStale);
     }
 
     #[test]
