@@ -14,6 +14,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clocks,
     config::{MirrorSettings, OpsSettings, Settings, UpstreamSettings, WebhookSettings},
     database,
     mirror::Replica,
@@ -28,6 +29,8 @@ use crate::{
 
 /// How often partitions are made and old entries removed.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(3_600);
+/// How often clocks are looked at.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
 /// How long requests under way may take when the daemon stops.
 const HTTP_STOP_SECONDS: u64 = 15;
 /// Connections that may wait for, or take part in, a request on the public listener.
@@ -221,12 +224,39 @@ async fn finish(handle: ServerHandle, server: JoinHandle<std::io::Result<()>>) {
     }
 }
 
+/// What has to be done now and then.
 async fn maintain(pool: PgPool, stop: CancellationToken) {
-    let mut timer = tokio::time::interval(MAINTENANCE_INTERVAL);
-    timer.tick().await;
-    while stop.run_until_cancelled(timer.tick()).await.is_some() {
-        if let Err(error) = queue::maintenance::run(&pool, queue::maintenance::RETENTION_DAYS).await {
-            tracing::error!(error = %chain(&error), "maintenance failed, it is tried again in an hour");
+    let ledger = async {
+        let mut timer = tokio::time::interval(MAINTENANCE_INTERVAL);
+        // Done when the daemon was built.
+        timer.tick().await;
+        loop {
+            timer.tick().await;
+            if let Err(error) = queue::maintenance::run(&pool, queue::maintenance::RETENTION_DAYS).await {
+                tracing::error!(error = %chain(&error), "maintenance failed, it is tried again in an hour");
+            }
         }
+    };
+    let clocks = async {
+        let mut timer = tokio::time::interval(CLOCK_INTERVAL);
+        loop {
+            timer.tick().await;
+            if let Err(error) = look_at_clocks(&pool).await {
+                tracing::warn!(%error, "clocks not looked at");
+            }
+        }
+    };
+    // Neither ends, and neither waits for the other.
+    stop.run_until_cancelled(async { tokio::join!(ledger, clocks) }).await;
+}
+
+async fn look_at_clocks(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let rows = clocks::recall(pool).await?;
+    if rows > 0 {
+        tracing::warn!(rows, "rows were due in the far future: was the database's clock set back?");
     }
+    for finding in clocks::evidence(pool).await?.findings() {
+        tracing::warn!("{finding}: {}", finding.advice());
+    }
+    Ok(())
 }

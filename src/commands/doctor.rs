@@ -7,18 +7,17 @@ use tokio::sync::Notify;
 
 use super::database_url;
 use crate::{
-    app,
+    app, clocks,
     config::{Role, Settings, Source},
     database,
+    domain::Time,
     telemetry::{self, Metrics, chain},
     walk::{self, Selection},
     worker::Parts,
 };
 
-/// Half a time zone: a shift beyond it is no delay.
-const SHIFT_SECONDS_MAX: f64 = 1_700.0;
-/// Notifications that the check of the time zone looks at.
-const SAMPLE: i64 = 1_000;
+/// Beyond this the log of this machine misleads whoever reads it beside the database's.
+const CLOCK_DIFFERENCE_MAX: chrono::Duration = chrono::Duration::seconds(30);
 
 /// What was found so far.
 #[derive(Default)]
@@ -79,7 +78,7 @@ async fn examine(config: Option<&Path>, findings: &mut Findings) -> anyhow::Resu
         Ok(true) => {
             findings.fine("database", "answers and is up to date");
             api(&settings, &pool, findings).await?;
-            time_zone(&pool, findings).await?;
+            time(&pool, findings).await?;
             subscriptions(&pool, findings).await?;
         }
         Ok(false) => findings.problem("database", "migrations are not done", "run nxt-mirror migrate"),
@@ -136,27 +135,25 @@ async fn tables(settings: &Settings, parts: &Parts, findings: &mut Findings) {
     }
 }
 
-/// Change times that rows came with, against those that their notifications announced in UTC.
-async fn time_zone(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
-    let (pairs, shift): (i64, Option<f64>) = sqlx::query_as(
-        "select count(*), percentile_cont(0.5) within group (order by shift)::float8
-           from (select extract(epoch from l.source_changed_at - n.changed_at)::float8 as shift
-                   from nxt_mirror.sync_log l
-                   join nxt_mirror.notification n on n.id = l.notification_id
-                  where l.source_changed_at is not null and n.changed_at is not null
-                  order by l.id desc limit $1) as sample",
-    )
-    .bind(SAMPLE)
-    .fetch_one(pool)
-    .await?;
-    match shift {
-        None => findings.fine("time zone", "no notification has told a change time yet"),
-        Some(shift) if shift.abs() > SHIFT_SECONDS_MAX => findings.problem(
-            "time zone",
-            format_args!("rows are dated {:.1} h from what {pairs} notifications announced", shift / 3_600.0),
-            "set NXT_SOURCE_TIMEZONE to the zone of changedTimestamp, such as Europe/Oslo, and walk the tables again",
-        ),
-        Some(_) => findings.fine("time zone", format_args!("change times agree with {pairs} notifications")),
+/// What recent notifications tell of the source's clock and zone, and whether the daemon's log is dated right.
+async fn time(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
+    let evidence = clocks::evidence(pool).await?;
+    for finding in evidence.findings() {
+        findings.problem("time", finding, finding.advice());
+    }
+    match (evidence.findings().is_empty(), evidence.dated_rows) {
+        (true, 0) => findings.fine("time", "no notification has told a change time yet"),
+        (true, rows) => findings.fine("time", format_args!("change times agree with {rows} notifications")),
+        (false, _) => {}
+    }
+    let server: Time = sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await?;
+    let difference = clocks::of_this_machine() - server;
+    if difference.abs() > CLOCK_DIFFERENCE_MAX {
+        findings.problem(
+            "clock",
+            format_args!("this machine's is {:.1} min from the database's", difference.as_seconds_f64() / 60.0),
+            "nothing is decided by it, but log lines are dated wrong: set it by a time service",
+        );
     }
     Ok(())
 }

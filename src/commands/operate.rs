@@ -11,13 +11,15 @@ use tokio::sync::Notify;
 
 use crate::{
     cli::{DeadLetterCommand, ReplayArgs},
+    clocks,
     config::{DatabaseSettings, LogSettings, Source},
     database,
     domain::{HintKey, KeyValue, TableName, Time, time},
     embedded::{self, EmbeddedPostgres},
     mirror::Replica,
-    queue::{self, Accepted, Committer, Delivery, DeliveryId, Notification, dead_letter, ledger},
+    queue::{self, Accepted, Backlog, Committer, Delivery, DeliveryId, Notification, dead_letter, ledger},
     telemetry::{self, Metrics},
+    upstream::Outage,
     webhook,
 };
 
@@ -62,20 +64,28 @@ pub(super) async fn status(config: Option<&Path>, as_json: bool) -> anyhow::Resu
     )
     .fetch_one(&pool)
     .await?;
-    let (backlog, oldest) = queue::Queue::new(pool.clone()).backlog().await?;
+    let Backlog { rows: backlog, lag_seconds: lag } = queue::Queue::new(pool.clone()).backlog().await?;
+    let outage = Outage::current(&pool).await?;
+    let clocks = clocks::evidence(&pool).await?.findings();
     let letters: i64 = sqlx::query_scalar("select count(*) from nxt_mirror.dead_letter").fetch_one(&pool).await?;
     let tables: Vec<Freshness> =
         sqlx::query_as("select * from nxt_mirror.freshness order by tenant, table_name").fetch_all(&pool).await?;
-    let lag = oldest.map_or(0, |oldest| (now - oldest).num_seconds().max(0));
     if as_json {
         let document = json!({
             "now": now, "lag_seconds": lag, "backlog_rows": backlog, "dead_letters": letters,
-            "api_requests_last_minute": used, "tables": tables,
+            "api_requests_last_minute": used, "api_away": outage,
+            "clocks": clocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "tables": tables,
         });
         println!("{document}");
         return Ok(ExitCode::SUCCESS);
     }
     println!("lag {lag} s, {backlog} rows waiting, {letters} dead letters, {used} API requests in the last minute");
+    if let Some(Outage { since, reason }) = outage {
+        println!("the API is away since {}: {reason}", shown(Some(since)));
+    }
+    for finding in clocks {
+        println!("{finding}: {}", finding.advice());
+    }
     for table in &tables {
         let state = match (table.partial, table.differences) {
             (true, _) => "partial: only what notifications brought".to_owned(),

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use sqlx::PgPool;
 
-use crate::{database, queue::Queue, telemetry::Metrics};
+use crate::{clocks, database, queue::Queue, telemetry::Metrics, upstream::Outage};
 
 /// What the operators' handlers need.
 #[derive(Debug, Clone)]
@@ -62,10 +62,9 @@ async fn metrics(request: HttpRequest, ops: web::Data<Ops>) -> HttpResponse {
 
 /// Gauges are read from the database when they are asked for, so that they are never older than the question.
 async fn refresh(ops: &Ops) -> anyhow::Result<()> {
-    let (rows, oldest) = Queue::new(ops.pool.clone()).backlog().await?;
-    ops.metrics.backlog_rows.set(rows);
-    let waiting = oldest.map_or(0, |oldest| (chrono::Utc::now() - oldest).num_seconds().max(0));
-    ops.metrics.oldest_waiting_seconds.set(waiting);
+    let backlog = Queue::new(ops.pool.clone()).backlog().await?;
+    ops.metrics.backlog_rows.set(backlog.rows);
+    ops.metrics.oldest_waiting_seconds.set(backlog.lag_seconds);
     let letters: Vec<(String, i64)> =
         sqlx::query_as("select kind, count(*) from nxt_mirror.dead_letter group by kind").fetch_all(&ops.pool).await?;
     for kind in ["body", "row"] {
@@ -77,6 +76,10 @@ async fn refresh(ops: &Ops) -> anyhow::Result<()> {
             .fetch_one(&ops.pool)
             .await?;
     ops.metrics.silent_tables.set(silent);
+    ops.metrics.api_away.set(Outage::current(&ops.pool).await?.is_some().into());
+    let clocks = clocks::evidence(&ops.pool).await?;
+    ops.metrics.source_zone_shift_seconds.set(clocks.zone_shift.unwrap_or_default().num_seconds());
+    ops.metrics.notification_delay_seconds.set(clocks.delay.unwrap_or_default().num_seconds());
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use sqlx::{PgPool, Row, postgres::PgRow, types::Uuid};
 
 use super::QueueError;
 use crate::domain::{
-    HintKey, RowHint, TableName, Tenant, Time,
+    HintKey, RowHint, TableName, Tenant,
     settle::{Announcement, Deletion, Evidence},
 };
 
@@ -24,6 +24,7 @@ with due as (
       from nxt_mirror.dirty_row
      where due_at <= now()
        and (tenant_kind, tenant_no) not in (select * from unnest($4::text[], $5::bigint[]))
+       and ($6 or deleted_at is not null)
      order by priority, due_at
      limit $1
        for update skip locked
@@ -34,7 +35,7 @@ update nxt_mirror.dirty_row d
  where (d.tenant_kind, d.tenant_no, d.table_name, d.row_key)
      = (due.tenant_kind, due.tenant_no, due.table_name, due.row_key)
 returning d.tenant_kind, d.tenant_no, d.table_name, d.row_key, d.generation, d.attempts, d.looks, d.notification_id,
-          d.deleted_at, d.delete_received_at, d.announced, d.changed_at, d.last_failed_at
+          d.deleted_at, d.delete_received_at, d.announced, d.changed_at
 ";
 
 /// Whether work is live or may wait.
@@ -55,6 +56,15 @@ impl Priority {
     }
 }
 
+/// Which of the rows that are due may be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimable {
+    /// All of them.
+    All,
+    /// Those that were deleted, for which the source may not be needed.
+    Deleted,
+}
+
 /// A dirty row as its columns say.
 #[derive(Debug, Clone)]
 pub struct Claimed {
@@ -64,12 +74,19 @@ pub struct Claimed {
     pub generation: i64,
     /// Failures so far.
     pub attempts: u32,
-    /// When the last of them was.
-    pub last_failed_at: Option<Time>,
     /// The latest notification.
     pub notification_id: Option<i64>,
     /// What the notifications say.
     pub evidence: Evidence,
+}
+
+/// The rows that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Backlog {
+    /// How many.
+    pub rows: i64,
+    /// Seconds that the oldest of them has waited, by the database's clock; 0 when none waits.
+    pub lag_seconds: i64,
 }
 
 /// The queue of dirty rows.
@@ -87,13 +104,20 @@ impl Queue {
     /// Claims up to `rows_max` rows that are due, oldest first, live ones before all others, none of `except`.
     ///
     /// A row is leased to `claim_id` for `LEASE`; when that has passed unsettled, it is due again.
-    pub async fn claim(&self, claim_id: Uuid, rows_max: usize, except: &[Tenant]) -> Result<Vec<Claimed>, QueueError> {
+    pub async fn claim(
+        &self,
+        claim_id: Uuid,
+        claimable: Claimable,
+        rows_max: usize,
+        except: &[Tenant],
+    ) -> Result<Vec<Claimed>, QueueError> {
         let rows = sqlx::query(CLAIM)
             .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
             .bind(claim_id)
             .bind(LEASE.as_secs_f64())
             .bind(except.iter().map(|tenant| tenant.kind()).collect::<Vec<_>>())
             .bind(except.iter().map(|tenant| tenant.number()).collect::<Vec<_>>())
+            .bind(claimable == Claimable::All)
             .fetch_all(&self.pool)
             .await
             .map_err(QueueError::on("claim rows"))?;
@@ -139,23 +163,31 @@ impl Queue {
     }
 
     /// How many rows are due now, counting no further than `rows_max`.
-    pub async fn due(&self, rows_max: usize) -> Result<usize, QueueError> {
+    pub async fn due(&self, claimable: Claimable, rows_max: usize) -> Result<usize, QueueError> {
         let due: i64 = sqlx::query_scalar(
-            "select count(*) from (select from nxt_mirror.dirty_row where due_at <= now() limit $1) as due",
+            "select count(*)
+               from (select from nxt_mirror.dirty_row
+                      where due_at <= now() and ($2 or deleted_at is not null) limit $1) as due",
         )
         .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
+        .bind(claimable == Claimable::All)
         .fetch_one(&self.pool)
         .await
         .map_err(QueueError::on("count due rows"))?;
         Ok(usize::try_from(due).unwrap_or_default())
     }
 
-    /// Rows waiting, and when the notification of the oldest was received.
-    pub async fn backlog(&self) -> Result<(i64, Option<Time>), QueueError> {
-        sqlx::query_as("select count(*), min(waiting_since) from nxt_mirror.dirty_row")
-            .fetch_one(&self.pool)
-            .await
-            .map_err(QueueError::on("count waiting rows"))
+    /// What waits.
+    pub async fn backlog(&self) -> Result<Backlog, QueueError> {
+        sqlx::query_as(
+            "select count(*) as rows,
+                    coalesce(greatest(extract(epoch from clock_timestamp() - min(waiting_since)), 0), 0)::bigint
+                        as lag_seconds
+               from nxt_mirror.dirty_row",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(QueueError::on("count waiting rows"))
     }
 }
 
@@ -188,7 +220,6 @@ pub(super) fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         },
         generation: row.try_get("generation")?,
         attempts: unsigned("attempts")?,
-        last_failed_at: row.try_get("last_failed_at")?,
         notification_id: row.try_get("notification_id")?,
         evidence: Evidence { deletion, announcement, looks: unsigned("looks")? },
     })

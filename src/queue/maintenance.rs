@@ -1,7 +1,7 @@
 //! Partitions of the ledger: made ahead of time, dropped when old. Deliveries, sync log, tombstones and dead letters go
 //! with them.
 
-use chrono::{Days, NaiveDate, Utc};
+use chrono::{Days, NaiveDate};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::QueueError;
@@ -15,7 +15,10 @@ const DELETE_ROWS_MAX: i64 = 10_000;
 
 /// Makes the partitions that are missing and drops what is older than `retention_days`.
 pub async fn run(pool: &PgPool, retention_days: u64) -> Result<(), QueueError> {
-    let today = Utc::now().date_naive();
+    let today: NaiveDate = sqlx::query_scalar("select (clock_timestamp() at time zone 'UTC')::date")
+        .fetch_one(pool)
+        .await
+        .map_err(QueueError::on("ask for the date"))?;
     for ahead in 0..=DAYS_AHEAD {
         make_partition(pool, today + Days::new(ahead)).await?;
     }

@@ -15,7 +15,7 @@ pub mod maintenance;
 pub mod settle;
 
 pub use accept::{AcceptError, Accepted, Acceptor, Delivery, DeliveryId, Notification, Quarantine};
-pub use claim::{Claimed, Priority, Queue, RENEW_INTERVAL};
+pub use claim::{Backlog, Claimable, Claimed, Priority, Queue, RENEW_INTERVAL};
 pub use commit::Committer;
 pub use settle::{Locked, Outcome, SyncAction, SyncEntry, Tombstone};
 

@@ -40,9 +40,9 @@ pub enum Outcome {
         /// How long.
         pause: Duration,
     },
-    /// Given back untried, due after a pause.
+    /// Given back untried.
     Release {
-        /// How long.
+        /// How long until it is due; without a pause it is due at once, in its place by age.
         pause: Duration,
     },
     /// Failed, due again after a pause.
@@ -239,6 +239,24 @@ async fn bury(connection: &mut PgConnection, rows: &[(&RowHint, i64, &str)]) -> 
     Ok(())
 }
 
+/// Removes the letters of rows that have come right: what was set aside is no longer so.
+pub async fn absolve(connection: &mut PgConnection, hints: &[&RowHint]) -> Result<(), QueueError> {
+    if hints.is_empty() {
+        return Ok(());
+    }
+    let sql = format!(
+        "delete from nxt_mirror.dead_letter d
+          using unnest($1::text[], $2::bigint[], $3::text[], $4::text[])
+                as i (tenant_kind, tenant_no, table_name, row_key)
+          where d.kind = 'row' and {SAME_ROW}"
+    );
+    query_rows!(sql, Rows::of(hints.iter().copied()))
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(QueueError::on("remove letters of rows that came right"))
+}
+
 /// Removes rows whose generation has not moved; the others are due at once, with a clean record.
 async fn finish(connection: &mut PgConnection, rows: &[(&RowHint, i64)]) -> Result<(), QueueError> {
     if rows.is_empty() {
@@ -276,7 +294,7 @@ async fn wait(
     let sql = format!(
         "update nxt_mirror.dirty_row d
             set claim_id = null,
-                due_at = now() + make_interval(secs => i.pause),
+                due_at = case when i.pause > 0 then now() + make_interval(secs => i.pause) else d.waiting_since end,
                 looks = d.looks + i.looks,
                 attempts = case when i.error is not null then d.attempts + 1 when i.looks > 0 then 0 else d.attempts end,
                 last_failed_at = case when i.error is not null then now() else d.last_failed_at end,

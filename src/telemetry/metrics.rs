@@ -26,6 +26,12 @@ pub struct Metrics {
     pub dead_letters: IntGaugeVec,
     /// Tables that change although no notification of them comes any more.
     pub silent_tables: IntGauge,
+    /// 1 while the API does not answer.
+    pub api_away: IntGauge,
+    /// How much later rows are dated than their notifications announced.
+    pub source_zone_shift_seconds: IntGauge,
+    /// From a change to the receipt of its notification, by two clocks.
+    pub notification_delay_seconds: IntGauge,
 }
 
 impl Metrics {
@@ -73,6 +79,15 @@ impl Metrics {
             silent_tables: gauge(
                 "nxt_mirror_silent_tables",
                 "Tables of tenants that change although no notification of them comes any more",
+            ),
+            api_away: gauge("nxt_mirror_api_away", "1 while the API does not answer"),
+            source_zone_shift_seconds: gauge(
+                "nxt_mirror_source_zone_shift_seconds",
+                "How much later recent rows are dated than their notifications announced: the median",
+            ),
+            notification_delay_seconds: gauge(
+                "nxt_mirror_notification_delay_seconds",
+                "From recent changes, by the source's clock, to the receipt of their notifications: the median",
             ),
             registry,
         }

@@ -58,6 +58,10 @@ impl Budget {
         Ok(Self { pool, requests_per_minute, in_flight_max })
     }
 
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
     /// Waits until a request for these tenants may be sent.
     pub(super) async fn acquire(&self, tenants: &[Tenant], lane: Lane) -> Result<Permit, UpstreamError> {
         let names: Vec<_> = tenants.iter().map(ToString::to_string).collect();

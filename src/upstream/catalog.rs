@@ -81,7 +81,7 @@ impl Catalog {
         let mut state = self.state.lock().await;
         let cached = state.tables.get(&id).cloned();
         if let Some((known, since)) = &cached
-            && since.elapsed() < self.lifetime(known)
+            && (since.elapsed() < self.lifetime(known) || known.is_description() && self.upstream.is_away())
             && !(announced.is_some() && known.lacks_key())
         {
             return known.clone().into_result(name, level);
@@ -158,6 +158,10 @@ impl Catalog {
 }
 
 impl Known {
+    fn is_description(&self) -> bool {
+        matches!(self, Self::Described(_))
+    }
+
     fn lacks_key(&self) -> bool {
         matches!(self, Self::Refused(DescribeError::NoKey { .. }))
     }

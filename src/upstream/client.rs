@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 use reqwest::{Client, Response, StatusCode, header, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
+use sqlx::PgPool;
 use url::Url;
 
 use super::{
     Budget, GraphqlError, Lane, UpstreamError,
+    outage::Watch,
     retry::{Remedy, remedy},
     token::TokenCache,
 };
@@ -34,6 +36,7 @@ pub struct Upstream {
     budget: Budget,
     graphql_url: Url,
     metrics: Arc<Metrics>,
+    pub(super) watch: Arc<Watch>,
     /// How timestamps without a zone are read.
     pub(super) timezone: chrono_tz::Tz,
 }
@@ -67,12 +70,18 @@ impl Upstream {
             budget,
             graphql_url: settings.graphql_url.clone(),
             metrics,
+            watch: Arc::default(),
             timezone: settings.timezone,
         })
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The database of the budget.
+    pub(super) fn pool(&self) -> &PgPool {
+        self.budget.pool()
     }
 
     /// Sends one GraphQL request within the budget. A 401 is tried once more with a new token, as a request of its

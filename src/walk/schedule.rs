@@ -136,6 +136,9 @@ async fn repeat(parts: &Parts, memory: &Memory, errand: Errand) {
 
 /// Does whatever is due of this kind, several tables at once.
 async fn run_errand(parts: &Parts, memory: &Memory, errand: Errand) -> Result<(), WalkError> {
+    if parts.upstream.is_away() {
+        return Ok(());
+    }
     let due = due(parts, memory, errand).await?;
     if due.is_empty() {
         return Ok(());
@@ -162,7 +165,7 @@ async fn heal_pacer(parts: &Parts, interval: Duration) -> Result<Pacer, WalkErro
 
 async fn attempt(parts: &Parts, memory: &Memory, loader: &Loader, target: &Target, errand: Errand) {
     let id = format!("{errand:?} {target}");
-    if memory.failed().contains_key(&id) {
+    if memory.failed().contains_key(&id) || parts.upstream.is_away() {
         return;
     }
     let started = Instant::now();
@@ -174,6 +177,9 @@ async fn attempt(parts: &Parts, memory: &Memory, loader: &Loader, target: &Targe
         Ok(Loaded { changed: 0, skipped: 0 }) => tracing::debug!(%target, ?errand, "done, nothing had changed"),
         Ok(Loaded { changed, skipped }) => {
             tracing::info!(%target, ?errand, changed, skipped, seconds = started.elapsed().as_secs(), "done");
+        }
+        Err(WalkError::Upstream(error)) if !parts.upstream.answers_after(&error).await => {
+            tracing::debug!(%target, ?errand, error = %chain(&error), "put off until the API answers");
         }
         Err(error) => {
             if matches!(error, WalkError::Upstream(_) | WalkError::Denied(_)) {

@@ -132,6 +132,8 @@ impl Group<'_> {
         }
         queue::settle::log(connection, &entries).await?;
         queue::settle::settle(connection, &outcomes).await?;
+        let done = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Done { .. }));
+        queue::settle::absolve(connection, &done.map(|(hint, _)| *hint).collect::<Vec<_>>()).await?;
         Ok(counts)
     }
 

@@ -18,14 +18,16 @@ const UNREADABLE_FAILURES_MAX: u32 = 3;
 const SPLIT_PAUSE_MS: i64 = 100;
 /// The longest pause after failures.
 const PAUSE_SECONDS_MAX: i64 = 60;
-/// How long a row waits that failed only because nothing works at the moment.
-const OUTAGE_PAUSE: Duration = Duration::seconds(2);
+/// How long a deletion waits that needs a look while the API is away. Others wait for their turn by age.
+const AWAY_PAUSE: Duration = Duration::seconds(5);
 
 /// Who is at fault, as far as probes could tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The API is away for everybody, or asks for patience: no row is to blame.
-    Api(std::time::Duration),
+    /// The API asks for patience: no row is to blame.
+    Impatience(std::time::Duration),
+    /// The API is away for everybody: no row is to blame.
+    Away,
     /// The table or the company cannot be read at all.
     Lane,
     /// Some row of the batch.
@@ -38,8 +40,8 @@ impl Fault {
     /// What a remedy says by itself, before any probe.
     pub(super) fn of(remedy: Remedy, api_answers: bool) -> Self {
         match remedy {
-            Remedy::Wait(pause) => Self::Api(pause),
-            Remedy::Probe if !api_answers => Self::Api(OUTAGE_PAUSE.to_std().unwrap_or_default()),
+            Remedy::Wait(pause) => Self::Impatience(pause),
+            Remedy::Probe if !api_answers => Self::Away,
             Remedy::Probe | Remedy::Redescribe | Remedy::Split => Self::SomeRow,
         }
     }
@@ -49,8 +51,12 @@ impl Fault {
 pub(super) fn outcome(fault: Fault, row: &Claimed, rows_max: usize, error: &str) -> Outcome {
     let attempts = row.attempts;
     let (limit, pause) = match fault {
-        Fault::Api(pause) => {
-            return Outcome::Release { pause: Duration::from_std(pause).unwrap_or(OUTAGE_PAUSE) };
+        Fault::Impatience(pause) => {
+            return Outcome::Release { pause: Duration::from_std(pause).unwrap_or(AWAY_PAUSE) };
+        }
+        Fault::Away => {
+            let pause = if row.evidence.deletion.is_some() { AWAY_PAUSE } else { Duration::zero() };
+            return Outcome::Release { pause };
         }
         Fault::Lane => (LANE_FAILURES_MAX, doubling(attempts)),
         Fault::ThisRow => (UNREADABLE_FAILURES_MAX, doubling(attempts)),
@@ -89,7 +95,6 @@ mod tests {
             },
             generation: 7,
             attempts,
-            last_failed_at: None,
             notification_id: None,
             evidence: Evidence::default(),
         }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::Tenant,
-    queue::{Claimed, QueueError, RENEW_INTERVAL, SyncAction},
+    queue::{Claimable, Claimed, QueueError, RENEW_INTERVAL, SyncAction},
     telemetry::chain,
     upstream::Ask,
 };
@@ -79,8 +79,21 @@ impl Worker {
     /// Works until told to stop, then finishes or gives back what it holds.
     pub async fn run(self, stop: CancellationToken) {
         let renewing = tokio::spawn(self.clone().renew_leases());
+        let watching = tokio::spawn(self.clone().watch_outages());
         self.claim_until(&stop).await;
         renewing.abort();
+        watching.abort();
+    }
+
+    /// Wakes the loop when an outage of the API is over, until aborted.
+    async fn watch_outages(self) {
+        let Parts { upstream, stored, .. } = self.parts;
+        upstream.watch_outages(|| stored.notify_one()).await;
+    }
+
+    /// While the API is away, only deletions are worth a look.
+    fn claimable(&self) -> Claimable {
+        if self.parts.upstream.is_away() { Claimable::Deleted } else { Claimable::All }
     }
 
     /// Keeps the claims of slow requests, until aborted.
@@ -153,7 +166,7 @@ impl Worker {
         loop {
             let stored = self.parts.stored.notified();
             let full = self.state().size.get();
-            let due = self.parts.queue.due(full).await?;
+            let due = self.parts.queue.due(self.claimable(), full).await?;
             if due == 0 {
                 _ = tokio::time::timeout(POLL, stored).await;
                 continue;
@@ -161,7 +174,7 @@ impl Worker {
             let delay = pace.delay(due, full, Instant::now());
             if !delay.is_zero() {
                 tokio::time::sleep(delay.min(POLL)).await;
-                if delay > POLL || self.parts.queue.due(full).await? >= full {
+                if delay > POLL || self.parts.queue.due(self.claimable(), full).await? >= full {
                     continue;
                 }
             }
@@ -179,7 +192,7 @@ impl Worker {
     async fn claim(&self, rows_max: usize) -> Result<(Uuid, Vec<Claimed>), QueueError> {
         let claim_id = Uuid::new_v4();
         let busy = self.busy_tenants();
-        let claimed = self.parts.queue.claim(claim_id, rows_max, &busy).await?;
+        let claimed = self.parts.queue.claim(claim_id, self.claimable(), rows_max, &busy).await?;
         if !claimed.is_empty() {
             let mut tenants: Vec<Tenant> = claimed.iter().map(|row| row.hint.tenant).collect();
             tenants.sort_unstable();
@@ -203,9 +216,12 @@ impl Worker {
     pub async fn drain(&self, patience: Duration) -> Result<(), QueueError> {
         let mut moved = Instant::now();
         loop {
+            if self.parts.upstream.is_away() {
+                self.parts.upstream.is_back().await;
+            }
             if self.step().await?.is_some() {
                 moved = Instant::now();
-            } else if self.parts.queue.backlog().await?.0 == 0 || moved.elapsed() > patience {
+            } else if self.parts.queue.backlog().await?.rows == 0 || moved.elapsed() > patience {
                 return Ok(());
             } else {
                 tokio::time::sleep(POLL).await;

@@ -49,6 +49,9 @@ impl Worker {
         let (certain, ask) = self.split_certain(known).await?;
         let certain: Vec<Item> = certain.into_iter().map(|known| Item { known, seen: None }).collect();
         self.apply(claim_id, certain, step).await?;
+        if self.parts.upstream.is_away() {
+            return self.put_off(claim_id, ask, step).await;
+        }
         let rows_max = self.state().size.get();
         let seats: Vec<Seat> =
             ask.iter().map(|row| Seat { tenant: row.claimed.hint.tenant, attempts: row.claimed.attempts }).collect();
@@ -66,6 +69,12 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Gives back, unasked, what only an API could tell that is away.
+    async fn put_off(&self, claim_id: Uuid, rows: Vec<KnownRow>, step: &mut Step) -> Result<(), QueueError> {
+        let failures = rows.into_iter().map(|row| (row.claimed, Fault::Away, String::new())).collect();
+        self.settle_failures(claim_id, failures, step).await
     }
 
     /// Tells apart the deletions that need no request from the rows to ask for.
@@ -166,15 +175,10 @@ impl Worker {
         step: &mut Step,
     ) -> Result<(), QueueError> {
         let remedy = remedy(error);
-        let answers = match remedy {
-            Remedy::Probe => self.parts.upstream.probe().await.is_ok(),
-            Remedy::Redescribe => {
-                self.parts.catalog.forget().await;
-                true
-            }
-            Remedy::Wait(_) | Remedy::Split => true,
-        };
-        let fault = Fault::of(remedy, answers);
+        if matches!(remedy, Remedy::Redescribe) {
+            self.parts.catalog.forget().await;
+        }
+        let fault = Fault::of(remedy, self.parts.upstream.answers_after(error).await);
         let text = chain(error).to_string();
         tracing::warn!(rows = rows.len(), error = text, ?fault, "request failed");
         let failures = rows.into_iter().map(|row| (row, fault, text.clone())).collect();

@@ -1,10 +1,13 @@
 //! Tests of the whole: real PostgreSQL, real HTTP, and a simulated Business NXT.
 
+#![allow(clippy::disallowed_methods, reason = "what tests send is dated as the source would")]
+
 mod convergence;
 mod crashes;
 mod embedded;
 mod faults;
 mod operate;
+mod outages;
 mod pipeline;
 mod receive;
 mod security;

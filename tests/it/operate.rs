@@ -43,6 +43,20 @@ async fn a_row_that_was_set_aside_finds_its_way_back() {
 }
 
 #[tokio::test]
+async fn a_row_that_comes_right_by_itself_leaves_the_dead_letters() {
+    let app = TestApp::builder().set("NXT_FETCH_ROWS_MAX", 4).start().await;
+    let row = object(json!({ "orderNo": 2 }));
+    app.simulator.fault(Fault { key: row.clone(), ..Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")) });
+    app.simulator.put(COMPANY, "Order", row.clone()).unwrap();
+    app.settle().await;
+    assert_eq!(app.dead_letters().await.len(), 1);
+    app.simulator.clear_faults();
+    app.simulator.put(COMPANY, "Order", row).unwrap();
+    assert_eq!(app.assert_equal().await, 1);
+    assert!(app.dead_letters().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_body_that_is_still_not_understood_stays_until_it_is_dropped() {
     let app = TestApp::start().await;
     app.post("not json").await;

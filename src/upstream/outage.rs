@@ -1,0 +1,163 @@
+//! Outages of the API: noticed once for everybody, watched with a probe now and then, shown to operators.
+//!
+//! While the API is away nothing else is sent to it, so that an outage of hours costs neither requests nor writes: rows
+//! wait in the database in the order of their age, and deletions that need no request are still applied.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use sqlx::PgPool;
+use tokio::sync::Notify;
+
+use super::{Remedy, Upstream, UpstreamError, remedy};
+use crate::{domain::Time, telemetry::chain};
+
+/// Between the first failure and the first probe; doubles up to [`PROBE_PAUSE_MAX`].
+const PROBE_PAUSE_MIN: Duration = Duration::from_millis(500);
+const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// What nobody has seen for so long is over: a probe may take a minute, and comes again half a minute later.
+const NOTED_WITHIN: Duration = Duration::from_secs(180);
+
+/// What one daemon knows of the API's availability.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    is_away: Mutex<bool>,
+    noticed: Notify,
+}
+
+impl Watch {
+    fn set(&self, is_away: bool) -> bool {
+        std::mem::replace(&mut *self.is_away.lock().unwrap_or_else(PoisonError::into_inner), is_away)
+    }
+}
+
+/// An outage as the database tells it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
+pub struct Outage {
+    /// When it was first noticed.
+    pub since: Time,
+    /// What the last probe came to.
+    pub reason: String,
+}
+
+impl Outage {
+    /// The outage that goes on, if one does.
+    pub async fn current(pool: &PgPool) -> Result<Option<Self>, sqlx::Error> {
+        sqlx::query_as(
+            "select away_since as since, away_reason as reason from nxt_mirror.api_budget
+              where away_since is not null and away_noted_at > clock_timestamp() - make_interval(secs => $1)",
+        )
+        .bind(NOTED_WITHIN.as_secs_f64())
+        .fetch_optional(pool)
+        .await
+    }
+
+    async fn note(pool: &PgPool, reason: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "update nxt_mirror.api_budget
+                set away_since = case when away_noted_at > clock_timestamp() - make_interval(secs => $2)
+                                      then coalesce(away_since, clock_timestamp()) else clock_timestamp() end,
+                    away_noted_at = clock_timestamp(), away_reason = $1",
+        )
+        .bind(reason)
+        .bind(NOTED_WITHIN.as_secs_f64())
+        .execute(pool)
+        .await
+        .map(drop)
+    }
+
+    async fn end(pool: &PgPool) -> Result<(), sqlx::Error> {
+        sqlx::query("update nxt_mirror.api_budget set away_since = null, away_noted_at = null, away_reason = null")
+            .execute(pool)
+            .await
+            .map(drop)
+    }
+}
+
+impl Upstream {
+    /// Whether the API was found to be away and has not answered a probe since.
+    pub fn is_away(&self) -> bool {
+        *self.watch.is_away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the API still answers after this failure of a request. When it does not, it counts as away from now on.
+    pub async fn answers_after(&self, error: &UpstreamError) -> bool {
+        if !matches!(remedy(error), Remedy::Probe) {
+            return true;
+        }
+        // Without its database the daemon cannot ask at all, which says nothing of the API.
+        if self.is_away() || matches!(error, UpstreamError::Budget(_)) {
+            return false;
+        }
+        match self.probe().await {
+            Ok(()) => true,
+            Err(error) => {
+                // One that asks for patience is there.
+                if !matches!(remedy(&error), Remedy::Wait(_)) && !matches!(error, UpstreamError::Budget(_)) {
+                    self.leave(&error).await;
+                }
+                false
+            }
+        }
+    }
+
+    /// Probes once whether an API that was away is back.
+    pub async fn is_back(&self) -> bool {
+        match self.probe().await {
+            Ok(()) => {
+                self.come_back().await;
+                true
+            }
+            Err(error) => {
+                self.note(&error).await;
+                false
+            }
+        }
+    }
+
+    /// Watches over outages, for ever: whenever the API is away, probes until it is back, then calls `is_back`. Begins
+    /// with the outage that another replica or an earlier run has noted, if there is one.
+    pub async fn watch_outages(&self, is_back: impl Fn()) {
+        if matches!(Outage::current(self.pool()).await, Ok(Some(_))) && !self.is_back().await {
+            self.watch.set(true);
+        }
+        loop {
+            let noticed = self.watch.noticed.notified();
+            if !self.is_away() {
+                noticed.await;
+            }
+            let mut pause = PROBE_PAUSE_MIN;
+            while self.is_away() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PROBE_PAUSE_MAX);
+                self.is_back().await;
+            }
+            is_back();
+        }
+    }
+
+    async fn leave(&self, error: &UpstreamError) {
+        if !self.watch.set(true) {
+            tracing::warn!(error = %chain(error), "the API is away; rows wait until it answers a probe");
+        }
+        self.note(error).await;
+        self.watch.noticed.notify_one();
+    }
+
+    async fn come_back(&self) {
+        if self.watch.set(false) {
+            tracing::info!("the API answers again");
+        }
+        if let Err(error) = Outage::end(self.pool()).await {
+            tracing::warn!(%error, "the end of the outage is not noted; it counts as over in some minutes");
+        }
+    }
+
+    async fn note(&self, error: &UpstreamError) {
+        if let Err(error) = Outage::note(self.pool(), &chain(error).to_string()).await {
+            tracing::warn!(%error, "the outage is not noted");
+        }
+    }
+}

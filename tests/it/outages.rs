@@ -1,0 +1,342 @@
+//! What is away, full or wrong for a long time, and what is left of it afterwards.
+
+use std::{collections::BTreeSet, path::Path, sync::mpsc, time::Duration};
+
+use nxt_mirror::{
+    clocks,
+    config::Role,
+    embedded::{EmbeddedOptions, EmbeddedPostgres},
+    queue::{Claimable, Queue, maintenance},
+    simulator::{Clock, Fault, FaultKind},
+};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::support::{
+    app::{COMPANY, TestApp},
+    object,
+    process::Site,
+};
+
+/// Puts orders one after the other, each received before the next.
+async fn put_in_order(app: &TestApp, numbers: std::ops::RangeInclusive<i64>) {
+    for number in numbers {
+        let row = object(json!({ "orderNo": number, "name": format!("Order {number}") }));
+        app.simulator.put(COMPANY, "Order", row).unwrap();
+        app.simulator.drain().await;
+    }
+}
+
+async fn status(app: &TestApp) -> Value {
+    let output = app.command(&["status", "--json"]).await;
+    serde_json::from_slice(&output.stdout).expect("the status is a JSON document")
+}
+
+/// The keys of the next claim.
+async fn claim(pool: &PgPool, rows: usize) -> BTreeSet<String> {
+    let claimed = Queue::new(pool.clone()).claim(uuid::Uuid::new_v4(), Claimable::All, rows, &[]).await;
+    claimed.unwrap().iter().map(|row| row.hint.key.canonical()).collect()
+}
+
+#[tokio::test]
+async fn while_the_api_is_away_rows_wait_by_age_and_deletions_go_on() {
+    for kind in [FaultKind::Unavailable, FaultKind::Dropped, FaultKind::TokenAway] {
+        let mut app = TestApp::builder().set("NXT_FETCH_ROWS_MAX", 10).simulator(|o| o.token_seconds = 1).start().await;
+        let old = json!({ "orderNo": 1, "changedTimestamp": "2025-01-01T00:00:00" });
+        app.simulator.put(COMPANY, "Order", object(old)).unwrap();
+        put_in_order(&app, 2..=5).await;
+        app.assert_equal().await;
+
+        app.simulator.fault(Fault::new(kind));
+        put_in_order(&app, 6..=35).await;
+        app.simulator.delete(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+        app.wait_for("the deletion", 4, "select count(*) from business_nxt.\"order\"").await;
+        app.wait_for("a noted outage", 1, "select count(*) from nxt_mirror.api_budget where away_since is not null")
+            .await;
+        let told = status(&app).await;
+        assert_eq!(told["backlog_rows"], 30, "{kind:?}: {told}");
+        assert!(told["api_away"]["reason"].is_string() && told["api_away"]["since"].is_string(), "{kind:?}: {told}");
+        assert!(app.metrics().await.contains("nxt_mirror_api_away 1"), "{kind:?}");
+        assert!(app.command(&["status"]).await.stdout.starts_with(b"lag "));
+        // No row is blamed, however often it was tried.
+        let blamed = "select count(*) from nxt_mirror.dirty_row where attempts > 0 or looks > 0";
+        assert_eq!(app.count(blamed).await, 0, "{kind:?}");
+
+        // Everybody comes back in the order of age, and a replay only behind what is live.
+        let replay = ["replay", "--since", "2020-01-01T00:00:00Z", "--table", "Order"];
+        let receiver = app.another(Role::Receiver).await;
+        std::mem::replace(&mut app.daemon, receiver).stop().await;
+        assert!(app.command(&replay).await.status.success());
+        for first in [6, 16, 26] {
+            let expected: BTreeSet<String> =
+                (first..first + 10).map(|number| format!(r#"{{"orderno":{number}}}"#)).collect();
+            assert_eq!(claim(&app.pool, 10).await, expected, "{kind:?}");
+        }
+        assert_eq!(claim(&app.pool, 10).await.len(), 5, "{kind:?}");
+        sqlx::query("update nxt_mirror.dirty_row set claim_id = null, due_at = now()")
+            .execute(&app.pool)
+            .await
+            .unwrap();
+
+        app.simulator.clear_faults();
+        let worker = app.another(Role::Worker).await;
+        assert_eq!(app.assert_equal().await, 34, "{kind:?}");
+        app.wait_for(
+            "the end of the outage",
+            0,
+            "select count(*) from nxt_mirror.api_budget where away_since is not null",
+        )
+        .await;
+        assert_eq!(status(&app).await["api_away"], Value::Null);
+        assert!(app.dead_letters().await.is_empty(), "{kind:?}");
+        worker.stop().await;
+    }
+}
+
+/// The same daemon goes on when the API is back, without being told.
+#[tokio::test]
+async fn an_outage_ends_by_itself() {
+    let app = TestApp::builder().set("NXT_TABLES", "Order").start().await;
+    app.simulator.fault(Fault::new(FaultKind::ServerError));
+    put_in_order(&app, 1..=20).await;
+    app.wait_for("a noted outage", 1, "select count(*) from nxt_mirror.api_budget where away_since is not null").await;
+    app.simulator.clear_faults();
+    assert_eq!(app.assert_equal().await, 20);
+    app.wait_for("the end of the outage", 0, "select count(*) from nxt_mirror.api_budget where away_since is not null")
+        .await;
+    // What nobody has seen for minutes is over, whoever forgot to say so.
+    sqlx::query(
+        "update nxt_mirror.api_budget
+            set away_since = now() - interval '1 hour', away_noted_at = now() - interval '10 minutes', away_reason = 'x'",
+    )
+    .execute(&app.pool)
+    .await
+    .unwrap();
+    assert_eq!(status(&app).await["api_away"], Value::Null);
+}
+
+/// Lets every insert into a table fail as on a full disk.
+const FULL: [&str; 3] = [
+    "create function public.disk_full() returns trigger language plpgsql as $$
+     begin raise exception 'could not extend file: No space left on device' using errcode = 'disk_full'; end $$",
+    "create trigger disk_full before insert on nxt_mirror.notification for each row execute function public.disk_full()",
+    "create trigger disk_full before insert or update on business_nxt.\"order\"
+        for each row execute function public.disk_full()",
+];
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_blames_no_row() {
+    let app = TestApp::start().await;
+    put_in_order(&app, 1..=3).await;
+    app.assert_equal().await;
+    for sql in FULL {
+        sqlx::query(sql).execute(&app.pool).await.unwrap();
+    }
+    let body = json!({
+        "tableIdentifier": "Order", "customerNo": 1_000_001, "companyNo": 2_000_001, "event": "UPDATE",
+        "primaryKeys": [{ "OrderNo": 1 }], "timestamp": "2026-01-01T00:00:00Z",
+        "changedByUser": "x", "changedColumns": [],
+    });
+    let refused = app.post(body.to_string()).await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 3);
+
+    // The ledger has room again, the mirror has not.
+    sqlx::query("drop trigger disk_full on nxt_mirror.notification").execute(&app.pool).await.unwrap();
+    put_in_order(&app, 4..=6).await;
+    let fetched = app.simulator.counters().graphql_requests;
+    app.wait_until("the rows to be tried several times", |app| app.simulator.counters().graphql_requests > fetched + 2)
+        .await;
+    assert_eq!(app.count("select count(*) from nxt_mirror.dirty_row where attempts = 0").await, 3);
+    sqlx::query("drop trigger disk_full on business_nxt.\"order\"").execute(&app.pool).await.unwrap();
+    assert_eq!(app.assert_equal().await, 6);
+    assert!(app.dead_letters().await.is_empty());
+}
+
+/// `mount -t tmpfs -o size=200m none DIR` as root, then
+/// `NXT_SMALL_DISK=DIR cargo test --test it outages::a_disk_that_is_really_full -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a small file system, see its documentation"]
+async fn a_disk_that_is_really_full() {
+    let disk = std::env::var("NXT_SMALL_DISK").expect("NXT_SMALL_DISK names a folder on a small file system");
+    let options = EmbeddedOptions::new(Path::new(&disk).join("postgres"));
+    let mut server = EmbeddedPostgres::start(options.clone()).await.expect("the server starts");
+    let url = server.url("nxt_mirror").expose_secret().to_owned();
+    let simulator = nxt_mirror::simulator::Options { published_example: false, ..Default::default() };
+    let site = Site::new(simulator, &url, &[]).await;
+    site.simulator.set_knobs(|knobs| (knobs.retries, knobs.retry_ms) = (400, 250));
+    let mut daemon = site.spawn(None);
+    let put = |numbers: std::ops::Range<i64>| {
+        for number in numbers {
+            let row = object(json!({ "orderNo": number, "name": "x".repeat(200) }));
+            site.simulator.put(COMPANY, "Order", row).unwrap();
+        }
+    };
+    put(0..100);
+    site.settle().await;
+
+    // Everything that is left goes to one file, and notifications come until no segment of the log is free.
+    let ballast = Path::new(&disk).join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    let written = std::io::copy(&mut std::io::repeat(0), &mut file);
+    assert!(written.is_err(), "the disk takes no more");
+    let refused_before = site.simulator.sender_counters().failed;
+    let mut next = 100;
+    while site.simulator.sender_counters().failed < refused_before + 500 {
+        put(next..next + 500);
+        next += 500;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(next < 2_000_000, "the disk never fills");
+    }
+    let refused = site.simulator.sender_counters().failed - refused_before;
+    let outlived = server.server_pid().is_some() && sqlx::query("select 1").execute(&site.pool).await.is_ok();
+    println!("{refused} refusals after {next} rows; PostgreSQL {}", if outlived { "went on" } else { "had given up" });
+
+    drop(file);
+    std::fs::remove_file(&ballast).unwrap();
+    if !outlived {
+        drop(server);
+        server = loop {
+            match EmbeddedPostgres::start(options.clone()).await {
+                Ok(server) => break server,
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        };
+    }
+    assert!(daemon.is_running(), "the daemon outlives a full disk");
+    site.settle().await;
+    let comparison = site.compare().await;
+    println!("{comparison}");
+    assert!(comparison.is_equal() && comparison.rows == usize::try_from(next).unwrap(), "{comparison}");
+    daemon.kill().await;
+    site.pool.close().await;
+    server.stop().await.expect("the server stops");
+}
+
+#[tokio::test]
+async fn a_source_whose_clocks_are_an_hour_wrong_is_mirrored_and_told() {
+    for (rows, notifications, expected) in [
+        (3_600, 0, Some("after they were received")),
+        (-3_600, 0, Some("after their changes")),
+        (0, 3_600, None),
+        (0, 0, None),
+    ] {
+        let app = TestApp::builder().simulator(|options| options.clock = Clock::ahead_by(rows)).start().await;
+        app.simulator.set_knobs(|knobs| knobs.stamp_ahead_seconds = notifications);
+        put_in_order(&app, 1..=4).await;
+        app.assert_equal().await;
+        app.simulator.delete(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+        app.simulator.delete(COMPANY, "Order", object(json!({ "orderNo": 2 }))).unwrap();
+        app.assert_equal().await;
+        // Made again, with the old deletion still on its way.
+        put_in_order(&app, 1..=1).await;
+        assert_eq!(app.assert_equal().await, 3, "{rows} {notifications}");
+        let told = status(&app).await["clocks"].to_string();
+        assert_eq!(told.contains(expected.unwrap_or("received")), expected.is_some(), "{rows}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_clock_that_was_set_back_holds_nothing_up() {
+    let app = TestApp::start().await;
+    put_in_order(&app, 1..=3).await;
+    app.settle().await;
+    // The hour by which the clock was set back lies before everything that was planned.
+    for sql in [
+        "update nxt_mirror.api_slot set free_at = now() + interval '1 hour', in_flight_until = now() + interval '1 hour'",
+        "update nxt_mirror.api_budget set paused_until = now() + interval '1 hour'",
+        "insert into nxt_mirror.dirty_row (tenant_kind, tenant_no, table_name, row_key, due_at, waiting_since, announced)
+         select tenant_kind, tenant_no, table_name, row_key, now() + interval '1 hour', now() + interval '1 hour', false
+           from nxt_mirror.notification",
+    ] {
+        sqlx::query(sql).execute(&app.pool).await.unwrap();
+    }
+    assert_eq!(clocks::recall(&app.pool).await.unwrap(), 3);
+    assert_eq!(clocks::recall(&app.pool).await.unwrap(), 0);
+    // A slot is free no earlier than a minute after its request: by how much does not matter here.
+    let held = "select count(*) from nxt_mirror.api_slot where free_at > now() + interval '61 seconds'";
+    assert_eq!(app.count(held).await, 0);
+    sqlx::query("update nxt_mirror.api_slot set free_at = '-infinity'").execute(&app.pool).await.unwrap();
+    assert_eq!(app.assert_equal().await, 3);
+}
+
+#[tokio::test]
+async fn what_is_past_its_retention_goes_and_the_rest_stays() {
+    let app = TestApp::builder().role(Role::Receiver).start().await;
+    app.post("not understood, long ago").await;
+    app.post("not understood").await;
+    put_in_order(&app, 1..=1).await;
+    for sql in [
+        "update nxt_mirror.dead_letter set last_at = now() - interval '31 days' where id = 1",
+        "insert into nxt_mirror.tombstone values
+             ('company', 1, 'Order', 'old', now() - interval '32 days', now() - interval '32 days'),
+             ('company', 1, 'Order', 'young', now() - interval '32 days', now() - interval '29 days')",
+        "insert into nxt_mirror.sync_log (at, tenant_kind, tenant_no, table_name, row_key, action, reason)
+         select now() - age, 'company', 1, 'Order', '{}', 'updated', 'x'
+           from unnest(array[interval '32 days', interval '29 days']) as age",
+        "insert into nxt_mirror.delivery values ('old', now() - interval '32 days'), ('young', now())",
+        "insert into nxt_mirror.notification
+             (id, received_at, tenant_kind, tenant_no, table_name, row_key, event, body)
+         select nextval('nxt_mirror.notification_id'), now() - age, 'company', 1, 'Order', '{}', 'UPDATE', '{}'
+           from unnest(array[interval '32 days', interval '29 days']) as age",
+    ] {
+        sqlx::query(sql).execute(&app.pool).await.unwrap();
+    }
+    maintenance::run(&app.pool, maintenance::RETENTION_DAYS).await.unwrap();
+    let left = async |table: &str| -> i64 {
+        let sql = sqlx::AssertSqlSafe(format!("select count(*) from nxt_mirror.{table}"));
+        sqlx::query_scalar(sql).fetch_one(&app.pool).await.unwrap()
+    };
+    assert_eq!(left("dead_letter").await, 1);
+    assert_eq!(left("tombstone").await, 1);
+    assert_eq!(left("sync_log").await, 1);
+    // The one notification just received has its delivery as well.
+    assert_eq!(left("delivery").await, 2);
+    assert_eq!(left("notification").await, 2);
+}
+
+/// A server with a certificate that it signed itself. Tells what it could read.
+fn impostor() -> (u16, mpsc::Receiver<std::io::Result<usize>>) {
+    let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .unwrap();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, read) = mpsc::channel();
+    std::thread::spawn(move || {
+        let config = std::sync::Arc::new(config);
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+            let mut bytes = [0; 1_024];
+            if sender.send(std::io::Read::read(&mut tls, &mut bytes)).is_err() {
+                return;
+            }
+        }
+    });
+    (port, read)
+}
+
+#[tokio::test]
+async fn an_api_whose_certificate_nobody_vouches_for_is_told_nothing() {
+    let app = TestApp::builder().role(Role::Receiver).start().await;
+    let (port, read) = impostor();
+    for variable in ["NXT_TOKEN_URL", "NXT_GRAPHQL_URL"] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+        command.arg("doctor").envs(app.environment()).env(variable, format!("https://localhost:{port}/x"));
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && text.contains("certificate"), "{variable}: {text}");
+        let received = read.recv_timeout(Duration::from_secs(60)).expect("the daemon came by");
+        assert!(received.is_err(), "{variable}: {received:?} bytes were told to a stranger");
+    }
+}
