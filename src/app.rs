@@ -23,7 +23,7 @@ use crate::{
     telemetry::{Metrics, chain},
     upstream::{Budget, Catalog, Upstream},
     walk,
-    webhook::{self, Receiver, SigningSecrets},
+    webhook::{self, Receiver, Room, SigningSecrets},
     worker::{self, Scope, Worker},
 };
 
@@ -171,6 +171,7 @@ fn receiver(
     let receiver = Receiver {
         secrets: SigningSecrets::new(&settings.secrets),
         body_bytes_max: settings.body_bytes_max,
+        room: Room::new(),
         acceptor,
         metrics: Arc::clone(metrics),
     };

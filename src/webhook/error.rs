@@ -10,6 +10,9 @@ use serde_json::json;
 
 use crate::queue::AcceptError;
 
+/// `Retry-After` of a 503.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// Why a request got no 2xx. Its text is fit for strangers.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
@@ -21,13 +24,10 @@ pub(super) enum Refusal {
     Incomplete,
     #[error("the body took too long to arrive")]
     Slow,
+    #[error("too much is being received, send it again later")]
+    Crowded,
     #[error("the notification could not be stored, send it again later")]
-    NotStored {
-        /// When to try again.
-        retry_after: Duration,
-        #[source]
-        cause: AcceptError,
-    },
+    NotStored(#[source] AcceptError),
     #[error("this path takes {0} alone")]
     Method(&'static str),
     #[error("there is nothing here")]
@@ -41,7 +41,7 @@ impl Refusal {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Incomplete => StatusCode::BAD_REQUEST,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::NotStored { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Crowded | Self::NotStored(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Path => StatusCode::NOT_FOUND,
         }
@@ -50,8 +50,12 @@ impl Refusal {
     pub(super) fn answer(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status());
         match self {
-            Self::NotStored { retry_after, .. } => {
-                response.insert_header((header::RETRY_AFTER, retry_after.as_secs()));
+            Self::Crowded => {
+                response.insert_header((header::RETRY_AFTER, RETRY_AFTER.as_secs()));
+                response.force_close();
+            }
+            Self::NotStored(_) => {
+                response.insert_header((header::RETRY_AFTER, RETRY_AFTER.as_secs()));
             }
             Self::Method(allowed) => {
                 response.insert_header((header::ALLOW, *allowed));

@@ -2,6 +2,7 @@
 //!
 //! Nothing is done with a body before its signature holds, and nothing is answered with 2xx before it is committed.
 
+mod body;
 mod error;
 mod payload;
 mod receive;
@@ -9,6 +10,7 @@ mod signature;
 
 use crate::domain::ChangeEvent;
 
+pub use body::Room;
 pub use receive::{Receiver, configure};
 pub use signature::SigningSecrets;
 

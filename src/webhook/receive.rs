@@ -1,15 +1,16 @@
 //! The public listener's two paths.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header,
-    web::{self, Bytes, Payload},
+    web::{self, Payload},
 };
 use serde_json::json;
 
 use super::{
+    body::Room,
     error::Refusal,
     payload,
     signature::{self, SigningSecrets, VerifiedBody},
@@ -19,10 +20,6 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How long the whole of a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(20);
-/// `Retry-After` of a 503.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Characters of a reason that are kept.
 const REASON_LENGTH_MAX: usize = 300;
 /// The header that identifies one notification over its retries, as far as is known.
@@ -35,6 +32,8 @@ pub struct Receiver {
     pub secrets: SigningSecrets,
     /// Bytes of a body.
     pub body_bytes_max: usize,
+    /// Room for all bodies.
+    pub room: Room,
     /// Stores what arrives.
     pub acceptor: Acceptor,
     /// Counts what arrives.
@@ -73,7 +72,7 @@ async fn receive(request: HttpRequest, body: Payload, receiver: web::Data<Receiv
     match outcome {
         Ok(answer) => answer.response(),
         Err(refusal) => {
-            if let Refusal::NotStored { cause, .. } = &refusal {
+            if let Refusal::NotStored(cause) = &refusal {
                 tracing::warn!(error = %crate::telemetry::chain(cause), "notification not stored, answered 503");
             }
             refusal.answer()
@@ -111,35 +110,32 @@ fn label(refusal: &Refusal) -> &'static str {
         Refusal::Unsigned => "unsigned",
         Refusal::TooLarge(_) => "too_large",
         Refusal::Incomplete | Refusal::Slow => "incomplete",
-        Refusal::NotStored { .. } => "not_stored",
+        Refusal::Crowded => "crowded",
+        Refusal::NotStored(_) => "not_stored",
         Refusal::Method(_) | Refusal::Path => "not_found",
     }
 }
 
 async fn accept(request: &HttpRequest, body: Payload, receiver: &Receiver) -> Result<Answer, Refusal> {
-    let bytes = read(request, body, receiver.body_bytes_max).await?;
+    let bytes_max = receiver.body_bytes_max;
+    if is_announced_too_large(request, bytes_max) {
+        return Err(Refusal::TooLarge(bytes_max));
+    }
+    let held = receiver.room.take_in(body, bytes_max).await?;
     let signature = request.headers().get(signature::HEADER).map(|value| value.as_bytes());
-    let body = receiver.secrets.verify(bytes, signature).ok_or(Refusal::Unsigned)?;
+    let body = receiver.secrets.verify(held.bytes.clone(), signature).ok_or(Refusal::Unsigned)?;
     let (delivery, reason) = understand(request, body);
     match receiver.acceptor.accept(delivery).await {
         Ok(Accepted::New) => Ok(Answer::Accepted),
         Ok(Accepted::Duplicate) => Ok(Answer::Duplicate),
         Ok(Accepted::Quarantined) => Ok(Answer::Quarantined(reason.unwrap_or_default())),
-        Err(cause) => Err(Refusal::NotStored { retry_after: RETRY_AFTER, cause }),
+        Err(cause) => Err(Refusal::NotStored(cause)),
     }
 }
 
-async fn read(request: &HttpRequest, body: Payload, bytes_max: usize) -> Result<Bytes, Refusal> {
+fn is_announced_too_large(request: &HttpRequest, bytes_max: usize) -> bool {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|bytes: u64| bytes > bytes_max as u64) {
-        return Err(Refusal::TooLarge(bytes_max));
-    }
-    match tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(bytes_max)).await {
-        Err(_) => Err(Refusal::Slow),
-        Ok(Err(_limit)) => Err(Refusal::TooLarge(bytes_max)),
-        Ok(Ok(Err(_broken))) => Err(Refusal::Incomplete),
-        Ok(Ok(Ok(bytes))) => Ok(bytes),
-    }
+    announced.is_some_and(|bytes: u64| bytes > bytes_max as u64)
 }
 
 /// A verified body is a notification, or a dead letter with the reason.

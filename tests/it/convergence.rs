@@ -14,7 +14,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use nxt_mirror::{
     embedded::{EmbeddedOptions, EmbeddedPostgres},
-    simulator::{Fault, FaultKind, Options, Owner},
+    simulator::{Clock, Fault, FaultKind, Options, Owner},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use secrecy::ExposeSecret;
@@ -30,8 +30,9 @@ use crate::support::{
 
 const OWNERS: [Owner; 2] = [Owner::Company(2_000_001), Owner::Company(2_000_002)];
 const PRODUCTS: [&str; 8] = ["A", "Bolt x", "bø", "Ærlig", "10", "9", "z'z", "Ω"];
-const FAULTS: [FaultKind; 12] = [
+const FAULTS: [FaultKind; 14] = [
     FaultKind::Unauthorized,
+    FaultKind::TooMany,
     FaultKind::TooManyRetryAfter,
     FaultKind::InProgress,
     FaultKind::ServerError,
@@ -43,7 +44,10 @@ const FAULTS: [FaultKind; 12] = [
     FaultKind::PartialError,
     FaultKind::WrongShape,
     FaultKind::TokenAway,
+    FaultKind::Deny,
 ];
+/// Seconds by which a clock may be ahead: mostly none.
+const AHEAD: [i64; 5] = [0, 0, 0, 3_600, -3_600];
 
 /// Which row: owner, table, key as text.
 type RowId = (Owner, &'static str, String);
@@ -145,7 +149,9 @@ impl Server {
 async fn run(seed: u64, steps: u32) -> Tally {
     let mut random = StdRng::seed_from_u64(seed);
     let mut server = Server::start().await;
+    let clock = Clock::ahead_by(AHEAD[random.random_range(0..AHEAD.len())]);
     let options = Options {
+        clock,
         published_example: false,
         companies: vec![(1_000_001, 2_000_001), (1_000_001, 2_000_002)],
         requests_per_minute: 100_000,
@@ -166,6 +172,7 @@ async fn run(seed: u64, steps: u32) -> Tally {
         knobs.delay_ms_max = 300;
         knobs.wrong_signature = 0.05;
         knobs.old_payload = random.random_bool(0.5);
+        knobs.stamp_ahead_seconds = AHEAD[random.random_range(0..AHEAD.len())];
     });
     let history = Arc::new(Mutex::new(History::default()));
     let done = CancellationToken::new();
@@ -217,14 +224,19 @@ async fn step(
         70..80 => {
             let kind = FAULTS[random.random_range(0..FAULTS.len())];
             let mut fault = Fault { millis: 200, after: random.random_range(0..3), ..Fault::new(kind) };
-            fault = fault.times(random.random_range(1..5));
+            // A gateway that does not say how long to wait is left alone for ten seconds each time.
+            fault = fault.times(if kind == FaultKind::TooMany { 1 } else { random.random_range(1..5) });
             if random.random_bool(0.3) {
                 fault = fault.on(OWNERS[random.random_range(0..2)], None);
             }
             site.simulator.fault(fault);
         }
         80..84 => site.simulator.set_read_lag(Duration::from_millis(random.random_range(0..1_200))),
-        84..85 => site.simulator.add_column("Order", "addedColumn", "Int").expect("a column can be added"),
+        84..85 => match random.random_range(0..3) {
+            0 => site.simulator.hide_column("Order", "employeeNo").expect("a column can be hidden"),
+            1 => site.simulator.add_column("Order", "employeeNo", "Int").expect("a column can come back"),
+            _ => site.simulator.add_column("Order", "addedColumn", "Int").expect("a column can be added"),
+        },
         85..88 => {
             daemon.kill().await;
             tally.daemon_kills += 1;
@@ -250,6 +262,9 @@ fn change(random: &mut StdRng, site: &Site, history: &Mutex<History>) {
         return;
     }
     row.insert(version_column.to_owned(), json!(version.to_string()));
+    if table == "Order" {
+        row.insert("employeeNo".to_owned(), json!(version));
+    }
     if random.random_ratio(1, 8) {
         // As rows that nobody has touched for years.
         row.insert("changedTimestamp".to_owned(), Value::Null);

@@ -1,6 +1,9 @@
 //! What operators ask and do.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use nxt_mirror::{
     config::Role,
@@ -114,6 +117,8 @@ async fn the_doctor_finds_a_wrong_time_zone_and_nothing_where_all_is_well() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(output.status.success(), healthy, "{text}");
         assert_eq!(text.contains("NXT_SOURCE_TIMEZONE"), !healthy, "{text}");
+        let told = json_of(&app, &["status", "--json"]).await["clocks"].to_string();
+        assert_eq!(told.contains("-9.0 h"), !healthy, "{told}");
     }
 }
 
@@ -186,6 +191,44 @@ async fn a_rolling_restart_refuses_no_notification() {
     stop.cancel();
     let accepted: i64 = posting.await.expect("nothing was refused");
     assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, accepted);
+}
+
+/// Waits until a timer has found a row that no notification told of, while never two replicas have the timers.
+async fn found_by_a_timer(app: &TestApp, number: i64) {
+    let leaders = "select count(*) from pg_locks
+                    where locktype = 'advisory' and granted
+                      and database = (select oid from pg_database where datname = current_database())
+                      and (classid::bigint << 32) | objid::bigint = hashtextextended('nxt-mirror schedule', 0)";
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+    for _ in 0..4_500 {
+        assert!(app.count(leaders).await <= 1, "several replicas have the timers");
+        let rows = sqlx::query_scalar("select count(*) from business_nxt.\"order\"").fetch_one(&app.pool).await;
+        // Fails until the table is made.
+        if rows.unwrap_or(0_i64) == number {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("no timer found row {number}");
+}
+
+#[tokio::test]
+async fn timers_run_on_one_replica_and_move_on_when_it_stops() {
+    let mut app = TestApp::builder()
+        .set("NXT_TABLES", "Order")
+        .set("NXT_COMPANIES", 2_000_001)
+        .set("NXT_SWEEP_SECONDS", 1)
+        .start()
+        .await;
+    app.simulator.set_knobs(|knobs| knobs.loss = 1.0);
+    let mut replicas = vec![app.another(Role::All).await, app.another(Role::All).await];
+    found_by_a_timer(&app, 1).await;
+    // Each of the three stops once, so that whoever had the timers has passed them on.
+    for number in 2..=3 {
+        let next = replicas.pop().expect("there are two more");
+        std::mem::replace(&mut app.daemon, next).stop().await;
+        found_by_a_timer(&app, number).await;
+    }
 }
 
 #[tokio::test]

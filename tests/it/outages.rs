@@ -238,6 +238,32 @@ async fn a_source_whose_clocks_are_an_hour_wrong_is_mirrored_and_told() {
     }
 }
 
+/// Rows come and go as they should although every one of them is dated hours off.
+#[tokio::test]
+async fn a_source_whose_zone_is_set_wrong_is_mirrored_and_told() {
+    for (zone, shift) in [("America/New_York", "h from what"), ("UTC", "")] {
+        let app = TestApp::builder().set("NXT_SOURCE_TIMEZONE", zone).start().await;
+        put_in_order(&app, 1..=4).await;
+        app.settle().await;
+        for number in [1, 2] {
+            app.simulator.delete(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        }
+        app.settle().await;
+        put_in_order(&app, 1..=1).await;
+        app.settle().await;
+        let left: Vec<i32> = sqlx::query_scalar("select order_no from business_nxt.\"order\" order by 1")
+            .fetch_all(&app.pool)
+            .await
+            .unwrap();
+        assert_eq!(left, [1, 3, 4], "{zone}");
+        let told = status(&app).await["clocks"].to_string();
+        assert!(told.contains(shift), "{zone}: {told}");
+        assert_eq!(told == "[]", shift.is_empty(), "{zone}: {told}");
+        let said = String::from_utf8(app.command(&["status"]).await.stdout).unwrap();
+        assert_eq!(said.contains("NXT_SOURCE_TIMEZONE"), !shift.is_empty(), "{zone}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn a_database_clock_that_was_set_back_holds_nothing_up() {
     let app = TestApp::start().await;

@@ -144,3 +144,36 @@ async fn a_client_that_dawdles_is_hung_up_on() {
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 0);
 }
+
+/// Strangers may keep a receiver from storing for as long as bodies may take, but they cannot fill its memory.
+#[tokio::test]
+async fn bodies_that_never_end_fill_no_memory() {
+    let app = TestApp::builder().role(Role::Receiver).start().await;
+    let host = app.daemon.public.trim_start_matches("http://").to_owned();
+    let head = "POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n";
+    let almost_all = vec![b' '; 1_048_575];
+    let (mut dawdling, mut refused) = (vec![], None);
+    for _ in 0..160 {
+        let mut stream = tokio::net::TcpStream::connect(&host).await.unwrap();
+        // Fails once the answer is there and the connection closed.
+        let sent = async { stream.write_all(head.as_bytes()).await.and(stream.write_all(&almost_all).await) }.await;
+        let mut start = [0; 12];
+        let read = tokio::time::timeout(Duration::from_millis(20), stream.read_exact(&mut start)).await;
+        if sent.is_err() || read.is_ok() {
+            refused = Some(String::from_utf8_lossy(&start).into_owned());
+            break;
+        }
+        dawdling.push(stream);
+    }
+    // 128 MiB are the bound.
+    assert_eq!(refused.as_deref(), Some("HTTP/1.1 503"), "{} bodies were taken", dawdling.len());
+    drop(dawdling);
+    let body = json!({ "tableIdentifier": "Order" }).to_string();
+    for _ in 0..100 {
+        if app.post(body.clone()).await.status().as_u16() == 202 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the room is not given back");
+}
