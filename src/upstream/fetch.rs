@@ -1,17 +1,14 @@
 //! Fetching rows by key: many keys of several tables and tenants in one request.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt::Write,
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::{
     GraphqlError, Lane, Upstream, UpstreamError,
-    answer::{self, Page, Place},
+    answer::{self, Page},
     filter,
+    request::{PartOf, Request},
 };
 use crate::domain::{Row, RowKey, TableSpec, Tenant, Time};
 
@@ -83,7 +80,7 @@ impl Upstream {
             if parts.is_empty() {
                 break;
             }
-            let request = Request::build(&parts, asks);
+            let request = request(&parts, asks);
             let keys: usize = parts.iter().map(|part| part.keys.len()).sum();
             self.metrics().rows_fetched.inc_by(keys as u64);
             let answer = self.post(&request.tenants, Lane::Live, &request.body).await?;
@@ -110,12 +107,11 @@ impl Upstream {
 
     /// Whether this table of this tenant can be read, by a question that no row answers.
     pub async fn probe_table(&self, ask: &Ask) -> Result<Result<(), AskError>, UpstreamError> {
-        let part = Part { ask: 0, keys: vec![0], single: true };
-        let mut request = Request::build(std::slice::from_ref(&part), std::slice::from_ref(ask));
         let column = &ask.table.key_columns().next().expect("a table's key has columns").name;
         let value = &ask.keys[0].values()[0];
         let nothing = json!({ "_and": [{ column: { "_eq": value } }, { column: { "_not_eq": value } }] });
-        request.body["variables"]["f0"] = nothing;
+        let part = PartOf { tenant: ask.tenant, table: &ask.table, filter: nothing, rows_max: 1 };
+        let request = Request::build("ProbeTable", vec![part]);
         let answer = self.post(&request.tenants, Lane::Live, &request.body).await?;
         let page = answer::read(answer, &request.places, self.timezone).into_iter().next();
         Ok(page.expect("one place gives one page").map(drop))
@@ -251,70 +247,16 @@ fn next_parts(open: &[OpenAsk<'_>]) -> Vec<Part> {
     parts
 }
 
-/// The request's text and the places where its parts' answers will be.
-struct Request {
-    body: Value,
-    tenants: Vec<Tenant>,
-    places: Vec<Place>,
-}
-
-impl Request {
-    /// A named operation with variables for all values, and a fragment for each table's columns.
-    fn build(parts: &[Part], asks: &[Ask]) -> Self {
-        let mut tenants: Vec<Tenant> = parts.iter().map(|part| asks[part.ask].tenant).collect();
-        tenants.sort_unstable();
-        tenants.dedup();
-        let (mut declared, mut variables, mut places) = (String::new(), Map::new(), Vec::new());
-        let mut contexts: HashMap<Tenant, String> = HashMap::new();
-        let mut tables: BTreeSet<&str> = BTreeSet::new();
-        let mut fragments = String::new();
-        for (index, part) in parts.iter().enumerate() {
-            let ask = &asks[part.ask];
-            let table = &ask.table;
-            let keys: Vec<RowKey> = part.keys.iter().map(|&key| ask.keys[key].clone()).collect();
-            variables.insert(format!("f{index}"), filter::by_keys(table, &keys));
-            variables.insert(format!("n{index}"), json!(rows_max(part)));
-            _ = write!(declared, ", $f{index}: FilterExpression_{}, $n{index}: Int", table.name);
-            _ = write!(
-                contexts.entry(ask.tenant).or_default(),
-                " t{index}: {}(first: $n{index}, filter: $f{index}) {{ pageInfo {{ hasNextPage }} items {{ ...{}Row }} }}",
-                table.field,
-                table.name,
-            );
-            if tables.insert(table.name.as_str()) {
-                fragments.push_str(&fragment(table));
-            }
-            let context = tenants.binary_search(&ask.tenant).expect("every part's tenant is in the list");
-            places.push(Place { context: format!("c{context}"), part: format!("t{index}"), table: Arc::clone(table) });
-        }
-        let (mut header, mut selection) = (String::new(), String::new());
-        for (index, tenant) in tenants.iter().enumerate() {
-            let field = match tenant {
-                Tenant::Company(_) => "useCompany",
-                Tenant::Customer(_) => "useCustomer",
-            };
-            variables.insert(format!("c{index}"), json!(tenant.number()));
-            _ = write!(header, ", $c{index}: Int!");
-            _ = write!(selection, " c{index}: {field}(no: $c{index}) {{{} }}", contexts[tenant]);
-        }
-        let header = header.trim_start_matches(", ");
-        let query = format!("query FetchRows({header}{declared}) {{{selection} }}{fragments}");
-        let body = json!({ "query": query, "variables": variables, "operationName": "FetchRows" });
-        Self { body, tenants, places }
-    }
+fn request(parts: &[Part], asks: &[Ask]) -> Request {
+    let of = |part: &Part| {
+        let Ask { tenant, table, keys } = &asks[part.ask];
+        let keys: Vec<RowKey> = part.keys.iter().map(|&key| keys[key].clone()).collect();
+        PartOf { tenant: *tenant, table, filter: filter::by_keys(table, &keys), rows_max: rows_max(part) }
+    };
+    Request::build("FetchRows", parts.iter().map(of).collect())
 }
 
 /// `first`: one row a key. Two for a key asked for alone, so that a second row would show.
 fn rows_max(part: &Part) -> usize {
     if part.single { 2 } else { part.keys.len() }
-}
-
-pub(super) fn fragment(table: &TableSpec) -> String {
-    let mut text = format!("\nfragment {0}Row on {0} {{", table.name);
-    for column in &table.columns {
-        text.push(' ');
-        text.push_str(&column.name);
-    }
-    text.push_str(" }");
-    text
 }

@@ -15,6 +15,7 @@ mod filter;
 mod outage;
 mod page;
 mod queries;
+mod request;
 mod retry;
 mod token;
 mod value;
@@ -25,7 +26,7 @@ pub use client::Upstream;
 pub use error::{GraphqlError, UpstreamError};
 pub use fetch::{Ask, AskError, KeySight, Sighting};
 pub use outage::Outage;
-pub use page::{PageAsk, TablePage};
+pub use page::{ChangesAsk, PageAsk, TablePage};
 pub use queries::Company;
 pub use retry::{Remedy, remedy};
 

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::{
     AskError, Lane, Upstream, UpstreamError,
     answer::{self, Page, Place},
-    fetch::fragment,
     filter,
+    request::{PartOf, Request, fragment},
 };
 use crate::domain::{Row, RowKey, TableSpec, Tenant, Time};
 
@@ -29,6 +29,17 @@ pub struct PageAsk<'a> {
     pub is_counted: bool,
 }
 
+/// What changed lately in a table.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangesAsk<'a> {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Of which table, one with a change time.
+    pub table: &'a Arc<TableSpec>,
+    /// Rows changed after this moment.
+    pub since: Time,
+}
+
 /// Some rows of a table, in the source's order.
 #[derive(Debug)]
 pub struct TablePage {
@@ -46,6 +57,23 @@ pub struct TablePage {
     pub total: Option<u64>,
 }
 
+impl TablePage {
+    fn new(started_at: Time, page: Page) -> Result<Self, AskError> {
+        if page.has_next && page.rows.is_empty() {
+            return Err(AskError::Shape("a page promises more rows but brings none".into()));
+        }
+        let last_key = page.rows.last().map(|row| row.as_ref().map_or_else(|bad| &bad.key, |row| &row.key).clone());
+        let (mut rows, mut unreadable) = (Vec::with_capacity(page.rows.len()), vec![]);
+        for row in page.rows {
+            match row {
+                Ok(row) => rows.push(row),
+                Err(bad) => unreadable.push((bad.key, bad.problem)),
+            }
+        }
+        Ok(Self { started_at, rows, unreadable, last_key, has_next: page.has_next, total: page.total })
+    }
+}
+
 impl Upstream {
     /// A page of a table, in the order of its key. Uses the share of the budget that live work leaves.
     pub async fn page(
@@ -55,20 +83,24 @@ impl Upstream {
         ask: PageAsk<'_>,
     ) -> Result<Result<TablePage, AskError>, UpstreamError> {
         let (started_at, page) = self.ask_page(tenant, table, ask).await?;
-        Ok(page.and_then(|page| {
-            if page.has_next && page.rows.is_empty() {
-                return Err(AskError::Shape("a page promises more rows but brings none".into()));
-            }
-            let last_key = page.rows.last().map(|row| row.as_ref().map_or_else(|bad| &bad.key, |row| &row.key).clone());
-            let (mut rows, mut unreadable) = (Vec::with_capacity(page.rows.len()), vec![]);
-            for row in page.rows {
-                match row {
-                    Ok(row) => rows.push(row),
-                    Err(bad) => unreadable.push((bad.key, bad.problem)),
-                }
-            }
-            Ok(TablePage { started_at, rows, unreadable, last_key, has_next: page.has_next, total: page.total })
-        }))
+        Ok(page.and_then(|page| TablePage::new(started_at, page)))
+    }
+
+    /// What changed in many tables of many tenants, in one request: of each at most `rows_max` rows, in any order.
+    pub async fn changes(
+        &self,
+        asks: &[ChangesAsk<'_>],
+        rows_max: usize,
+    ) -> Result<Vec<Result<TablePage, AskError>>, UpstreamError> {
+        let parts = asks.iter().map(|ask| {
+            let changed = PageAsk { changed_since: Some(ask.since), ..PageAsk::default() };
+            PartOf { tenant: ask.tenant, table: ask.table, filter: self.page_filter(ask.table, &changed), rows_max }
+        });
+        let request = Request::build("ChangedRows", parts.collect());
+        let answer = self.post(&request.tenants, Lane::Background, &request.body).await?;
+        let started_at = answer.started_at;
+        let pages = answer::read(answer, &request.places, self.timezone);
+        Ok(pages.into_iter().map(|page| page.and_then(|page| TablePage::new(started_at, page))).collect())
     }
 
     /// The key of the row at this place of the table, counted from 0; `None` past its end.

@@ -1,4 +1,4 @@
-//! First load, healing walks and sweeps: what a page brings is written by the rules that live work follows.
+//! First load and healing walks, and how both and sweeps write: what a page brings by the rules that live work follows.
 
 use std::{
     collections::HashMap,
@@ -14,9 +14,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::{
     Progress, Source, Target, WalkError,
     checkpoint::{self, Walk},
-    page::Pages,
     ranges::{self, Range, Visitor},
-    silence,
 };
 use crate::{
     domain::{
@@ -29,15 +27,12 @@ use crate::{
     upstream::TablePage,
 };
 
-/// How far a sweep reaches back behind its watermark: changes may become visible late.
-const OVERLAP: chrono::Duration = chrono::Duration::minutes(10);
-
 /// Walks tables into the mirror.
 #[derive(Debug, Clone)]
 pub struct Loader {
-    pool: PgPool,
-    replica: Replica,
-    source: Source,
+    pub(super) pool: PgPool,
+    pub(super) replica: Replica,
+    pub(super) source: Source,
 }
 
 /// What a walk came to.
@@ -70,16 +65,8 @@ impl Loader {
             progress.set_total(total);
         }
         let Walk { id, finished_before, ranges, .. } = walk;
-        let writer = Arc::new(Writer {
-            pool: self.pool.clone(),
-            replica: self.replica.clone(),
-            target: target.clone(),
-            walk: Some(id),
-            // A first load is one event; what a later walk changes is drift, and each row of it is worth a line.
-            is_logged: finished_before,
-            changed: AtomicU64::new(0),
-            turn: Mutex::default(),
-        });
+        // A first load is one event; what a later walk changes is drift, and each row of it is worth a line.
+        let writer = Arc::new(self.writer(target, Some(id), finished_before));
         let skipped = ranges::walk(&self.source, target, ranges, &writer, progress).await?;
         let extra = self.mark_extras(target, id).await?;
         Failpoint::WalkMarked.pass();
@@ -88,48 +75,19 @@ impl Loader {
         checkpoint::finish(&mut transaction, target, id, note).await?;
         transaction.commit().await?;
         Failpoint::WalkFinished.pass();
-        Ok(Loaded { changed: writer.changed.load(Ordering::Relaxed) + extra, skipped })
+        Ok(Loaded { changed: writer.changed() + extra, skipped })
     }
 
-    /// Asks for what changed since the last sweep, less an overlap, and writes it. Finds INSERTs and UPDATEs whose
-    /// notifications were lost. The watermark moves only when everything was applied.
-    pub async fn sweep(&self, target: &Target) -> Result<Loaded, WalkError> {
-        self.replica.ensure(&target.table).await?;
-        if target.table.changed_column().is_none() {
-            return Ok(Loaded::default());
-        }
-        let watermark = checkpoint::watermark(&self.pool, target).await?;
-        let writer = Writer {
+    pub(super) fn writer(&self, target: &Target, walk: Option<WalkId>, is_logged: bool) -> Writer {
+        Writer {
             pool: self.pool.clone(),
             replica: self.replica.clone(),
             target: target.clone(),
-            walk: None,
-            is_logged: true,
+            walk,
+            is_logged,
             changed: AtomicU64::new(0),
             turn: Mutex::default(),
-        };
-        let whole = Range::whole();
-        let mut pages = Pages::new(&self.source, target, &whole).changed_since(watermark - OVERLAP);
-        let mut newest = watermark;
-        let mut quiet = silence::Listener::default();
-        loop {
-            let page = pages.next().await?;
-            let changes = || page.rows.iter().filter_map(|row| row.changed_at);
-            newest = changes().fold(newest, Time::max);
-            quiet.hear(page.started_at, changes());
-            writer.visit(&whole, &page, !page.has_next).await?;
-            if !page.has_next {
-                break;
-            }
         }
-        Failpoint::SweepWritten.pass();
-        let mut transaction = self.pool.begin().await?;
-        // A row that could not be read is asked for again until it can.
-        let reached = if pages.skipped == 0 { newest } else { watermark };
-        checkpoint::set_watermark(&mut transaction, target, reached).await?;
-        quiet.report(&mut transaction, target).await?;
-        transaction.commit().await?;
-        Ok(Loaded { changed: writer.changed.load(Ordering::Relaxed), skipped: pages.skipped })
     }
 
     /// Rows of the mirror that the walk has not met and that nothing has brought since it began: the source is asked
@@ -152,7 +110,7 @@ impl Loader {
 }
 
 /// Writes pages.
-struct Writer {
+pub(super) struct Writer {
     pool: PgPool,
     replica: Replica,
     target: Target,
@@ -184,6 +142,15 @@ impl Visitor for Writer {
 }
 
 impl Writer {
+    /// Rows that were new or different.
+    pub(super) fn changed(&self) -> u64 {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
+        self.pool.begin().await
+    }
+
     /// Writes rows, and with `page_of` moves the checkpoint behind their page, in one transaction.
     async fn write(&self, rows: &[Row], page: &TablePage, page_of: Option<(&Range, bool)>) -> Result<(), WalkError> {
         let mut turn = None;

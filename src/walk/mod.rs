@@ -13,6 +13,7 @@ mod page;
 mod ranges;
 mod schedule;
 mod silence;
+mod sweep;
 mod targets;
 mod verify;
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Loaded, Loader, Selection, TABLES_AT_ONCE, Target, WalkError,
     pacer::{self, Pacer},
-    page, targets,
+    page, sweep, targets,
 };
 use crate::{
     config::MirrorSettings,
@@ -117,6 +117,11 @@ impl Errand {
             Self::Sweep => "sweep",
         }
     }
+
+    /// This errand at this table, as it is remembered.
+    fn of(self, target: &Target) -> String {
+        format!("{self:?} {target}")
+    }
 }
 
 /// Runs an errand whenever it is due, for ever.
@@ -147,8 +152,11 @@ async fn run_errand(parts: &Parts, memory: &Memory, errand: Errand) -> Result<()
         (Errand::Heal, Some(interval)) => parts.loader.paced(Arc::new(heal_pacer(parts, interval).await?)),
         _ => parts.loader.clone(),
     };
+    let due: Vec<&Target> = due.iter().filter(|target| !memory.failed().contains_key(&errand.of(target))).collect();
+    let together = if errand == Errand::Sweep { sweep::TABLES_MAX } else { 1 };
     // Boxed, for the compiler cannot see that borrowing futures of a stream may change threads.
-    let walks: Vec<_> = due.iter().map(|target| attempt(parts, memory, &loader, target, errand).boxed()).collect();
+    let walks: Vec<_> =
+        due.chunks(together).map(|targets| attempt(parts, memory, &loader, targets, errand).boxed()).collect();
     futures_util::stream::iter(walks).buffer_unordered(TABLES_AT_ONCE).collect::<()>().await;
     Ok(())
 }
@@ -163,16 +171,35 @@ async fn heal_pacer(parts: &Parts, interval: Duration) -> Result<Pacer, WalkErro
     Ok(Pacer::new(pacer::gap(interval, pages, parts.requests_per_minute)))
 }
 
-async fn attempt(parts: &Parts, memory: &Memory, loader: &Loader, target: &Target, errand: Errand) {
-    let id = format!("{errand:?} {target}");
-    if memory.failed().contains_key(&id) || parts.upstream.is_away() {
+async fn attempt(parts: &Parts, memory: &Memory, loader: &Loader, targets: &[&Target], errand: Errand) {
+    if parts.upstream.is_away() {
         return;
     }
     let started = Instant::now();
-    let result = match errand {
-        Errand::Sweep => loader.sweep(target).await,
-        Errand::Load | Errand::Heal => loader.load(target, &Arc::default()).await,
-    };
+    match errand {
+        Errand::Sweep => {
+            let results = loader.sweep_together(targets).await;
+            for (target, result) in targets.iter().zip(results) {
+                report(parts, memory, target, errand, started, result).await;
+            }
+        }
+        Errand::Load | Errand::Heal => {
+            for target in targets {
+                let result = loader.load(target, &Arc::default()).await;
+                report(parts, memory, target, errand, started, result).await;
+            }
+        }
+    }
+}
+
+async fn report(
+    parts: &Parts,
+    memory: &Memory,
+    target: &Target,
+    errand: Errand,
+    started: Instant,
+    result: Result<Loaded, WalkError>,
+) {
     match result {
         Ok(Loaded { changed: 0, skipped: 0 }) => tracing::debug!(%target, ?errand, "done, nothing had changed"),
         Ok(Loaded { changed, skipped }) => {
@@ -186,7 +213,7 @@ async fn attempt(parts: &Parts, memory: &Memory, loader: &Loader, target: &Targe
                 parts.catalog.forget().await;
             }
             tracing::warn!(%target, ?errand, error = %chain(&error), "not finished, it goes on later");
-            memory.failed().insert(id, Instant::now());
+            memory.failed().insert(errand.of(target), Instant::now());
         }
     }
 }

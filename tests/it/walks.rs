@@ -284,3 +284,45 @@ async fn a_silent_subscription_is_told_until_it_speaks_again() {
     app.simulator.put(COMPANY, "Order", order(3)).unwrap();
     app.wait_for("silent tables", 0, silent).await;
 }
+
+#[tokio::test]
+async fn many_tables_are_swept_by_few_requests_and_one_that_fails_harms_none() {
+    let third = Owner::Company(5_199_768);
+    let app = TestApp::builder()
+        .set("NXT_FETCH_ROWS_MAX", 7)
+        .set("NXT_TABLES", "Order,OrderLine,Product")
+        .set("NXT_SWEEP_SECONDS", 1)
+        .start()
+        .await;
+    app.simulator.set_knobs(|knobs| knobs.loss = 1.0);
+    let walked = "select count(*) from nxt_mirror.checkpoint where purpose = 'load' and finished_at is not null";
+    app.wait_for("the first load", 9, walked).await;
+    for sql in [
+        "create table public.swept (at timestamptz)",
+        "create function public.note_sweep() returns trigger language plpgsql as $$
+         begin insert into public.swept values (clock_timestamp()); return null; end $$",
+        "create trigger note_sweep after update on nxt_mirror.checkpoint for each row
+         when (new.purpose = 'sweep' and new.last_finished_at is distinct from old.last_finished_at)
+         execute function public.note_sweep()",
+    ] {
+        sqlx::query(sql).execute(&app.pool).await.unwrap();
+    }
+    let before = app.simulator.counters().graphql_requests;
+    let rounds = "select count(*) / 9 from public.swept";
+    app.wait_for("three sweeps of each table", 3, rounds).await;
+    let (requests, sweeps) = (
+        app.simulator.counters().graphql_requests - before,
+        app.count("select count(*) from public.swept").await.unsigned_abs(),
+    );
+    assert!(requests * 2 < sweeps, "{requests} requests for {sweeps} sweeps");
+
+    // More than fits beside others in one company, little in another, and no access to the third.
+    app.simulator.fault(Fault::new(FaultKind::Deny).on(third, None));
+    for number in 1..=30 {
+        app.simulator.put(COMPANY, "Order", order(number)).unwrap();
+    }
+    app.simulator.put(OTHER, "Product", object(json!({ "productNo": "A", "description": "found" }))).unwrap();
+    app.simulator.put(third, "Order", order(1)).unwrap();
+    app.wait_for("the many", 30, "select count(*) from business_nxt.\"order\"").await;
+    app.wait_for("the few", 1, "select count(*) from business_nxt.product").await;
+}
