@@ -47,6 +47,8 @@ pub enum Outcome {
     },
     /// Failed, due again after a pause.
     Fail {
+        /// Failures so far, with this one.
+        attempts: u32,
         /// How long.
         pause: Duration,
         /// Why.
@@ -199,9 +201,11 @@ pub async fn settle(connection: &mut PgConnection, outcomes: &[(&RowHint, Outcom
                 finished.push((*hint, *generation));
                 buried.push((*hint, *generation, reason.as_str()));
             }
-            Outcome::LookAgain { pause } => waiting.push((*hint, *pause, 1, None)),
-            Outcome::Release { pause } => waiting.push((*hint, *pause, 0, None)),
-            Outcome::Fail { pause, error } => waiting.push((*hint, *pause, 0, Some(error.as_str()))),
+            Outcome::LookAgain { pause } => waiting.push(Waiting { hint, pause: *pause, looks: 1, failure: None }),
+            Outcome::Release { pause } => waiting.push(Waiting { hint, pause: *pause, looks: 0, failure: None }),
+            Outcome::Fail { attempts, pause, error } => {
+                waiting.push(Waiting { hint, pause: *pause, looks: 0, failure: Some((*attempts, error)) });
+            }
         }
     }
     bury(connection, &buried).await?;
@@ -283,11 +287,17 @@ async fn finish(connection: &mut PgConnection, rows: &[(&RowHint, i64)]) -> Resu
     Ok(())
 }
 
-/// Gives rows back. An error makes it a failure; an answer, even an inconclusive one, ends the failures.
-async fn wait(
-    connection: &mut PgConnection,
-    rows: &[(&RowHint, Duration, i32, Option<&str>)],
-) -> Result<(), QueueError> {
+/// A row to give back.
+struct Waiting<'a> {
+    hint: &'a RowHint,
+    pause: Duration,
+    looks: i32,
+    /// Failures with this one, and why.
+    failure: Option<(u32, &'a str)>,
+}
+
+/// Gives rows back. An answer, even an inconclusive one, ends the failures.
+async fn wait(connection: &mut PgConnection, rows: &[Waiting<'_>]) -> Result<(), QueueError> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -296,18 +306,19 @@ async fn wait(
             set claim_id = null,
                 due_at = case when i.pause > 0 then now() + make_interval(secs => i.pause) else d.waiting_since end,
                 looks = d.looks + i.looks,
-                attempts = case when i.error is not null then d.attempts + 1 when i.looks > 0 then 0 else d.attempts end,
+                attempts = coalesce(i.attempts, case when i.looks > 0 then 0 else d.attempts end),
                 last_failed_at = case when i.error is not null then now() else d.last_failed_at end,
                 last_error = coalesce(i.error, d.last_error)
-           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::int[], $7::text[])
-                as i (tenant_kind, tenant_no, table_name, row_key, pause, looks, error)
+           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::int[], $7::int[], $8::text[])
+                as i (tenant_kind, tenant_no, table_name, row_key, pause, looks, attempts, error)
           where {SAME_ROW}"
     );
-    let seconds = |pause: &Duration| pause.as_seconds_f64();
-    query_rows!(sql, Rows::of(rows.iter().map(|(hint, ..)| *hint)))
-        .bind(rows.iter().map(|(_, pause, ..)| seconds(pause)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|(_, _, looks, _)| *looks).collect::<Vec<_>>())
-        .bind(rows.iter().map(|(.., error)| *error).collect::<Vec<_>>())
+    let attempts = |attempts: u32| i32::try_from(attempts).unwrap_or(i32::MAX);
+    query_rows!(sql, Rows::of(rows.iter().map(|row| row.hint)))
+        .bind(rows.iter().map(|row| row.pause.as_seconds_f64()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.looks).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.failure.map(|(count, _)| attempts(count))).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.failure.map(|(_, error)| error)).collect::<Vec<_>>())
         .execute(connection)
         .await
         .map_err(QueueError::on("give rows back"))?;

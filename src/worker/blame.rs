@@ -47,32 +47,50 @@ impl Fault {
     }
 }
 
-/// The outcome for one row of a failed batch.
-pub(super) fn outcome(fault: Fault, row: &Claimed, rows_max: usize, error: &str) -> Outcome {
-    let attempts = row.attempts;
-    let (limit, pause) = match fault {
+/// A row without an answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) row: Claimed,
+    pub(super) fault: Fault,
+    /// How many rows failed together, this one included.
+    pub(super) company: usize,
+    pub(super) error: String,
+}
+
+impl Failure {
+    pub(super) fn alone(row: Claimed, fault: Fault, error: String) -> Self {
+        Self { row, fault, company: 1, error }
+    }
+}
+
+/// What becomes of a row that failed.
+pub(super) fn outcome(failure: &Failure, rows_max: usize) -> Outcome {
+    let Failure { row, fault, company, error } = failure;
+    let (attempts, limit, pause) = match fault {
         Fault::Impatience(pause) => {
-            return Outcome::Release { pause: Duration::from_std(pause).unwrap_or(AWAY_PAUSE) };
+            return Outcome::Release { pause: Duration::from_std(*pause).unwrap_or(AWAY_PAUSE) };
         }
         Fault::Away => {
             let pause = if row.evidence.deletion.is_some() { AWAY_PAUSE } else { Duration::zero() };
             return Outcome::Release { pause };
         }
-        Fault::Lane => (LANE_FAILURES_MAX, doubling(attempts)),
-        Fault::ThisRow => (UNREADABLE_FAILURES_MAX, doubling(attempts)),
+        Fault::Lane => (row.attempts + 1, LANE_FAILURES_MAX, doubling(row.attempts)),
+        Fault::ThisRow => (row.attempts + 1, UNREADABLE_FAILURES_MAX, doubling(row.attempts)),
         Fault::SomeRow => {
             let alone = plan::attempts_until_alone(rows_max);
-            let pause = match attempts.checked_sub(alone) {
+            // Found to be the culprit within one claim, it stands alone from now on.
+            let before = if *company == 1 { row.attempts.max(alone) } else { row.attempts };
+            let pause = match before.checked_sub(alone) {
                 None => Duration::milliseconds(SPLIT_PAUSE_MS),
                 Some(failures) => doubling(failures),
             };
-            (alone + ALONE_FAILURES_MAX, pause)
+            (before + 1, alone + ALONE_FAILURES_MAX, pause)
         }
     };
-    if attempts + 1 >= limit {
-        Outcome::Bury { generation: row.generation, reason: error.to_owned() }
+    if attempts >= limit {
+        Outcome::Bury { generation: row.generation, reason: error.clone() }
     } else {
-        Outcome::Fail { pause, error: error.to_owned() }
+        Outcome::Fail { attempts, pause, error: error.clone() }
     }
 }
 
@@ -100,22 +118,38 @@ mod tests {
         }
     }
 
+    fn failed(fault: Fault, attempts: u32, company: usize) -> Outcome {
+        outcome(&Failure { row: row(attempts), fault, company, error: "e".into() }, 500)
+    }
+
     #[test]
     fn an_outage_blames_nobody_however_long() {
         for attempts in [0, 100] {
             let fault = Fault::of(Remedy::Probe, false);
-            assert!(matches!(outcome(fault, &row(attempts), 500, "away"), Outcome::Release { .. }));
+            assert!(matches!(failed(fault, attempts, 3), Outcome::Release { .. }));
         }
     }
 
     #[test]
     fn a_row_is_set_aside_only_after_it_failed_alone_several_times() {
         let alone = plan::attempts_until_alone(500);
-        for attempts in 0..alone + ALONE_FAILURES_MAX - 1 {
-            assert!(matches!(outcome(Fault::SomeRow, &row(attempts), 500, "e"), Outcome::Fail { .. }), "{attempts}");
+        for attempts in 0..alone {
+            let expected = Outcome::Fail {
+                attempts: attempts + 1,
+                pause: Duration::milliseconds(SPLIT_PAUSE_MS),
+                error: "e".into(),
+            };
+            assert_eq!(failed(Fault::SomeRow, attempts, 2), expected);
         }
-        let last = outcome(Fault::SomeRow, &row(alone + ALONE_FAILURES_MAX - 1), 500, "e");
-        assert_eq!(last, Outcome::Bury { generation: 7, reason: "e".into() });
+        let mut attempts = 0;
+        for failures in 1..ALONE_FAILURES_MAX {
+            let Outcome::Fail { attempts: after, pause, .. } = failed(Fault::SomeRow, attempts, 1) else {
+                panic!("set aside after {failures} failures alone");
+            };
+            assert_eq!((after, pause), (alone + failures, doubling(failures - 1)));
+            attempts = after;
+        }
+        assert_eq!(failed(Fault::SomeRow, attempts, 1), Outcome::Bury { generation: 7, reason: "e".into() });
     }
 
     #[test]

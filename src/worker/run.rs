@@ -47,6 +47,16 @@ pub struct Step {
     pub actions: HashMap<SyncAction, u64>,
 }
 
+impl Step {
+    pub(super) fn add(&mut self, other: Self) {
+        self.claimed += other.claimed;
+        self.failed += other.failed;
+        for (action, count) in other.actions {
+            *self.actions.entry(action).or_default() += count;
+        }
+    }
+}
+
 /// Works through the queue.
 #[derive(Debug, Clone)]
 pub struct Worker {
@@ -229,7 +239,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn note_tempo(&self, asks: &[Ask], elapsed: Duration, answered: bool) {
+    /// Takes note of how long a request took, and says whether that was long.
+    pub(super) fn note_tempo(&self, asks: &[Ask], elapsed: Duration, answered: bool) -> bool {
         let mut state = self.state();
         let mut tenants: Vec<Tenant> = asks.iter().map(|ask| ask.tenant).collect();
         tenants.dedup();
@@ -241,6 +252,7 @@ impl Worker {
                 state.slow_until.remove(&tenant);
             }
         }
+        elapsed > SLOW
     }
 
     pub(super) fn is_slow(&self, tenant: Tenant) -> bool {

@@ -7,7 +7,7 @@ use sqlx::types::Uuid;
 use super::{
     apply::{self, ApplyError, Item, Seen},
     batch::{self, Known as KnownRow, Sorted, Stuck},
-    blame::{self, Fault},
+    blame::{self, Failure, Fault},
     plan::{self, Seat},
     run::{Step, Worker},
 };
@@ -44,7 +44,8 @@ impl Worker {
         let Sorted { known, stuck, unasked } = batch::sort(&self.parts, claimed).await?;
         self.settle_stuck(claim_id, stuck, step).await?;
         if let Some((rows, error)) = unasked {
-            self.fail_rows(claim_id, rows, &error, step).await?;
+            let fault = self.blame(&error).await;
+            self.fail_rows(claim_id, rows, fault, &error, step).await?;
         }
         let (certain, ask) = self.split_certain(known).await?;
         let certain: Vec<Item> = certain.into_iter().map(|known| Item { known, seen: None }).collect();
@@ -62,18 +63,14 @@ impl Worker {
             self.fetch(claim_id, rows)
         });
         for done in futures_util::future::join_all(fetches).await {
-            let done = done?;
-            step.failed += done.failed;
-            for (action, count) in done.actions {
-                *step.actions.entry(action).or_default() += count;
-            }
+            step.add(done?);
         }
         Ok(())
     }
 
     /// Gives back, unasked, what only an API could tell that is away.
     async fn put_off(&self, claim_id: Uuid, rows: Vec<KnownRow>, step: &mut Step) -> Result<(), QueueError> {
-        let failures = rows.into_iter().map(|row| (row.claimed, Fault::Away, String::new())).collect();
+        let failures = rows.into_iter().map(|row| Failure::alone(row.claimed, Fault::Away, String::new())).collect();
         self.settle_failures(claim_id, failures, step).await
     }
 
@@ -103,101 +100,145 @@ impl Worker {
         Ok((certain, ask))
     }
 
-    /// One request, from asking to applying.
+    /// Asks for rows and applies the answer. Rows that fail together are asked for again in halves at once, so that
+    /// those that only stood beside a culprit need not wait for the next claims.
     async fn fetch(&self, claim_id: Uuid, rows: Vec<KnownRow>) -> Result<Step, QueueError> {
+        let mut step = Step::default();
+        let (mut batches, mut is_first) = (vec![rows], true);
+        while !batches.is_empty() {
+            let fetches = batches.drain(..).map(|rows| self.fetch_once(claim_id, rows, is_first));
+            let mut failed_together = vec![];
+            for done in futures_util::future::join_all(fetches).await {
+                let (done, failed) = done?;
+                step.add(done);
+                failed_together.extend(failed);
+            }
+            for mut rows in failed_together {
+                let other_half = rows.split_off(rows.len() / 2);
+                batches.extend([rows, other_half]);
+            }
+            is_first = false;
+        }
+        Ok(step)
+    }
+
+    /// One request, from asking to applying. Returns groups of rows that failed together, to be asked for in halves.
+    async fn fetch_once(
+        &self,
+        claim_id: Uuid,
+        rows: Vec<KnownRow>,
+        is_first: bool,
+    ) -> Result<(Step, Vec<Vec<KnownRow>>), QueueError> {
         let mut step = Step::default();
         let (asks, places) = asks(&rows);
         let started = Instant::now();
         let answer = self.parts.upstream.fetch(&asks).await;
-        self.note_tempo(&asks, started.elapsed(), answer.is_ok());
+        let is_slow = self.note_tempo(&asks, started.elapsed(), answer.is_ok());
+        // What fails slowly goes back to the queue, where slow tenants have their bounds.
+        let may_be_halved = |fault: Fault, rows: usize| matches!(fault, Fault::SomeRow) && rows > 1 && !is_slow;
         let answers = match answer {
             Ok(answers) => answers,
             Err(error) => {
-                if matches!(remedy(&error), Remedy::Split) {
+                if is_first && matches!(remedy(&error), Remedy::Split) {
                     self.state().size.failed(rows.len());
                 }
+                let fault = self.blame(&error).await;
+                if may_be_halved(fault, rows.len()) {
+                    return Ok((step, vec![rows]));
+                }
                 let rows = rows.into_iter().map(|row| row.claimed).collect();
-                self.fail_rows(claim_id, rows, &error, &mut step).await?;
-                return Ok(step);
+                self.fail_rows(claim_id, rows, fault, &error, &mut step).await?;
+                return Ok((step, vec![]));
             }
         };
         Failpoint::Fetched.pass();
         self.state().size.succeeded(rows.len());
         let mut rows: Vec<Option<KnownRow>> = rows.into_iter().map(Some).collect();
-        let (mut items, mut failures) = (Vec::new(), Vec::new());
+        let (mut items, mut failures, mut halves) = (vec![], vec![], vec![]);
         for ((ask, places), answer) in asks.iter().zip(places).zip(answers) {
-            let own = places.iter().filter_map(|&index| rows[index].take());
+            let own: Vec<KnownRow> = places.iter().filter_map(|&index| rows[index].take()).collect();
             match answer {
                 Ok(sights) => {
-                    for (known, sight) in own.zip(sights) {
+                    for (known, sight) in own.into_iter().zip(sights) {
                         match seen(sight.sighting) {
                             Ok(row) => {
                                 items.push(Item { known, seen: Some(Seen { started_at: sight.started_at, row }) })
                             }
-                            Err(problem) => failures.push((known.claimed, Fault::ThisRow, problem)),
+                            Err(problem) => failures.push(Failure::alone(known.claimed, Fault::ThisRow, problem)),
                         }
                     }
                 }
                 Err(error) => {
-                    let fault = self.find_fault(ask, error.remedy()).await;
-                    failures.extend(own.map(|row| (row.claimed, fault, error.to_string())));
+                    let fault = self.find_fault(ask, error.remedy(), is_first).await;
+                    if may_be_halved(fault, own.len()) {
+                        halves.push(own);
+                        continue;
+                    }
+                    let company = own.len();
+                    failures.extend(own.into_iter().map(|row| Failure {
+                        row: row.claimed,
+                        fault,
+                        company,
+                        error: error.to_string(),
+                    }));
                 }
             }
         }
-        if failures.iter().any(|(_, fault, _)| matches!(fault, Fault::ThisRow)) {
+        if failures.iter().any(|failure| matches!(failure.fault, Fault::ThisRow)) {
             self.parts.catalog.forget().await;
         }
         self.apply(claim_id, items, &mut step).await?;
         self.settle_failures(claim_id, failures, &mut step).await?;
-        Ok(step)
+        Ok((step, halves))
     }
 
     /// Whether a part failed because of a row or because its table cannot be read at all.
-    async fn find_fault(&self, ask: &Ask, remedy: Remedy) -> Fault {
+    async fn find_fault(&self, ask: &Ask, remedy: Remedy, is_first: bool) -> Fault {
         match remedy {
             Remedy::Redescribe => self.parts.catalog.forget().await,
-            Remedy::Split => match self.parts.upstream.probe_table(ask).await {
+            // The table of a half was found readable when the whole failed.
+            Remedy::Split if is_first => match self.parts.upstream.probe_table(ask).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Fault::Lane,
                 Err(error) => return Fault::of(crate::upstream::remedy(&error), false),
             },
-            Remedy::Wait(_) | Remedy::Probe => {}
+            Remedy::Split | Remedy::Wait(_) | Remedy::Probe => {}
         }
         Fault::of(remedy, true)
     }
 
-    /// A whole request failed.
-    async fn fail_rows(
-        &self,
-        claim_id: Uuid,
-        rows: Vec<Claimed>,
-        error: &UpstreamError,
-        step: &mut Step,
-    ) -> Result<(), QueueError> {
+    /// Whose fault the failure of a whole request is.
+    async fn blame(&self, error: &UpstreamError) -> Fault {
         let remedy = remedy(error);
         if matches!(remedy, Remedy::Redescribe) {
             self.parts.catalog.forget().await;
         }
         let fault = Fault::of(remedy, self.parts.upstream.answers_after(error).await);
-        let text = chain(error).to_string();
-        tracing::warn!(rows = rows.len(), error = text, ?fault, "request failed");
-        let failures = rows.into_iter().map(|row| (row, fault, text.clone())).collect();
+        tracing::warn!(error = %chain(error), ?fault, "request failed");
+        fault
+    }
+
+    async fn fail_rows(
+        &self,
+        claim_id: Uuid,
+        rows: Vec<Claimed>,
+        fault: Fault,
+        error: &UpstreamError,
+        step: &mut Step,
+    ) -> Result<(), QueueError> {
+        let (company, text) = (rows.len(), chain(error).to_string());
+        let failures = rows.into_iter().map(|row| Failure { row, fault, company, error: text.clone() }).collect();
         self.settle_failures(claim_id, failures, step).await
     }
 
-    async fn settle_failures(
-        &self,
-        claim_id: Uuid,
-        failures: Vec<(Claimed, Fault, String)>,
-        step: &mut Step,
-    ) -> Result<(), QueueError> {
+    async fn settle_failures(&self, claim_id: Uuid, failures: Vec<Failure>, step: &mut Step) -> Result<(), QueueError> {
         let rows_max = self.parts.fetch_rows_max;
         step.failed += failures.len();
         let outcomes = failures
             .into_iter()
-            .map(|(row, fault, error)| {
-                let outcome = blame::outcome(fault, &row, rows_max, &error);
-                (row, outcome, error)
+            .map(|failure| {
+                let outcome = blame::outcome(&failure, rows_max);
+                (failure.row, outcome, failure.error)
             })
             .collect();
         self.settle(claim_id, outcomes, step).await
@@ -221,8 +262,9 @@ impl Worker {
                     (row, outcome, reason)
                 }
                 Stuck::Troubled(reason) => {
-                    let outcome = blame::outcome(Fault::Lane, &row, 1, &reason);
-                    (row, outcome, reason)
+                    let failure = Failure::alone(row, Fault::Lane, reason);
+                    let outcome = blame::outcome(&failure, 1);
+                    (failure.row, outcome, failure.error)
                 }
             })
             .collect();
@@ -264,28 +306,51 @@ impl Worker {
         transaction.commit().await.map_err(failed)
     }
 
+    /// Applies what was seen. Rows that do not fit the mirror together are applied in halves, until the culprit stands
+    /// alone.
     async fn apply(&self, claim_id: Uuid, items: Vec<Item>, step: &mut Step) -> Result<(), QueueError> {
-        if items.is_empty() {
-            return Ok(());
-        }
-        match apply::apply(&self.parts, claim_id, &items).await {
-            Ok(counts) => {
-                for (action, count) in counts {
-                    *step.actions.entry(action).or_default() += count;
+        let mut groups = vec![items];
+        while let Some(mut items) = groups.pop() {
+            if items.is_empty() {
+                continue;
+            }
+            match apply::apply(&self.parts, claim_id, &items).await {
+                Ok(counts) => {
+                    for (action, count) in counts {
+                        *step.actions.entry(action).or_default() += count;
+                    }
                 }
-                Ok(())
+                Err(error) if error.is_about_data() => {
+                    let other_half = items.split_off(items.len() / 2);
+                    if items.is_empty() {
+                        self.set_unfit(claim_id, other_half, &error, step).await?;
+                    } else {
+                        groups.extend([other_half, items]);
+                    }
+                }
+                Err(ApplyError::Queue(error)) => return Err(error),
+                Err(ApplyError::Mirror(error)) => {
+                    return Err(QueueError { action: error.action, source: error.source });
+                }
+                Err(ApplyError::Sql(source)) => return Err(QueueError { action: "apply rows", source }),
             }
-            Err(error) if error.is_about_data() => {
-                let text = chain(&error).to_string();
-                tracing::warn!(rows = items.len(), error = text, "rows cannot be written together");
-                let failures =
-                    items.into_iter().map(|item| (item.known.claimed, Fault::SomeRow, text.clone())).collect();
-                self.settle_failures(claim_id, failures, step).await
-            }
-            Err(ApplyError::Queue(error)) => Err(error),
-            Err(ApplyError::Mirror(error)) => Err(QueueError { action: error.action, source: error.source }),
-            Err(ApplyError::Sql(source)) => Err(QueueError { action: "apply rows", source }),
         }
+        Ok(())
+    }
+
+    /// Rows that do not fit the mirror, each by itself.
+    async fn set_unfit(
+        &self,
+        claim_id: Uuid,
+        items: Vec<Item>,
+        error: &ApplyError,
+        step: &mut Step,
+    ) -> Result<(), QueueError> {
+        let text = chain(error).to_string();
+        tracing::warn!(error = text, "a row does not fit the mirror");
+        let failures =
+            items.into_iter().map(|item| Failure::alone(item.known.claimed, Fault::SomeRow, text.clone())).collect();
+        self.settle_failures(claim_id, failures, step).await
     }
 }
 

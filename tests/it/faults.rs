@@ -69,6 +69,9 @@ async fn one_poisoned_row_is_set_aside_and_the_others_are_mirrored() {
         let letters: Vec<String> =
             sqlx::query_scalar("select row_key from nxt_mirror.dead_letter").fetch_all(&app.pool).await.unwrap();
         assert_eq!(letters, [r#"{"orderno":13}"#], "{kind:?}");
+        // Those beside it never failed: they are told apart within the claim that met the culprit.
+        let innocent = "select count(*) from nxt_mirror.sync_log where action = 'failed' and row_key not like '%13}'";
+        assert_eq!(app.count(innocent).await, 0, "{kind:?}");
     }
 }
 
