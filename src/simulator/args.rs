@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::{Knobs, Options, Simulator};
+use super::{Clock, Knobs, Options, Simulator};
 
 /// Options of the simulator as a process of its own.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,6 +46,9 @@ pub struct SimulateArgs {
     /// Requests in any 60 seconds
     #[arg(long, default_value_t = 600)]
     requests_per_minute: usize,
+    /// Seconds that the source's clock is ahead of the true time; negative when it is behind
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    clock_ahead_seconds: i64,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -62,6 +65,7 @@ pub async fn run(args: SimulateArgs, stop: CancellationToken) -> anyhow::Result<
         knobs: Knobs { url: Some(args.webhook_url), secrets: args.webhook_secret, ..Knobs::default() },
         seed: args.seed,
         extra_tables: args.extra_tables,
+        clock: Clock::ahead_by(args.clock_ahead_seconds),
         requests_per_minute: args.requests_per_minute,
         ..Options::default()
     };
