@@ -117,9 +117,9 @@ impl Upstream {
         }
     }
 
-    /// Watches over outages, for ever: whenever the API is away, probes until it is back, then calls `is_back`. Begins
+    /// Watches over outages, for ever: whenever the API is away, probes until it is back, then calls `on_return`. Begins
     /// with the outage that another replica or an earlier run has noted, if there is one.
-    pub async fn watch_outages(&self, is_back: impl Fn()) {
+    pub async fn watch_outages(&self, on_return: impl Fn()) {
         if matches!(Outage::current(self.pool()).await, Ok(Some(_))) && !self.is_back().await {
             self.watch.set(true);
         }
@@ -134,7 +134,7 @@ impl Upstream {
                 pause = (pause * 2).min(PROBE_PAUSE_MAX);
                 self.is_back().await;
             }
-            is_back();
+            on_return();
         }
     }
 

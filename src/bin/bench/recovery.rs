@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use nxt_mirror::{
     embedded::EmbeddedPostgres,
-    simulator::{Options, Owner, Simulator},
+    simulator::{Fault, FaultKind, Options, Owner, Simulator},
 };
 use secrecy::ExposeSecret;
 use serde_json::{Map, json};
@@ -106,6 +106,7 @@ pub(super) async fn measure(
 ) -> anyhow::Result<()> {
     let running = server.as_ref().context("the server runs")?;
     backlog(running).await?;
+    outage(running).await?;
     replicas(running).await?;
     killed_server(server, restart).await
 }
@@ -144,16 +145,51 @@ async fn backlog(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An API that is away for a minute while notifications of many rows come in.
+async fn outage(server: &EmbeddedPostgres) -> anyhow::Result<()> {
+    const ROWS: i64 = 100_000;
+    let site = Site::new(server).await?;
+    let replica = site.replica().await?;
+    let pid = replica.child.id().context("the daemon runs")?;
+    site.put(0..ROWS, false)?;
+    site.simulator.fault(Fault::new(FaultKind::Unavailable));
+    post(&replica.public, 0, ROWS.unsigned_abs(), Instant::now() + Duration::from_secs(60)).await?;
+    let asked = site.simulator.counters().graphql_requests;
+    let written = "select n_tup_upd from pg_stat_user_tables where relname = 'dirty_row'";
+    let (writes, mut most, watching) = (site.count(written).await?, 0.0_f64, Instant::now());
+    while watching.elapsed() < Duration::from_secs(60) {
+        most = most.max(super::resident(pid)?);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!(
+        "API away for 60 s, 100,000 rows waiting        {:>8} requests sent, {} writes of waiting rows, {most:.0} MiB at most",
+        site.simulator.counters().graphql_requests - asked,
+        site.count(written).await? - writes,
+    );
+    site.simulator.clear_faults();
+    let settled = site.until_none("select count(*) from nxt_mirror.dirty_row").await?;
+    let out_of_turn = site.count(OUT_OF_TURN).await?;
+    println!(
+        "API back                                       {:>8.1} s until all were settled, {out_of_turn} of them more than 8 batches out of turn",
+        settled.as_secs_f64(),
+    );
+    Ok(())
+}
+
+/// Rows that were settled far from their turn by age: eight batches are under way at a time.
+const OUT_OF_TURN: &str = "
+select count(*) from (
+    select row_number() over (order by id) as settled, row_number() over (order by notification_id) as received
+      from nxt_mirror.sync_log) as turns
+ where abs(settled - received) > 8 * 500";
+
 /// Three replicas, one of which is killed while it holds rows; then a daemon that starts again.
 async fn replicas(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let site = Site::new(server).await?;
     let mut replicas = vec![site.replica().await?, site.replica().await?, site.replica().await?];
     // Slow answers, so that rows are held when the kill comes.
     site.put(1..6_001, false)?;
-    site.simulator.fault(nxt_mirror::simulator::Fault {
-        millis: 3_000,
-        ..nxt_mirror::simulator::Fault::new(nxt_mirror::simulator::FaultKind::Slow)
-    });
+    site.simulator.fault(Fault { millis: 3_000, ..Fault::new(FaultKind::Slow) });
     for (index, replica) in replicas.iter().enumerate() {
         post(&replica.public, 1 + index as u64 * 2_000, 2_000, Instant::now() + Duration::from_secs(30)).await?;
     }
