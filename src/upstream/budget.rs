@@ -97,6 +97,14 @@ impl Budget {
         Ok(granted.map_err(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(POLL_MAX)))
     }
 
+    /// Whether less than half of the budget is in use, by all replicas together.
+    pub(super) async fn has_headroom(&self) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar("select count(*) * 2 < $1 from nxt_mirror.api_slot where free_at > clock_timestamp()")
+            .bind(clamp(self.requests_per_minute))
+            .fetch_one(&self.pool)
+            .await
+    }
+
     /// Nobody sends anything for this long, in no replica.
     pub(super) async fn pause(&self, pause: Duration) -> Result<(), UpstreamError> {
         sqlx::query(

@@ -84,6 +84,11 @@ impl Upstream {
         self.budget.pool()
     }
 
+    /// Whether requests may be spent on something that is only better, not needed.
+    pub async fn has_headroom(&self) -> bool {
+        self.budget.has_headroom().await.unwrap_or(false)
+    }
+
     /// Sends one GraphQL request within the budget. A 401 is tried once more with a new token, as a request of its
     /// own; a 429 pauses all replicas.
     pub(super) async fn post(&self, tenants: &[Tenant], lane: Lane, body: &Value) -> Result<Answer, UpstreamError> {

@@ -2,9 +2,10 @@
 //!
 //! Rows that have failed before travel in ever smaller company, half as many after each failure, until the culprit
 //! is alone; the rows that only stood beside it are settled on the way. Rows of several tenants share a request when
-//! neither fills one, unless a tenant is known to be slow.
+//! neither fills one, unless a tenant is known to be slow, or so few rows and tenants have changed that each may as well
+//! have its own: then not even the first slow answer of one holds up another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::Tenant;
 
@@ -13,6 +14,15 @@ use crate::domain::Tenant;
 pub(super) struct Seat {
     pub(super) tenant: Tenant,
     pub(super) attempts: u32,
+}
+
+/// Tenants that may each have a request of their own, when there is room in the budget.
+const APART_MAX: usize = 4;
+
+/// Whether these rows are few enough, of few enough tenants, to let each tenant have its own request.
+pub(super) fn may_be_apart(rows: &[Seat], rows_max: usize) -> bool {
+    let tenants: BTreeSet<Tenant> = rows.iter().map(|row| row.tenant).collect();
+    rows.len() < rows_max && (2..=APART_MAX).contains(&tenants.len())
 }
 
 /// How many rows that have failed `attempts` times may stand in one request.
@@ -26,7 +36,7 @@ pub(super) fn attempts_until_alone(rows_max: usize) -> u32 {
 }
 
 /// Puts rows, by their indexes, into requests.
-pub(super) fn requests(rows: &[Seat], rows_max: usize, is_slow: impl Fn(Tenant) -> bool) -> Vec<Vec<usize>> {
+pub(super) fn requests(rows: &[Seat], rows_max: usize, is_apart: impl Fn(Tenant) -> bool) -> Vec<Vec<usize>> {
     let mut by_tenant: BTreeMap<(u32, Tenant), Vec<usize>> = BTreeMap::new();
     for (index, row) in rows.iter().enumerate() {
         by_tenant.entry((row.attempts, row.tenant)).or_default().push(index);
@@ -36,7 +46,7 @@ pub(super) fn requests(rows: &[Seat], rows_max: usize, is_slow: impl Fn(Tenant) 
     for ((attempts, tenant), indexes) in by_tenant {
         let size = company_max(rows_max, attempts);
         for chunk in indexes.chunks(size) {
-            if attempts > 0 || chunk.len() * 2 >= size || is_slow(tenant) {
+            if attempts > 0 || chunk.len() * 2 >= size || is_apart(tenant) {
                 requests.push(chunk.to_vec());
             } else if shared.len() + chunk.len() > size {
                 requests.push(std::mem::replace(&mut shared, chunk.to_vec()));
@@ -82,6 +92,14 @@ mod tests {
     fn a_slow_company_is_split_off() {
         let is_slow = |tenant| tenant == Tenant::Company(1);
         assert_eq!(sizes(&requests(&rows(&[(1, 0, 10), (2, 0, 20), (3, 0, 5)]), 100, is_slow)), [10, 25]);
+    }
+
+    #[test]
+    fn few_rows_of_few_companies_may_each_have_their_own() {
+        assert!(may_be_apart(&rows(&[(1, 0, 10), (2, 0, 20)]), 100));
+        assert!(!may_be_apart(&rows(&[(1, 0, 10)]), 100));
+        assert!(!may_be_apart(&rows(&[(1, 0, 80), (2, 0, 20)]), 100));
+        assert!(!may_be_apart(&rows(&[(1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 1), (5, 0, 1)]), 100));
     }
 
     #[test]

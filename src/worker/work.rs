@@ -56,7 +56,8 @@ impl Worker {
         let rows_max = self.state().size.get();
         let seats: Vec<Seat> =
             ask.iter().map(|row| Seat { tenant: row.claimed.hint.tenant, attempts: row.claimed.attempts }).collect();
-        let requests = plan::requests(&seats, rows_max, |tenant| self.is_slow(tenant));
+        let apart = plan::may_be_apart(&seats, rows_max) && self.parts.upstream.has_headroom().await;
+        let requests = plan::requests(&seats, rows_max, |tenant| apart || self.is_slow(tenant));
         let mut ask: Vec<Option<KnownRow>> = ask.into_iter().map(Some).collect();
         let fetches = requests.into_iter().map(|indexes| {
             let rows: Vec<KnownRow> = indexes.into_iter().filter_map(|index| ask[index].take()).collect();
