@@ -34,7 +34,7 @@ update nxt_mirror.dirty_row d
   from due
  where (d.tenant_kind, d.tenant_no, d.table_name, d.row_key)
      = (due.tenant_kind, due.tenant_no, due.table_name, due.row_key)
-returning d.tenant_kind, d.tenant_no, d.table_name, d.row_key, d.generation, d.attempts, d.looks, d.notification_id,
+returning d.tenant_kind, d.tenant_no, d.table_name, d.row_key, d.generation, d.attempts, d.lane_failures, d.looks, d.notification_id,
           d.deleted_at, d.delete_received_at, d.announced, d.changed_at
 ";
 
@@ -72,8 +72,10 @@ pub struct Claimed {
     pub hint: RowHint,
     /// Counts the notifications; a verdict settles the row only if it is still the same.
     pub generation: i64,
-    /// Failures so far.
+    /// Failures so far that may be its own.
     pub attempts: u32,
+    /// Failures so far of its whole table or tenant.
+    pub lane_failures: u32,
     /// The latest notification.
     pub notification_id: Option<i64>,
     /// What the notifications say.
@@ -220,6 +222,7 @@ pub(super) fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         },
         generation: row.try_get("generation")?,
         attempts: unsigned("attempts")?,
+        lane_failures: unsigned("lane_failures")?,
         notification_id: row.try_get("notification_id")?,
         evidence: Evidence { deletion, announcement, looks: unsigned("looks")? },
     })

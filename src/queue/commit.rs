@@ -51,7 +51,8 @@ with input as (
     on conflict on constraint dirty_row_pkey do update set
         generation = d.generation + excluded.generation,
         priority = 0,
-        due_at = case when d.claim_id is null and d.attempts = 0 then least(d.due_at, excluded.due_at) else d.due_at end,
+        due_at = case when d.claim_id is null and d.attempts = 0 and d.lane_failures = 0
+                      then least(d.due_at, excluded.due_at) else d.due_at end,
         notification_id = excluded.notification_id,
         deleted_at = greatest(d.deleted_at, excluded.deleted_at),
         delete_received_at = greatest(d.delete_received_at, excluded.delete_received_at),

@@ -17,7 +17,7 @@ pub mod settle;
 pub use accept::{AcceptError, Accepted, Acceptor, Delivery, DeliveryId, Notification, Quarantine};
 pub use claim::{Backlog, Claimable, Claimed, Priority, Queue, RENEW_INTERVAL};
 pub use commit::Committer;
-pub use settle::{Locked, Outcome, SyncAction, SyncEntry, Tombstone};
+pub use settle::{FailureOf, Locked, Outcome, SyncAction, SyncEntry, Tombstone};
 
 /// A statement against the queue's tables failed.
 #[derive(Debug, thiserror::Error)]

@@ -27,6 +27,15 @@ pub struct Locked {
     pub now: Claimed,
 }
 
+/// Whose failure a failure is, and the how-manieth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureOf {
+    /// Perhaps the row's own.
+    Row(u32),
+    /// Its table's or its tenant's.
+    Lane(u32),
+}
+
 /// What becomes of a claimed row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -47,8 +56,8 @@ pub enum Outcome {
     },
     /// Failed, due again after a pause.
     Fail {
-        /// Failures so far, with this one.
-        attempts: u32,
+        /// Whose failure it is.
+        of: FailureOf,
         /// How long.
         pause: Duration,
         /// Why.
@@ -60,6 +69,8 @@ pub enum Outcome {
         generation: i64,
         /// Why.
         reason: String,
+        /// Whether nothing of its table could be read, so that it is tried again by itself when something can.
+        of_lane: bool,
     },
 }
 
@@ -197,14 +208,14 @@ pub async fn settle(connection: &mut PgConnection, outcomes: &[(&RowHint, Outcom
     for (hint, outcome) in outcomes {
         match outcome {
             Outcome::Done { generation } => finished.push((*hint, *generation)),
-            Outcome::Bury { generation, reason } => {
+            Outcome::Bury { generation, reason, of_lane } => {
                 finished.push((*hint, *generation));
-                buried.push((*hint, *generation, reason.as_str()));
+                buried.push(Buried { hint, generation: *generation, reason, of_lane: *of_lane });
             }
             Outcome::LookAgain { pause } => waiting.push(Waiting { hint, pause: *pause, looks: 1, failure: None }),
             Outcome::Release { pause } => waiting.push(Waiting { hint, pause: *pause, looks: 0, failure: None }),
-            Outcome::Fail { attempts, pause, error } => {
-                waiting.push(Waiting { hint, pause: *pause, looks: 0, failure: Some((*attempts, error)) });
+            Outcome::Fail { of, pause, error } => {
+                waiting.push(Waiting { hint, pause: *pause, looks: 0, failure: Some((*of, error)) });
             }
         }
     }
@@ -213,30 +224,39 @@ pub async fn settle(connection: &mut PgConnection, outcomes: &[(&RowHint, Outcom
     wait(connection, &waiting).await
 }
 
+/// A row to set aside.
+struct Buried<'a> {
+    hint: &'a RowHint,
+    generation: i64,
+    reason: &'a str,
+    of_lane: bool,
+}
+
 /// Copies rows to the dead letters, with their evidence, so that a retry knows as much as the first try did.
-async fn bury(connection: &mut PgConnection, rows: &[(&RowHint, i64, &str)]) -> Result<(), QueueError> {
+async fn bury(connection: &mut PgConnection, rows: &[Buried<'_>]) -> Result<(), QueueError> {
     if rows.is_empty() {
         return Ok(());
     }
     let sql = format!(
         "insert into nxt_mirror.dead_letter as l
              (kind, reason, attempts, first_at, last_at, tenant_kind, tenant_no, table_name, row_key, notification_id,
-              deleted_at, delete_received_at, announced, changed_at)
-         select 'row', i.reason, d.attempts + 1, now(), now(), d.tenant_kind, d.tenant_no, d.table_name, d.row_key,
-                d.notification_id, d.deleted_at, d.delete_received_at, d.announced, d.changed_at
-           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[])
-                as i (tenant_kind, tenant_no, table_name, row_key, generation, reason)
+              deleted_at, delete_received_at, announced, changed_at, of_lane)
+         select 'row', i.reason, d.attempts + d.lane_failures + 1, now(), now(), d.tenant_kind, d.tenant_no, d.table_name, d.row_key,
+                d.notification_id, d.deleted_at, d.delete_received_at, d.announced, d.changed_at, i.of_lane
+           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::boolean[])
+                as i (tenant_kind, tenant_no, table_name, row_key, generation, reason, of_lane)
            join nxt_mirror.dirty_row d on {SAME_ROW} and d.generation = i.generation
          on conflict (tenant_kind, tenant_no, table_name, row_key) where kind = 'row' do update set
              reason = excluded.reason, attempts = l.attempts + excluded.attempts, last_at = excluded.last_at,
              notification_id = excluded.notification_id, announced = l.announced or excluded.announced,
              deleted_at = greatest(l.deleted_at, excluded.deleted_at),
              delete_received_at = greatest(l.delete_received_at, excluded.delete_received_at),
-             changed_at = greatest(l.changed_at, excluded.changed_at)"
+             changed_at = greatest(l.changed_at, excluded.changed_at), of_lane = excluded.of_lane"
     );
-    query_rows!(sql, Rows::of(rows.iter().map(|(hint, ..)| *hint)))
-        .bind(rows.iter().map(|(_, generation, _)| *generation).collect::<Vec<_>>())
-        .bind(rows.iter().map(|(.., reason)| *reason).collect::<Vec<_>>())
+    query_rows!(sql, Rows::of(rows.iter().map(|row| row.hint)))
+        .bind(rows.iter().map(|row| row.generation).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.reason).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.of_lane).collect::<Vec<_>>())
         .execute(connection)
         .await
         .map_err(QueueError::on("write dead letters"))?;
@@ -272,7 +292,8 @@ async fn finish(connection: &mut PgConnection, rows: &[(&RowHint, i64)]) -> Resu
         format!("delete from nxt_mirror.dirty_row d using {input} where {SAME_ROW} and d.generation = i.generation");
     let renew = format!(
         "update nxt_mirror.dirty_row d
-            set claim_id = null, due_at = now(), attempts = 0, last_failed_at = null, last_error = null
+            set claim_id = null, due_at = now(), attempts = 0, lane_failures = 0, last_failed_at = null,
+                last_error = null
            from {input}
           where {SAME_ROW} and d.generation <> i.generation"
     );
@@ -292,8 +313,8 @@ struct Waiting<'a> {
     hint: &'a RowHint,
     pause: Duration,
     looks: i32,
-    /// Failures with this one, and why.
-    failure: Option<(u32, &'a str)>,
+    /// Whose failure, and why.
+    failure: Option<(FailureOf, &'a str)>,
 }
 
 /// Gives rows back. An answer, even an inconclusive one, ends the failures.
@@ -307,17 +328,23 @@ async fn wait(connection: &mut PgConnection, rows: &[Waiting<'_>]) -> Result<(),
                 due_at = case when i.pause > 0 then now() + make_interval(secs => i.pause) else d.waiting_since end,
                 looks = d.looks + i.looks,
                 attempts = coalesce(i.attempts, case when i.looks > 0 then 0 else d.attempts end),
+                lane_failures = coalesce(i.lane_failures, case when i.looks > 0 then 0 else d.lane_failures end),
                 last_failed_at = case when i.error is not null then now() else d.last_failed_at end,
                 last_error = coalesce(i.error, d.last_error)
-           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::int[], $7::int[], $8::text[])
-                as i (tenant_kind, tenant_no, table_name, row_key, pause, looks, attempts, error)
+           from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::int[], $7::int[], $8::int[],
+                       $9::text[])
+                as i (tenant_kind, tenant_no, table_name, row_key, pause, looks, attempts, lane_failures, error)
           where {SAME_ROW}"
     );
-    let attempts = |attempts: u32| i32::try_from(attempts).unwrap_or(i32::MAX);
+    let count = |of: fn(FailureOf) -> Option<u32>| -> Vec<Option<i32>> {
+        let count = |row: &Waiting<'_>| row.failure.and_then(|(failure, _)| of(failure)).map(u32::cast_signed);
+        rows.iter().map(count).collect()
+    };
     query_rows!(sql, Rows::of(rows.iter().map(|row| row.hint)))
         .bind(rows.iter().map(|row| row.pause.as_seconds_f64()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.looks).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.failure.map(|(count, _)| attempts(count))).collect::<Vec<_>>())
+        .bind(count(|failure| if let FailureOf::Row(count) = failure { Some(count) } else { None }))
+        .bind(count(|failure| if let FailureOf::Lane(count) = failure { Some(count) } else { None }))
         .bind(rows.iter().map(|row| row.failure.map(|(_, error)| error)).collect::<Vec<_>>())
         .execute(connection)
         .await

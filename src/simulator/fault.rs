@@ -39,6 +39,8 @@ pub enum FaultKind {
     PartialError,
     /// No access to the company or table.
     Deny,
+    /// A request that touches the tenant fails as a whole with a 500.
+    TenantDown,
     /// `items` is null without an error.
     WrongShape,
     /// A row that fails its part.

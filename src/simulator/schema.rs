@@ -417,6 +417,10 @@ async fn page(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &Ta
     if let Some(fault) = world.faults.take(&[FaultKind::Slow], place) {
         tokio::time::sleep(std::time::Duration::from_millis(fault.millis)).await;
     }
+    if world.faults.take(&[FaultKind::TenantDown], place).is_some() {
+        ctx.data::<Scope>().map_err(|error| Problem::field(error.message))?.doom();
+        return Err(Problem::field("the tenant is down"));
+    }
     if !world.store().knows(owner) || world.faults.take(&[FaultKind::Deny], place).is_some() {
         return Err(context_error(owner));
     }

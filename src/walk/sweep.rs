@@ -15,6 +15,7 @@ use super::{
 use crate::{
     domain::Time,
     failpoint::Failpoint,
+    queue,
     upstream::{ChangesAsk, TablePage},
 };
 
@@ -131,6 +132,8 @@ impl<'a> Sweep<'a> {
         let reached = if skipped == 0 { self.newest } else { self.watermark };
         checkpoint::set_watermark(&mut transaction, self.target, reached).await?;
         self.listener.report(&mut transaction, self.target).await?;
+        let Target { tenant, table } = self.target;
+        queue::dead_letter::revive_lane(&mut transaction, *tenant, &table.name).await?;
         transaction.commit().await?;
         Ok(Loaded { changed: self.writer.changed(), skipped })
     }

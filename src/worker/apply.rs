@@ -133,6 +133,9 @@ impl Group<'_> {
         queue::settle::log(connection, &entries).await?;
         queue::settle::settle(connection, &outcomes).await?;
         let done = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Done { .. }));
+        if verdicts.iter().any(|verdict| verdict.item.seen.is_some()) {
+            queue::dead_letter::revive_lane(connection, self.tenant, &self.table.name).await?;
+        }
         queue::settle::absolve(connection, &done.map(|(hint, _)| *hint).collect::<Vec<_>>()).await?;
         Ok(counts)
     }

@@ -4,7 +4,7 @@ use chrono::Duration;
 
 use super::plan;
 use crate::{
-    queue::{Claimed, Outcome},
+    queue::{Claimed, FailureOf, Outcome},
     upstream::Remedy,
 };
 
@@ -30,6 +30,8 @@ pub(super) enum Fault {
     Away,
     /// The table or the company cannot be read at all.
     Lane,
+    /// The request did not fit the schema: its tables are described anew before the next one.
+    Outdated,
     /// Some row of the batch.
     SomeRow,
     /// This very row: it was delivered but cannot be read or written.
@@ -42,7 +44,8 @@ impl Fault {
         match remedy {
             Remedy::Wait(pause) => Self::Impatience(pause),
             Remedy::Probe if !api_answers => Self::Away,
-            Remedy::Probe | Remedy::Redescribe | Remedy::Split => Self::SomeRow,
+            Remedy::Redescribe => Self::Outdated,
+            Remedy::Probe | Remedy::Split => Self::SomeRow,
         }
     }
 }
@@ -66,7 +69,7 @@ impl Failure {
 /// What becomes of a row that failed.
 pub(super) fn outcome(failure: &Failure, rows_max: usize) -> Outcome {
     let Failure { row, fault, company, error } = failure;
-    let (attempts, limit, pause) = match fault {
+    let (of, limit, pause) = match fault {
         Fault::Impatience(pause) => {
             return Outcome::Release { pause: Duration::from_std(*pause).unwrap_or(AWAY_PAUSE) };
         }
@@ -74,23 +77,26 @@ pub(super) fn outcome(failure: &Failure, rows_max: usize) -> Outcome {
             let pause = if row.evidence.deletion.is_some() { AWAY_PAUSE } else { Duration::zero() };
             return Outcome::Release { pause };
         }
-        Fault::Lane => (row.attempts + 1, LANE_FAILURES_MAX, doubling(row.attempts)),
-        Fault::ThisRow => (row.attempts + 1, UNREADABLE_FAILURES_MAX, doubling(row.attempts)),
-        Fault::SomeRow => {
+        Fault::Lane => (FailureOf::Lane(row.lane_failures + 1), LANE_FAILURES_MAX, doubling(row.lane_failures)),
+        Fault::ThisRow => (FailureOf::Row(row.attempts + 1), UNREADABLE_FAILURES_MAX, doubling(row.attempts)),
+        Fault::Outdated | Fault::SomeRow => {
             let alone = plan::attempts_until_alone(rows_max);
             // Found to be the culprit within one claim, it stands alone from now on.
-            let before = if *company == 1 { row.attempts.max(alone) } else { row.attempts };
+            let is_culprit = matches!(fault, Fault::SomeRow) && *company == 1;
+            let before = if is_culprit { row.attempts.max(alone) } else { row.attempts };
             let pause = match before.checked_sub(alone) {
                 None => Duration::milliseconds(SPLIT_PAUSE_MS),
                 Some(failures) => doubling(failures),
             };
-            (before + 1, alone + ALONE_FAILURES_MAX, pause)
+            (FailureOf::Row(before + 1), alone + ALONE_FAILURES_MAX, pause)
         }
     };
-    if attempts >= limit {
-        Outcome::Bury { generation: row.generation, reason: error.clone() }
+    let (FailureOf::Row(failures) | FailureOf::Lane(failures)) = of;
+    if failures >= limit {
+        let of_lane = matches!(fault, Fault::Lane);
+        Outcome::Bury { generation: row.generation, reason: error.clone(), of_lane }
     } else {
-        Outcome::Fail { attempts, pause, error: error.clone() }
+        Outcome::Fail { of, pause, error: error.clone() }
     }
 }
 
@@ -113,6 +119,7 @@ mod tests {
             },
             generation: 7,
             attempts,
+            lane_failures: 0,
             notification_id: None,
             evidence: Evidence::default(),
         }
@@ -135,7 +142,7 @@ mod tests {
         let alone = plan::attempts_until_alone(500);
         for attempts in 0..alone {
             let expected = Outcome::Fail {
-                attempts: attempts + 1,
+                of: FailureOf::Row(attempts + 1),
                 pause: Duration::milliseconds(SPLIT_PAUSE_MS),
                 error: "e".into(),
             };
@@ -143,13 +150,14 @@ mod tests {
         }
         let mut attempts = 0;
         for failures in 1..ALONE_FAILURES_MAX {
-            let Outcome::Fail { attempts: after, pause, .. } = failed(Fault::SomeRow, attempts, 1) else {
+            let Outcome::Fail { of: FailureOf::Row(after), pause, .. } = failed(Fault::SomeRow, attempts, 1) else {
                 panic!("set aside after {failures} failures alone");
             };
             assert_eq!((after, pause), (alone + failures, doubling(failures - 1)));
             attempts = after;
         }
-        assert_eq!(failed(Fault::SomeRow, attempts, 1), Outcome::Bury { generation: 7, reason: "e".into() });
+        let buried = Outcome::Bury { generation: 7, reason: "e".into(), of_lane: false };
+        assert_eq!(failed(Fault::SomeRow, attempts, 1), buried);
     }
 
     #[test]

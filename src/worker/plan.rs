@@ -14,6 +14,8 @@ use crate::domain::Tenant;
 pub(super) struct Seat {
     pub(super) tenant: Tenant,
     pub(super) attempts: u32,
+    /// Whether its table or tenant could not be read the last time, so that others had better not travel with it.
+    pub(super) is_of_failed_lane: bool,
 }
 
 /// Tenants that may each have a request of their own, when there is room in the budget.
@@ -37,16 +39,16 @@ pub(super) fn attempts_until_alone(rows_max: usize) -> u32 {
 
 /// Puts rows, by their indexes, into requests.
 pub(super) fn requests(rows: &[Seat], rows_max: usize, is_apart: impl Fn(Tenant) -> bool) -> Vec<Vec<usize>> {
-    let mut by_tenant: BTreeMap<(u32, Tenant), Vec<usize>> = BTreeMap::new();
+    let mut by_tenant: BTreeMap<(u32, bool, Tenant), Vec<usize>> = BTreeMap::new();
     for (index, row) in rows.iter().enumerate() {
-        by_tenant.entry((row.attempts, row.tenant)).or_default().push(index);
+        by_tenant.entry((row.attempts, row.is_of_failed_lane, row.tenant)).or_default().push(index);
     }
     let mut requests = Vec::new();
     let mut shared: Vec<usize> = Vec::new();
-    for ((attempts, tenant), indexes) in by_tenant {
+    for ((attempts, is_of_failed_lane, tenant), indexes) in by_tenant {
         let size = company_max(rows_max, attempts);
         for chunk in indexes.chunks(size) {
-            if attempts > 0 || chunk.len() * 2 >= size || is_apart(tenant) {
+            if attempts > 0 || is_of_failed_lane || chunk.len() * 2 >= size || is_apart(tenant) {
                 requests.push(chunk.to_vec());
             } else if shared.len() + chunk.len() > size {
                 requests.push(std::mem::replace(&mut shared, chunk.to_vec()));
@@ -69,7 +71,10 @@ mod tests {
         specs
             .iter()
             .flat_map(|&(company, attempts, count)| {
-                std::iter::repeat_n(Seat { tenant: Tenant::Company(company), attempts }, count)
+                std::iter::repeat_n(
+                    Seat { tenant: Tenant::Company(company), attempts, is_of_failed_lane: false },
+                    count,
+                )
             })
             .collect()
     }
@@ -86,6 +91,13 @@ mod tests {
     #[test]
     fn a_company_that_fills_a_request_has_its_own() {
         assert_eq!(sizes(&requests(&rows(&[(1, 0, 60), (2, 0, 20)]), 100, |_| false)), [60, 20]);
+    }
+
+    #[test]
+    fn a_company_that_could_not_be_read_travels_alone() {
+        let mut rows = rows(&[(1, 0, 10), (2, 0, 20), (3, 0, 5)]);
+        rows[0].is_of_failed_lane = true;
+        assert_eq!(sizes(&requests(&rows, 100, |_| false)), [1, 34]);
     }
 
     #[test]

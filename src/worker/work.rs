@@ -54,8 +54,12 @@ impl Worker {
             return self.put_off(claim_id, ask, step).await;
         }
         let rows_max = self.state().size.get();
-        let seats: Vec<Seat> =
-            ask.iter().map(|row| Seat { tenant: row.claimed.hint.tenant, attempts: row.claimed.attempts }).collect();
+        let seat = |Claimed { hint, attempts, lane_failures, .. }: &Claimed| Seat {
+            tenant: hint.tenant,
+            attempts: *attempts,
+            is_of_failed_lane: *lane_failures > 0,
+        };
+        let seats: Vec<Seat> = ask.iter().map(|row| seat(&row.claimed)).collect();
         let apart = plan::may_be_apart(&seats, rows_max) && self.parts.upstream.has_headroom().await;
         let requests = plan::requests(&seats, rows_max, |tenant| apart || self.is_slow(tenant));
         let mut ask: Vec<Option<KnownRow>> = ask.into_iter().map(Some).collect();
@@ -101,51 +105,45 @@ impl Worker {
         Ok((certain, ask))
     }
 
-    /// Asks for rows and applies the answer. Rows that fail together are asked for again in halves at once, so that
-    /// those that only stood beside a culprit need not wait for the next claims.
+    /// Asks for rows and applies the answer. Rows that fail together are asked for again in smaller batches at once, so
+    /// that those that only stood beside a culprit need not wait for the next claims.
     async fn fetch(&self, claim_id: Uuid, rows: Vec<KnownRow>) -> Result<Step, QueueError> {
         let mut step = Step::default();
-        let (mut batches, mut is_first) = (vec![rows], true);
+        let mut batches = vec![Batch { rows, is_first: true, is_readable: false }];
         while !batches.is_empty() {
-            let fetches = batches.drain(..).map(|rows| self.fetch_once(claim_id, rows, is_first));
-            let mut failed_together = vec![];
+            let fetches = batches.drain(..).map(|batch| self.fetch_once(claim_id, batch));
+            let mut smaller = vec![];
             for done in futures_util::future::join_all(fetches).await {
                 let (done, failed) = done?;
                 step.add(done);
-                failed_together.extend(failed);
+                smaller.extend(failed);
             }
-            for mut rows in failed_together {
-                let other_half = rows.split_off(rows.len() / 2);
-                batches.extend([rows, other_half]);
-            }
-            is_first = false;
+            batches = smaller;
         }
         Ok(step)
     }
 
-    /// One request, from asking to applying. Returns groups of rows that failed together, to be asked for in halves.
-    async fn fetch_once(
-        &self,
-        claim_id: Uuid,
-        rows: Vec<KnownRow>,
-        is_first: bool,
-    ) -> Result<(Step, Vec<Vec<KnownRow>>), QueueError> {
+    /// One request, from asking to applying. Returns what is to be asked for again in smaller batches.
+    async fn fetch_once(&self, claim_id: Uuid, batch: Batch) -> Result<(Step, Vec<Batch>), QueueError> {
         let mut step = Step::default();
+        let Batch { rows, is_first, is_readable } = batch;
         let (asks, places) = asks(&rows);
         let started = Instant::now();
         let answer = self.parts.upstream.fetch(&asks).await;
         let is_slow = self.note_tempo(&asks, started.elapsed(), answer.is_ok());
-        // What fails slowly goes back to the queue, where slow tenants have their bounds.
-        let may_be_halved = |fault: Fault, rows: usize| matches!(fault, Fault::SomeRow) && rows > 1 && !is_slow;
         let answers = match answer {
             Ok(answers) => answers,
             Err(error) => {
                 if is_first && matches!(remedy(&error), Remedy::Split) {
                     self.state().size.failed(rows.len());
                 }
-                let fault = self.blame(&error).await;
-                if may_be_halved(fault, rows.len()) {
-                    return Ok((step, vec![rows]));
+                let mut fault = self.blame(&error).await;
+                if let (Fault::SomeRow, [ask], false) = (fault, asks.as_slice(), is_readable) {
+                    fault = self.table_fault(ask).await;
+                }
+                // What fails slowly goes back to the queue, where slow tenants have their bounds.
+                if matches!(fault, Fault::SomeRow) && rows.len() > 1 && !is_slow {
+                    return Ok((step, Batch { rows, is_first, is_readable }.smaller(places)));
                 }
                 let rows = rows.into_iter().map(|row| row.claimed).collect();
                 self.fail_rows(claim_id, rows, fault, &error, &mut step).await?;
@@ -155,7 +153,7 @@ impl Worker {
         Failpoint::Fetched.pass();
         self.state().size.succeeded(rows.len());
         let mut rows: Vec<Option<KnownRow>> = rows.into_iter().map(Some).collect();
-        let (mut items, mut failures, mut halves) = (vec![], vec![], vec![]);
+        let (mut items, mut failures, mut smaller) = (vec![], vec![], vec![]);
         for ((ask, places), answer) in asks.iter().zip(places).zip(answers) {
             let own: Vec<KnownRow> = places.iter().filter_map(|&index| rows[index].take()).collect();
             match answer {
@@ -170,9 +168,9 @@ impl Worker {
                     }
                 }
                 Err(error) => {
-                    let fault = self.find_fault(ask, error.remedy(), is_first).await;
-                    if may_be_halved(fault, own.len()) {
-                        halves.push(own);
+                    let fault = self.find_fault(ask, error.remedy(), is_readable).await;
+                    if matches!(fault, Fault::SomeRow) && own.len() > 1 && !is_slow {
+                        smaller.extend(Batch::halves(own));
                         continue;
                     }
                     let company = own.len();
@@ -190,22 +188,36 @@ impl Worker {
         }
         self.apply(claim_id, items, &mut step).await?;
         self.settle_failures(claim_id, failures, &mut step).await?;
-        Ok((step, halves))
+        Ok((step, smaller))
     }
 
     /// Whether a part failed because of a row or because its table cannot be read at all.
-    async fn find_fault(&self, ask: &Ask, remedy: Remedy, is_first: bool) -> Fault {
+    async fn find_fault(&self, ask: &Ask, remedy: Remedy, is_readable: bool) -> Fault {
         match remedy {
-            Remedy::Redescribe => self.parts.catalog.forget().await,
-            // The table of a half was found readable when the whole failed.
-            Remedy::Split if is_first => match self.parts.upstream.probe_table(ask).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Fault::Lane,
-                Err(error) => return Fault::of(crate::upstream::remedy(&error), false),
-            },
-            Remedy::Split | Remedy::Wait(_) | Remedy::Probe => {}
+            Remedy::Redescribe => {
+                self.parts.catalog.forget().await;
+                Fault::Outdated
+            }
+            Remedy::Split if !is_readable => self.table_fault(ask).await,
+            Remedy::Split | Remedy::Wait(_) | Remedy::Probe => Fault::of(remedy, true),
         }
-        Fault::of(remedy, true)
+    }
+
+    /// Whether the table answers a question that no row does: then some row is at fault.
+    async fn table_fault(&self, ask: &Ask) -> Fault {
+        match self.parts.upstream.probe_table(ask).await {
+            Ok(Ok(())) => Fault::SomeRow,
+            Ok(Err(error)) => match error.remedy() {
+                Remedy::Wait(pause) => Fault::Impatience(pause),
+                Remedy::Redescribe => Fault::Outdated,
+                Remedy::Probe | Remedy::Split => Fault::Lane,
+            },
+            Err(error) => match Fault::of(remedy(&error), self.parts.upstream.answers_after(&error).await) {
+                // The API answers others.
+                Fault::SomeRow => Fault::Lane,
+                fault => fault,
+            },
+        }
     }
 
     /// Whose fault the failure of a whole request is.
@@ -259,7 +271,7 @@ impl Worker {
                     (row, Outcome::Done { generation }, why.to_owned())
                 }
                 Stuck::Hopeless(reason) => {
-                    let outcome = Outcome::Bury { generation: row.generation, reason: reason.clone() };
+                    let outcome = Outcome::Bury { generation: row.generation, reason: reason.clone(), of_lane: false };
                     (row, outcome, reason)
                 }
                 Stuck::Troubled(reason) => {
@@ -352,6 +364,38 @@ impl Worker {
         let failures =
             items.into_iter().map(|item| Failure::alone(item.known.claimed, Fault::SomeRow, text.clone())).collect();
         self.settle_failures(claim_id, failures, step).await
+    }
+}
+
+/// Rows to ask for in one request.
+struct Batch {
+    rows: Vec<KnownRow>,
+    /// Whether nothing larger has failed before it.
+    is_first: bool,
+    /// Whether its rows are of one table that was found readable when a larger batch had failed.
+    is_readable: bool,
+}
+
+impl Batch {
+    /// What is asked for when all of it has failed: each table by itself, a table that is by itself already in halves.
+    /// `places` are the positions of each table's rows.
+    fn smaller(self, places: Vec<Vec<usize>>) -> Vec<Self> {
+        if places.len() == 1 {
+            return Self::halves(self.rows).into();
+        }
+        let mut rows: Vec<Option<KnownRow>> = self.rows.into_iter().map(Some).collect();
+        let of_table = |places: Vec<usize>| Self {
+            rows: places.into_iter().filter_map(|index| rows[index].take()).collect(),
+            is_first: false,
+            is_readable: false,
+        };
+        places.into_iter().map(of_table).collect()
+    }
+
+    /// Halves of the rows of one table that is readable.
+    fn halves(mut rows: Vec<KnownRow>) -> [Self; 2] {
+        let other_half = rows.split_off(rows.len() / 2);
+        [rows, other_half].map(|rows| Self { rows, is_first: false, is_readable: true })
     }
 }
 

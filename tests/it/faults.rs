@@ -90,6 +90,30 @@ async fn a_company_without_access_does_not_hold_up_another() {
     assert!(letters[0].contains("VismaNetCompanyId"), "{letters:?}");
 }
 
+/// Requests that touch the company fail as a whole, as if any row of theirs were poisoned.
+#[tokio::test]
+async fn a_company_that_is_down_costs_little_harms_none_and_comes_back_by_itself() {
+    let app = TestApp::builder().set("NXT_FETCH_ROWS_MAX", 16).start().await;
+    let down = Owner::Company(2_000_002);
+    app.simulator.fault(Fault::new(FaultKind::TenantDown).on(down, None));
+    orders(&app, down, 40);
+    orders(&app, COMPANY, 40);
+    app.simulator.put(down, "Product", object(json!({ "productNo": "A" }))).unwrap();
+    app.settle().await;
+    assert_eq!(app.mirrored("order").await.len(), 40);
+    assert_eq!(app.dead_letters().await.len(), 41);
+    // One by one they would have been 41 requests and their probes, each several times.
+    let requests = app.simulator.counters().graphql_requests;
+    assert!(requests < 120, "{requests} requests");
+    app.simulator.clear_faults();
+    // One row of the table that can be read brings all of them back, and only those of that table.
+    app.simulator.put(down, "Order", object(json!({ "orderNo": 41 }))).unwrap();
+    app.wait_for("the rows of both companies", 81, "select count(*) from business_nxt.\"order\"").await;
+    assert_eq!(app.dead_letters().await.len(), 1);
+    assert!(app.command(&["dead-letters", "retry", "--all"]).await.status.success());
+    assert_eq!(app.assert_equal().await, 82);
+}
+
 #[tokio::test]
 async fn a_column_that_vanishes_is_kept_and_does_not_stop_the_table() {
     let app = TestApp::start().await;
