@@ -8,9 +8,10 @@ use crate::{
     upstream::{Ask, AskError, PageAsk, Remedy, TablePage, UpstreamError, remedy},
 };
 
-/// Failures in a row before a walk gives up for now.
+/// Failures in a row before a walk gives up for now, and before a sweep does, which comes again soon.
 const FAILURES_MAX: u32 = 8;
-/// Refusals in a row of a table that cannot be read at all, before a walk gives up for now.
+const SWEEP_FAILURES_MAX: u32 = 3;
+/// Refusals in a row of a table that cannot be read at all, before a walk gives up for now. A sweep gives up at once.
 const REFUSALS_MAX: u32 = 2;
 /// Times that one row is asked for before it is passed over.
 const SINGLE_TRIES: u32 = 3;
@@ -33,6 +34,8 @@ pub(super) struct Pages<'a> {
     target: &'a Target,
     through: Option<&'a RowKey>,
     changed_since: Option<Time>,
+    failures_max: u32,
+    refusals_max: u32,
     /// Whether the next page counts the rows.
     is_counted: bool,
     rows_max: usize,
@@ -62,6 +65,8 @@ impl<'a> Pages<'a> {
             target,
             through: range.through.as_ref(),
             changed_since: None,
+            failures_max: FAILURES_MAX,
+            refusals_max: REFUSALS_MAX,
             is_counted: false,
             rows_max,
             size: rows_max,
@@ -71,8 +76,9 @@ impl<'a> Pages<'a> {
         }
     }
 
+    /// Pages of a sweep.
     pub(super) fn changed_since(self, moment: Time) -> Self {
-        Self { changed_since: Some(moment), ..self }
+        Self { changed_since: Some(moment), failures_max: SWEEP_FAILURES_MAX, refusals_max: 0, ..self }
     }
 
     pub(super) fn counted(self) -> Self {
@@ -106,7 +112,7 @@ impl<'a> Pages<'a> {
                 // An API that refuses the table refuses a question that no row answers, too.
                 Remedy::Split if !self.is_readable().await? => {
                     refusals += 1;
-                    if refusals > REFUSALS_MAX { Trouble::Final } else { Trouble::Again(PAUSE) }
+                    if refusals > self.refusals_max { Trouble::Final } else { Trouble::Again(PAUSE) }
                 }
                 Remedy::Split => Trouble::Smaller,
             };
@@ -114,7 +120,7 @@ impl<'a> Pages<'a> {
                 Trouble::Final => return Err(error),
                 Trouble::Again(pause) => {
                     failures += 1;
-                    if failures >= FAILURES_MAX {
+                    if failures >= self.failures_max {
                         return Err(error);
                     }
                     tokio::time::sleep(pause).await;

@@ -26,8 +26,10 @@ use crate::{
 const TICK: Duration = Duration::from_secs(2);
 /// How long the list of companies and chosen tables holds.
 const CHOSEN_FRESH: Duration = Duration::from_secs(600);
-/// How long a table that failed is left alone.
+/// How long a table that failed is left alone, at first; twice as long each time, up to sixteen times as long, so that what
+/// cannot be read for days costs little.
 const FAILURE_PAUSE: Duration = Duration::from_secs(60);
+const FAILURE_PAUSE_DOUBLINGS_MAX: u32 = 4;
 
 /// What the schedule works with.
 #[derive(Debug, Clone)]
@@ -92,8 +94,8 @@ async fn hold(mut connection: PoolConnection<sqlx::Postgres>) {
 /// What is remembered between rounds.
 #[derive(Debug, Default)]
 struct Memory {
-    /// Tables that failed, and when.
-    failed: Mutex<HashMap<String, Instant>>,
+    /// Errands that failed, when last and how often one after the other.
+    failed: Mutex<HashMap<String, (Instant, u32)>>,
     /// Targets of the settings, and when they were found.
     chosen: tokio::sync::Mutex<Option<(Instant, Vec<Target>)>>,
 }
@@ -127,7 +129,6 @@ impl Errand {
 /// Runs an errand whenever it is due, for ever.
 async fn repeat(parts: &Parts, memory: &Memory, errand: Errand) {
     loop {
-        memory.failed().retain(|_, since| since.elapsed() < FAILURE_PAUSE);
         let pause = match run_errand(parts, memory, errand).await {
             Ok(()) => TICK,
             Err(error) => {
@@ -152,7 +153,8 @@ async fn run_errand(parts: &Parts, memory: &Memory, errand: Errand) -> Result<()
         (Errand::Heal, Some(interval)) => parts.loader.paced(Arc::new(heal_pacer(parts, interval).await?)),
         _ => parts.loader.clone(),
     };
-    let due: Vec<&Target> = due.iter().filter(|target| !memory.failed().contains_key(&errand.of(target))).collect();
+    let mut due: Vec<&Target> = due.iter().filter(|target| !memory.is_left_alone(&errand.of(target))).collect();
+    due.sort_by_key(|target| target.tenant);
     let together = if errand == Errand::Sweep { sweep::TABLES_MAX } else { 1 };
     // Boxed, for the compiler cannot see that borrowing futures of a stream may change threads.
     let walks: Vec<_> =
@@ -200,6 +202,9 @@ async fn report(
     started: Instant,
     result: Result<Loaded, WalkError>,
 ) {
+    if result.is_ok() {
+        memory.failed().remove(&errand.of(target));
+    }
     match result {
         Ok(Loaded { changed: 0, skipped: 0 }) => tracing::debug!(%target, ?errand, "done, nothing had changed"),
         Ok(Loaded { changed, skipped }) => {
@@ -213,13 +218,26 @@ async fn report(
                 parts.catalog.forget().await;
             }
             tracing::warn!(%target, ?errand, error = %chain(&error), "not finished, it goes on later");
-            memory.failed().insert(errand.of(target), Instant::now());
+            memory.note_failure(errand.of(target));
         }
     }
 }
 
 impl Memory {
-    fn failed(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+    fn note_failure(&self, errand: String) {
+        let mut failed = self.failed();
+        let (last, times) = failed.entry(errand).or_insert((Instant::now(), 0));
+        (*last, *times) = (Instant::now(), *times + 1);
+    }
+
+    fn is_left_alone(&self, errand: &str) -> bool {
+        self.failed().get(errand).is_some_and(|(last, times)| {
+            let doublings = times.saturating_sub(1).min(FAILURE_PAUSE_DOUBLINGS_MAX);
+            last.elapsed() < FAILURE_PAUSE * (1 << doublings)
+        })
+    }
+
+    fn failed(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, u32)>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

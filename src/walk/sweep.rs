@@ -32,7 +32,7 @@ impl Loader {
             begun.push(Sweep::begin(self, target).await);
         }
         let asks: Vec<_> = begun.iter().filter_map(|sweep| sweep.as_ref().ok()?.as_ref()).map(Sweep::ask).collect();
-        let mut pages = self.glance(&asks).await.into_iter();
+        let mut pages = self.glances(&asks).await.into_iter();
         let mut results = Vec::with_capacity(targets.len());
         for sweep in begun {
             results.push(match sweep {
@@ -47,20 +47,34 @@ impl Loader {
         results
     }
 
-    /// What changed in each table, where one page has all of it.
-    async fn glance(&self, asks: &[ChangesAsk<'_>]) -> Vec<Option<TablePage>> {
-        let nothing = || asks.iter().map(|_| None).collect();
+    /// What changed in each table, where one page has all of it. Tables of one tenant stand together, so that one that is
+    /// down can be left out.
+    async fn glances(&self, asks: &[ChangesAsk<'_>]) -> Vec<Option<TablePage>> {
+        if let Some(pages) = self.glance(asks).await {
+            return pages;
+        }
+        let mut pages = Vec::with_capacity(asks.len());
+        for of_tenant in asks.chunk_by(|one, other| one.tenant == other.tenant) {
+            let is_all = of_tenant.len() == asks.len();
+            let glance = if is_all { None } else { self.glance(of_tenant).await };
+            pages.extend(glance.unwrap_or_else(|| of_tenant.iter().map(|_| None).collect()));
+        }
+        pages
+    }
+
+    /// One request for all of it; `None` when it fails as a whole.
+    async fn glance(&self, asks: &[ChangesAsk<'_>]) -> Option<Vec<Option<TablePage>>> {
         // Alone it may as well get whole pages.
         if asks.len() < 2 {
-            return nothing();
+            return Some(asks.iter().map(|_| None).collect());
         }
         let fitting = asks.iter().map(|ask| page::rows_max(ask.table, self.source.keys_max)).min().unwrap_or(1);
         let rows_max = (fitting / asks.len()).max(1);
         match self.source.upstream.changes(asks, rows_max).await {
-            Ok(pages) => pages.into_iter().map(|page| page.ok().filter(is_all)).collect(),
+            Ok(pages) => Some(pages.into_iter().map(|page| page.ok().filter(is_all)).collect()),
             Err(error) => {
-                tracing::debug!(error = %crate::telemetry::chain(&error), "tables are swept one by one");
-                nothing()
+                tracing::debug!(tables = asks.len(), error = %crate::telemetry::chain(&error), "not swept together");
+                None
             }
         }
     }

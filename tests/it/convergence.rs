@@ -179,6 +179,9 @@ async fn run(seed: u64, steps: u32) -> Tally {
     let reader = tokio::spawn(watch(site.pool.clone(), Arc::clone(&history), done.clone()));
     let mut daemon = site.spawn(None);
     let mut tally = Tally::default();
+    // However busy the machine is, the daemon has begun before anything happens to it.
+    change(&mut random, &site, &history);
+    site.wait_for_none("a first row", "select 1 - least(count(*), 1) from nxt_mirror.sync_log").await;
     for _ in 0..steps {
         daemon = step(&mut random, &site, &mut server, daemon, &history, &mut tally).await;
         if !daemon.is_running() {
@@ -188,6 +191,7 @@ async fn run(seed: u64, steps: u32) -> Tally {
         }
     }
     assert!(tally.restarts <= tally.server_kills, "seed {seed}: the daemon ended by itself: {tally:?}");
+    strike_once(&mut random, &site, &history).await;
     quieten(&site).await;
     site.simulator.drain().await;
     site.expire_leases().await;
@@ -272,6 +276,19 @@ fn change(random: &mut StdRng, site: &Site, history: &Mutex<History>) {
     site.simulator.put(owner, table, row).expect("a row can be put");
 }
 
+/// At least one fault strikes, even where the machine was too slow for any of the random ones.
+async fn strike_once(random: &mut StdRng, site: &Site, history: &Mutex<History>) {
+    site.simulator.fault(Fault::new(FaultKind::ServerError).times(1));
+    for _ in 0..1_200 {
+        if !site.simulator.counters().faults.is_empty() {
+            return;
+        }
+        change(random, site, history);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no fault strikes");
+}
+
 async fn quieten(site: &Site) {
     site.simulator.clear_faults();
     site.simulator.set_read_lag(Duration::ZERO);
@@ -283,7 +300,8 @@ async fn quieten(site: &Site) {
 
 /// A walk of every table that began in the quiet has come to its end.
 async fn wait_for_walks(site: &Site, quiet: chrono::DateTime<chrono::Utc>) {
-    for _ in 0..1_200 {
+    // A walk that has failed twice is left alone for two minutes.
+    for _ in 0..3_000 {
         let sql = "select count(*) from nxt_mirror.checkpoint
                     where purpose = 'load' and started_at > $1 and finished_at is not null";
         let walked: Result<i64, _> = sqlx::query_scalar(sql).bind(quiet).fetch_one(&site.pool).await;
