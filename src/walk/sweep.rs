@@ -55,8 +55,8 @@ impl Loader {
         }
         let mut pages = Vec::with_capacity(asks.len());
         for of_tenant in asks.chunk_by(|one, other| one.tenant == other.tenant) {
-            let is_all = of_tenant.len() == asks.len();
-            let glance = if is_all { None } else { self.glance(of_tenant).await };
+            let has_failed = of_tenant.len() == asks.len();
+            let glance = if has_failed { None } else { self.glance(of_tenant).await };
             pages.extend(glance.unwrap_or_else(|| of_tenant.iter().map(|_| None).collect()));
         }
         pages

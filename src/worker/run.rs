@@ -36,6 +36,14 @@ const SLOW_FOR: Duration = Duration::from_secs(60);
 /// How long running claims may take to finish when the daemon stops. What is left then is given back.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
+/// Requests in a row that bring no row of a table, after which it is no longer searched for single culprits.
+const BARREN_MAX: u32 = 100;
+/// How long that is held against a table.
+const BARREN_FOR: Duration = Duration::from_secs(300);
+
+/// A table of a tenant, by its SQL name.
+pub(super) type Lane = (Tenant, String);
+
 /// What one claim came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Step {
@@ -68,6 +76,8 @@ pub struct Worker {
 pub(super) struct State {
     pub(super) size: Size,
     slow_until: HashMap<Tenant, Instant>,
+    /// Requests that brought no row of a table, one after the other, and when the last was.
+    pub(super) barren: HashMap<Lane, (u32, Instant)>,
     pub(super) running: HashMap<Uuid, Running>,
 }
 
@@ -82,7 +92,7 @@ impl Worker {
     /// A worker that has not started.
     pub fn new(parts: Parts) -> Self {
         let size = Size::new(parts.fetch_rows_max);
-        let state = State { size, slow_until: HashMap::new(), running: HashMap::new() };
+        let state = State { size, slow_until: HashMap::new(), barren: HashMap::new(), running: HashMap::new() };
         Self { parts, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -253,6 +263,17 @@ impl Worker {
             }
         }
         elapsed > SLOW
+    }
+
+    /// Takes note of a request that brought no row of a table that answers otherwise, and says whether there were too many.
+    pub(super) fn is_barren(&self, lane: Lane) -> bool {
+        let mut state = self.state();
+        let (requests, last) = state.barren.entry(lane).or_insert((0, Instant::now()));
+        if last.elapsed() > BARREN_FOR {
+            *requests = 0;
+        }
+        (*requests, *last) = (*requests + 1, Instant::now());
+        *requests > BARREN_MAX
     }
 
     pub(super) fn is_slow(&self, tenant: Tenant) -> bool {

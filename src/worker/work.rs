@@ -9,7 +9,7 @@ use super::{
     batch::{self, Known as KnownRow, Sorted, Stuck},
     blame::{self, Failure, Fault},
     plan::{self, Seat},
-    run::{Step, Worker},
+    run::{Lane, Step, Worker},
 };
 use crate::{
     domain::settle::{self, BeforeFetch, Known},
@@ -138,8 +138,8 @@ impl Worker {
                     self.state().size.failed(rows.len());
                 }
                 let mut fault = self.blame(&error).await;
-                if let (Fault::SomeRow, [ask], false) = (fault, asks.as_slice(), is_readable) {
-                    fault = self.table_fault(ask).await;
+                if let (Fault::SomeRow, [ask]) = (fault, asks.as_slice()) {
+                    fault = self.row_or_lane(ask, is_readable).await;
                 }
                 // What fails slowly goes back to the queue, where slow tenants have their bounds.
                 if matches!(fault, Fault::SomeRow) && rows.len() > 1 && !is_slow {
@@ -158,6 +158,7 @@ impl Worker {
             let own: Vec<KnownRow> = places.iter().filter_map(|&index| rows[index].take()).collect();
             match answer {
                 Ok(sights) => {
+                    self.state().barren.remove(&lane(ask));
                     for (known, sight) in own.into_iter().zip(sights) {
                         match seen(sight.sighting) {
                             Ok(row) => {
@@ -198,8 +199,18 @@ impl Worker {
                 self.parts.catalog.forget().await;
                 Fault::Outdated
             }
-            Remedy::Split if !is_readable => self.table_fault(ask).await,
-            Remedy::Split | Remedy::Wait(_) | Remedy::Probe => Fault::of(remedy, true),
+            Remedy::Split => self.row_or_lane(ask, is_readable).await,
+            Remedy::Wait(_) | Remedy::Probe => Fault::of(remedy, true),
+        }
+    }
+
+    /// Whether some of these rows or all of their table are at fault. It is all of it, too, when request after request
+    /// brings none of its rows, although it answers otherwise, as with a column that is broken.
+    async fn row_or_lane(&self, ask: &Ask, is_readable: bool) -> Fault {
+        let fault = if is_readable { Fault::SomeRow } else { self.table_fault(ask).await };
+        match fault {
+            Fault::SomeRow if self.is_barren(lane(ask)) => Fault::Lane,
+            fault => fault,
         }
     }
 
@@ -365,6 +376,10 @@ impl Worker {
             items.into_iter().map(|item| Failure::alone(item.known.claimed, Fault::SomeRow, text.clone())).collect();
         self.settle_failures(claim_id, failures, step).await
     }
+}
+
+fn lane(ask: &Ask) -> Lane {
+    (ask.tenant, ask.table.sql_name.clone())
 }
 
 /// Rows to ask for in one request.

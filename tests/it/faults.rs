@@ -114,6 +114,26 @@ async fn a_company_that_is_down_costs_little_harms_none_and_comes_back_by_itself
     assert_eq!(app.assert_equal().await, 82);
 }
 
+/// The table answers a question that no row does, but not one of its rows can be read, as with a column that is broken.
+#[tokio::test]
+async fn a_table_whose_every_row_fails_is_not_searched_for_a_culprit() {
+    let app = TestApp::builder().set("NXT_FETCH_ROWS_MAX", 200).start().await;
+    app.simulator.fault(Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")));
+    let rows: Vec<_> = (1..=200).map(|number| object(json!({ "orderNo": number }))).collect();
+    app.simulator.put_all(COMPANY, "Order", &rows, true).unwrap();
+    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "A" }))).unwrap();
+    app.settle().await;
+    assert_eq!(app.mirrored("product").await.len(), 1);
+    assert_eq!(app.dead_letters().await.len(), 200);
+    let requests = app.simulator.counters().graphql_requests;
+    assert!(requests < 500, "{requests} requests");
+    app.simulator.clear_faults();
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 201 }))).unwrap();
+    app.wait_for("all orders", 201, "select count(*) from business_nxt.\"order\"").await;
+    assert_eq!(app.assert_equal().await, 202);
+    assert!(app.dead_letters().await.is_empty());
+}
+
 #[tokio::test]
 async fn a_column_that_vanishes_is_kept_and_does_not_stop_the_table() {
     let app = TestApp::start().await;
