@@ -180,8 +180,7 @@ async fn run(seed: u64, steps: u32) -> Tally {
     let mut daemon = site.spawn(None);
     let mut tally = Tally::default();
     // However busy the machine is, the daemon has begun before anything happens to it.
-    change(&mut random, &site, &history);
-    site.wait_for_none("a first row", "select 1 - least(count(*), 1) from nxt_mirror.sync_log").await;
+    site.wait_for_none("a first walk", "select 1 - least(count(*), 1) from nxt_mirror.checkpoint").await;
     for _ in 0..steps {
         daemon = step(&mut random, &site, &mut server, daemon, &history, &mut tally).await;
         if !daemon.is_running() {
