@@ -13,11 +13,13 @@ pub mod dead_letter;
 pub mod ledger;
 pub mod maintenance;
 pub mod settle;
+pub mod tombstone;
 
 pub use accept::{AcceptError, Accepted, Acceptor, Delivery, DeliveryId, Notification, Quarantine};
 pub use claim::{Backlog, Claimable, Claimed, Priority, Queue, RENEW_INTERVAL};
 pub use commit::Committer;
-pub use settle::{FailureOf, Locked, Outcome, SyncAction, SyncEntry, Tombstone};
+pub use settle::{FailureOf, Locked, Outcome, SyncAction, SyncEntry};
+pub use tombstone::Tombstone;
 
 /// A statement against the queue's tables failed.
 #[derive(Debug, thiserror::Error)]

@@ -253,7 +253,7 @@ impl Writer {
             }
         }
         if !revived.is_empty() {
-            queue::settle::revive_keys(connection, *tenant, &table.name, &revived).await?;
+            queue::tombstone::revive(connection, *tenant, &table.name, &revived).await?;
         }
         queue::settle::mark(connection, &doubtful, Priority::Deferred).await?;
         if !self.is_logged {
@@ -280,7 +280,7 @@ impl Writer {
         let hints: Vec<Option<RowHint>> = rows.iter().map(|row| hint(&self.target, &row.key)).collect();
         let evidence = queue::settle::has_evidence(connection, *tenant, &table.name).await?;
         let tombstones: HashMap<_, _> = match evidence.of_deletions {
-            true => queue::settle::tombstones(connection, *tenant, &table.name, &folded).await?.into_iter().collect(),
+            true => queue::tombstone::of_keys(connection, *tenant, &table.name, &folded).await?.into_iter().collect(),
             false => HashMap::new(),
         };
         let waiting = match evidence.of_notifications {

@@ -146,7 +146,7 @@ impl Group<'_> {
         let mirrored = parts.replica.known(connection, self.tenant, self.table, &keys).await?;
         let folded: Vec<String> = keys.iter().map(RowKey::folded_text).collect();
         let tombstones: HashMap<String, Deletion> =
-            queue::settle::tombstones(connection, self.tenant, &self.table.name, &folded).await?.into_iter().collect();
+            queue::tombstone::of_keys(connection, self.tenant, &self.table.name, &folded).await?.into_iter().collect();
         let judged = self.items.iter().zip(mirrored).zip(&folded).map(|(((item, now), mirrored), folded)| {
             let known = Known { mirrored, tombstone: tombstones.get(folded).copied() };
             Verdict { item, now, key: counting_key(item), known, settlement: decide(item, now, &known) }
@@ -174,7 +174,7 @@ impl Group<'_> {
             }
         }
         if !revived.is_empty() {
-            queue::settle::revive_keys(connection, self.tenant, &self.table.name, &revived).await?;
+            queue::tombstone::revive(connection, self.tenant, &self.table.name, &revived).await?;
         }
         Ok(parts.replica.upsert(connection, self.tenant, self.table, &rows).await?)
     }
@@ -201,7 +201,7 @@ impl Group<'_> {
                 Action::Upsert | Action::Keep => {}
             }
         }
-        queue::settle::bury_keys(connection, self.tenant, &self.table.name, &tombstones).await?;
+        queue::tombstone::bury(connection, self.tenant, &self.table.name, &tombstones).await?;
         Ok(parts.replica.delete(connection, self.tenant, self.table, &removals).await?)
     }
 
