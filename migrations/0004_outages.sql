@@ -8,6 +8,9 @@ comment on column nxt_mirror.api_budget.away_since is 'Since when the API does n
 comment on column nxt_mirror.api_budget.away_noted_at is
     'When that was last seen: a replica that was killed meanwhile cannot say that the API is back';
 
+-- Left by an earlier text of the migration before this one: each range has its own.
+alter table nxt_mirror.checkpoint drop column if exists position;
+
 alter table nxt_mirror.dead_letter add column of_lane boolean not null default false;
 comment on column nxt_mirror.dead_letter.of_lane is
     'The table or the tenant could not be read at all: the row is tried again by itself when they can';

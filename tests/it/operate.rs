@@ -232,6 +232,20 @@ async fn timers_run_on_one_replica_and_move_on_when_it_stops() {
 }
 
 #[tokio::test]
+async fn a_database_made_by_an_earlier_text_of_a_migration_is_accepted_and_a_foreign_one_is_not() {
+    let app = TestApp::builder().role(Role::Receiver).start().await;
+    let earlier = "2e5451742a3b590d2beb1fe577da0e33612138d3e97384fd6f9c95480eb09277b53b4d8ec1e886e72e6eecf4537146f2";
+    for (checksum, accepted) in [(earlier, true), ("00", false)] {
+        sqlx::query("update nxt_mirror.migration set checksum = decode($1, 'hex') where version = 3")
+            .bind(checksum)
+            .execute(&app.pool)
+            .await
+            .unwrap();
+        assert_eq!(app.command(&["migrate"]).await.status.success(), accepted, "{checksum}");
+    }
+}
+
+#[tokio::test]
 async fn the_database_role_needs_no_superuser() {
     let app = TestApp::builder().role(Role::Receiver).set("NXT_TABLES", "Order").start().await;
     app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
