@@ -89,18 +89,18 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Zone { shift } => {
-                write!(f, "rows are dated {} from what their notifications announced", Signed(*shift))
+                write!(f, "rows are dated {} from what their notifications announced", Readable(*shift))
             }
-            Self::Ahead { by } => write!(f, "notifications are dated {} after they were received", Signed(*by)),
-            Self::Behind { by } => write!(f, "notifications are received {} after their changes", Signed(*by)),
+            Self::Ahead { by } => write!(f, "notifications are dated {} after they were received", Readable(*by)),
+            Self::Behind { by } => write!(f, "notifications are received {} after their changes", Readable(*by)),
         }
     }
 }
 
 /// A duration in the unit that people would use.
-struct Signed(Duration);
+struct Readable(Duration);
 
-impl fmt::Display for Signed {
+impl fmt::Display for Readable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let minutes = self.0.as_seconds_f64() / 60.0;
         if minutes.abs() < 60.0 { write!(f, "{minutes:.1} min") } else { write!(f, "{:.1} h", minutes / 60.0) }
@@ -153,6 +153,7 @@ pub async fn recall(pool: &PgPool) -> Result<u64, sqlx::Error> {
     .bind(PLANNED_MAX)
     .execute(pool)
     .await?;
+    // Every priority is named, so that the index of due rows serves.
     let rows = sqlx::query(
         "update nxt_mirror.dirty_row
             set due_at = now(), waiting_since = least(waiting_since, now()), claim_id = null

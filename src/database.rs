@@ -90,8 +90,7 @@ pub async fn migrate(pool: &PgPool) -> Result<(), DatabaseError> {
 async fn accept_amended(pool: &PgPool) -> Result<(), DatabaseError> {
     let (version, earlier) = AMENDED;
     let known = migrations().iter().find(|migration| migration.version == version).map(|own| own.checksum.to_vec());
-    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null").bind(RECORD).fetch_one(pool).await?;
-    if exists {
+    if has_record(pool).await? {
         sqlx::query(
             "update nxt_mirror.migration set checksum = $1 where version = $2 and checksum = decode($3, 'hex')",
         )
@@ -104,10 +103,13 @@ async fn accept_amended(pool: &PgPool) -> Result<(), DatabaseError> {
     Ok(())
 }
 
+async fn has_record(pool: &PgPool) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select to_regclass($1) is not null").bind(RECORD).fetch_one(pool).await
+}
+
 /// Whether every migration of this binary has been run.
 pub async fn is_current(pool: &PgPool) -> Result<bool, DatabaseError> {
-    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null").bind(RECORD).fetch_one(pool).await?;
-    if !exists {
+    if !has_record(pool).await? {
         return Ok(false);
     }
     let done: Option<i64> =

@@ -4,7 +4,7 @@
 //! wait in the database in the order of their age, and deletions that need no request are still applied.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -23,13 +23,14 @@ const NOTED_WITHIN: Duration = Duration::from_secs(180);
 /// What one daemon knows of the API's availability.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    is_away: Mutex<bool>,
+    is_away: AtomicBool,
     noticed: Notify,
 }
 
 impl Watch {
+    /// Returns what held before.
     fn set(&self, is_away: bool) -> bool {
-        std::mem::replace(&mut *self.is_away.lock().unwrap_or_else(PoisonError::into_inner), is_away)
+        self.is_away.swap(is_away, Ordering::SeqCst)
     }
 }
 
@@ -79,7 +80,7 @@ impl Outage {
 impl Upstream {
     /// Whether the API was found to be away and has not answered a probe since.
     pub fn is_away(&self) -> bool {
-        *self.watch.is_away.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watch.is_away.load(Ordering::SeqCst)
     }
 
     /// Whether the API still answers after this failure of a request. When it does not, it counts as away from now on.

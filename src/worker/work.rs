@@ -339,11 +339,7 @@ impl Worker {
                 continue;
             }
             match apply::apply(&self.parts, claim_id, &items).await {
-                Ok(counts) => {
-                    for (action, count) in counts {
-                        *step.actions.entry(action).or_default() += count;
-                    }
-                }
+                Ok(actions) => step.add(Step { actions, ..Step::default() }),
                 Err(error) if error.is_about_data() => {
                     let other_half = items.split_off(items.len() / 2);
                     if items.is_empty() {
