@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use nxt_simulator::SimulateArgs;
 
-use crate::{config::Role, demo::DemoArgs, simulator::SimulateArgs};
+use crate::{config::Role, demo::DemoArgs};
 
 /// Keeps a PostgreSQL replica of Visma Business NXT companies in step with the source.
 ///

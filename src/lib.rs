@@ -6,8 +6,8 @@
 //! sweeps and compares whole tables by the same rules. [`app`] puts the parts together; `docs/architecture.md` has the
 //! map and the invariants.
 //!
-//! [`simulator`] is a Business NXT in memory that shares nothing with the rest; [`embedded`] a PostgreSQL of our own;
-//! [`demo`] all of it on one machine.
+//! [`nxt_simulator`] is a Business NXT in memory that knows nothing of the rest; [`nxt_embedded_postgres`] a PostgreSQL of
+//! our own; [`demo`] all of it on one machine.
 
 pub mod app;
 pub mod cli;
@@ -17,7 +17,6 @@ pub mod config;
 pub mod database;
 pub mod demo;
 pub mod domain;
-pub mod embedded;
 pub mod failpoint;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -25,7 +24,6 @@ pub mod mirror;
 pub mod ops;
 pub mod queue;
 pub mod shutdown;
-pub mod simulator;
 pub mod telemetry;
 pub mod upstream;
 pub mod walk;

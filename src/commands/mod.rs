@@ -8,6 +8,7 @@ mod walks;
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use nxt_embedded_postgres::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -15,9 +16,7 @@ use crate::{
     app::App,
     cli::{Cli, Command},
     config::{DatabaseSettings, LogSettings, OpsSettings, Role, Settings, Source},
-    database, demo,
-    embedded::{self, EmbeddedError, EmbeddedOptions, EmbeddedPostgres},
-    queue, shutdown, simulator, telemetry,
+    database, demo, queue, shutdown, telemetry,
 };
 
 /// How long the daemon may take to answer a health check.
@@ -31,7 +30,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args).await,
         Command::Simulate(args) => {
             telemetry::start(&LogSettings::read(&Source::from_process(config)?)?);
-            simulator::run(args, shutdown::on_signal()?).await?;
+            nxt_simulator::run(args, shutdown::on_signal()?).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Migrate => migrate(config).await,
@@ -86,7 +85,7 @@ async fn database_url(settings: &DatabaseSettings) -> anyhow::Result<(SecretStri
     }
     let started = EmbeddedPostgres::start(EmbeddedOptions::new(&settings.data_dir)).await;
     if let Err(EmbeddedError::InUse { .. }) = &started
-        && let Some(url) = EmbeddedPostgres::url_elsewhere(&settings.data_dir, embedded::DATABASE)?
+        && let Some(url) = EmbeddedPostgres::url_elsewhere(&settings.data_dir, nxt_embedded_postgres::DATABASE)?
     {
         // The daemon runs it: its database is the one that is meant.
         return Ok((url, None));
@@ -96,7 +95,7 @@ async fn database_url(settings: &DatabaseSettings) -> anyhow::Result<(SecretStri
         folder = %server.data_dir().display(),
         "DATABASE_URL is not set: using a database of our own"
     );
-    Ok((server.url(embedded::DATABASE), Some(server)))
+    Ok((server.url(nxt_embedded_postgres::DATABASE), Some(server)))
 }
 
 /// Asks the daemon's own listener for readiness. Spoken by hand, because a health check runs every few seconds and a

@@ -4,6 +4,7 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 
 use actix_web::web::Bytes;
 use anyhow::{Context, bail};
+use nxt_embedded_postgres::EmbeddedPostgres;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::{FromRow, PgPool};
@@ -15,7 +16,6 @@ use crate::{
     config::{DatabaseSettings, LogSettings, Source},
     database,
     domain::{HintKey, KeyValue, TableName, Time, time},
-    embedded::{self, EmbeddedPostgres},
     mirror::Replica,
     queue::{self, Accepted, Backlog, Committer, Delivery, DeliveryId, Notification, dead_letter, ledger},
     telemetry::{self, Metrics},
@@ -30,7 +30,7 @@ async fn open(config: Option<&Path>) -> anyhow::Result<(PgPool, secrecy::SecretS
     let settings = DatabaseSettings::read(&source)?;
     let url = match settings.url {
         Some(url) => url,
-        None => EmbeddedPostgres::url_elsewhere(&settings.data_dir, embedded::DATABASE)?
+        None => EmbeddedPostgres::url_elsewhere(&settings.data_dir, nxt_embedded_postgres::DATABASE)?
             .context("DATABASE_URL is not set, and NXT_DATA_DIR has no server of our own")?,
     };
     let pool = database::connect(database::options(&url)?).await?;

@@ -4,6 +4,7 @@ use std::{path::Path, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures_util::{StreamExt, stream};
+use nxt_embedded_postgres::EmbeddedPostgres;
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -14,7 +15,6 @@ use crate::{
     config::{MirrorSettings, Role, Settings, Source},
     database,
     domain::TableName,
-    embedded::EmbeddedPostgres,
     queue::QueueError,
     telemetry::{self, Metrics, chain},
     upstream::CatalogError,

@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use nxt_simulator::{Owner, Simulator};
 use serde_json::{Map, Value as Json};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::{
-    domain::naming,
-    simulator::{Owner, Simulator},
-};
+use crate::domain::naming;
 
 /// Differences that are listed in full.
 const SHOWN_MAX: usize = 20;

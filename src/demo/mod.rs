@@ -7,16 +7,14 @@ mod watch;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
+use nxt_simulator::{Options, Simulator};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
     config::{LogFormat, LogSettings, Role, Settings, Source},
-    database,
-    embedded::{EmbeddedOptions, EmbeddedPostgres},
-    shutdown,
-    simulator::{Options, Simulator},
-    telemetry,
+    database, shutdown, telemetry,
 };
 
 pub use compare::{Comparison, compare};

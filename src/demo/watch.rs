@@ -6,9 +6,8 @@ use std::{
 };
 
 use anyhow::Context;
+use nxt_simulator::Simulator;
 use sqlx::PgPool;
-
-use crate::simulator::Simulator;
 
 const REFRESH: Duration = Duration::from_secs(1);
 /// Lines of activity that are shown each time.

@@ -12,10 +12,8 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use nxt_mirror::{
-    embedded::{EmbeddedOptions, EmbeddedPostgres},
-    simulator::{Clock, Fault, FaultKind, Options, Owner},
-};
+use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
+use nxt_simulator::{Clock, Fault, FaultKind, Options, Owner};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};

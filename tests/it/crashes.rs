@@ -3,10 +3,8 @@
 use std::os::unix::process::ExitStatusExt;
 
 use futures_util::{StreamExt, stream};
-use nxt_mirror::{
-    failpoint::Failpoint,
-    simulator::{Options, Owner},
-};
+use nxt_mirror::failpoint::Failpoint;
+use nxt_simulator::{Options, Owner};
 use serde_json::json;
 
 use crate::support::{app::COMPANY, database::TestDatabase, object, process::Site};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use nxt_mirror::embedded::{DATABASE, EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use nxt_embedded_postgres::{DATABASE, EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 use secrecy::ExposeSecret;
 use sqlx::{Connection, Executor, PgConnection};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nxt_mirror::simulator::{Fault, FaultKind, Owner};
+use nxt_simulator::{Fault, FaultKind, Owner};
 use serde_json::json;
 
 use crate::support::{

@@ -5,10 +5,8 @@ use std::{
     time::Duration,
 };
 
-use nxt_mirror::{
-    config::Role,
-    simulator::{Fault, FaultKind},
-};
+use nxt_mirror::config::Role;
+use nxt_simulator::{Fault, FaultKind};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, path::Path, sync::mpsc, time::Duration};
 
+use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
 use nxt_mirror::{
     clocks,
     config::Role,
-    embedded::{EmbeddedOptions, EmbeddedPostgres},
     queue::{Claimable, Queue, maintenance},
-    simulator::{Clock, Fault, FaultKind},
 };
+use nxt_simulator::{Clock, Fault, FaultKind};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -165,7 +165,7 @@ async fn a_disk_that_is_really_full() {
     let options = EmbeddedOptions::new(Path::new(&disk).join("postgres"));
     let mut server = EmbeddedPostgres::start(options.clone()).await.expect("the server starts");
     let url = server.url("nxt_mirror").expose_secret().to_owned();
-    let simulator = nxt_mirror::simulator::Options { published_example: false, ..Default::default() };
+    let simulator = nxt_simulator::Options { published_example: false, ..Default::default() };
     let site = Site::new(simulator, &url, &[]).await;
     site.simulator.set_knobs(|knobs| (knobs.retries, knobs.retry_ms) = (400, 250));
     let mut daemon = site.spawn(None);

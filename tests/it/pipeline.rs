@@ -3,10 +3,8 @@
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 
-use nxt_mirror::{
-    config::Role,
-    simulator::{Fault, FaultKind, Owner},
-};
+use nxt_mirror::config::Role;
+use nxt_simulator::{Fault, FaultKind, Owner};
 
 use crate::support::{
     app::{COMPANY, TestApp},

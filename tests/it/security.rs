@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use nxt_mirror::{
-    config::Role,
-    simulator::{Fault, FaultKind},
-};
+use nxt_mirror::config::Role;
+use nxt_simulator::{Fault, FaultKind};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -62,7 +60,7 @@ async fn no_secret_is_in_any_output() {
         app.database.url().split_once(':').unwrap().1.split_once(':').unwrap().1.split_once('@').unwrap().0.to_owned();
     let tokens = app.simulator.tokens();
     assert!(!tokens.is_empty() && password.len() > 8);
-    let client_secret = nxt_mirror::simulator::Options::default().client_secret;
+    let client_secret = nxt_simulator::Options::default().client_secret;
     // `simulate --help` shows the simulator's own default, which is no secret; here only lines of the log count.
     let log: String = output.lines().filter(|line| !line.contains("[default:")).collect::<Vec<_>>().join("\n");
     for secret in [SECRET, OPS_TOKEN, &password, &client_secret, "secret-in-a-wrong-url"]

@@ -1,6 +1,6 @@
 //! The simulator by itself, since everything else is measured against it.
 
-use nxt_mirror::simulator::{Fault, FaultKind, Options, Owner, Simulator};
+use nxt_simulator::{Fault, FaultKind, Options, Owner, Simulator};
 use serde_json::{Value, json};
 
 use crate::support::object;

@@ -1,6 +1,6 @@
 //! Every type of value, without loss.
 
-use nxt_mirror::simulator::Owner;
+use nxt_simulator::Owner;
 use serde_json::{Value, json};
 
 use crate::support::{

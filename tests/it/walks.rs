@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use nxt_mirror::{
-    config::Role,
-    simulator::{Fault, FaultKind, Owner},
-};
+use nxt_mirror::config::Role;
+use nxt_simulator::{Fault, FaultKind, Owner};
 use serde_json::{Value, json};
 
 use crate::support::{

@@ -8,10 +8,9 @@ use std::{
 use nxt_mirror::{
     app::App,
     config::{LogFormat, LogSettings, Role, Settings, Source},
-    demo,
-    simulator::{Options, Owner, Simulator},
-    telemetry,
+    demo, telemetry,
 };
+use nxt_simulator::{Options, Owner, Simulator};
 use reqwest::{Client, Response};
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgPool};

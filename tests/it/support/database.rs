@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nxt_mirror::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use nxt_embedded_postgres::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};

@@ -9,8 +9,8 @@ use std::{
 use nxt_mirror::{
     demo::{self, Comparison},
     failpoint,
-    simulator::{Options, Simulator},
 };
+use nxt_simulator::{Options, Simulator};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::process::{Child, Command};
 

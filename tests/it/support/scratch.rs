@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nxt_mirror::embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use nxt_embedded_postgres::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 
 /// A data folder that every user can reach, removed when the test ends.
 pub struct Scratch(pub PathBuf);

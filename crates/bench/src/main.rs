@@ -17,10 +17,8 @@ use anyhow::{Context, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use clap::Parser;
 use hmac::{Hmac, KeyInit, Mac};
-use nxt_mirror::{
-    embedded::{EmbeddedOptions, EmbeddedPostgres},
-    simulator::{Options, Owner, Simulator},
-};
+use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
+use nxt_simulator::{Options, Owner, Simulator};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use nxt_mirror::{
-    embedded::EmbeddedPostgres,
-    simulator::{Fault, FaultKind, Owner},
-};
+use nxt_embedded_postgres::EmbeddedPostgres;
+use nxt_simulator::{Fault, FaultKind, Owner};
 use serde_json::{Map, json};
 
 use super::{Bench, walks};

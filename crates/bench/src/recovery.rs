@@ -3,10 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use nxt_mirror::{
-    embedded::EmbeddedPostgres,
-    simulator::{Fault, FaultKind, Options, Owner, Simulator},
-};
+use nxt_embedded_postgres::EmbeddedPostgres;
+use nxt_simulator::{Fault, FaultKind, Options, Owner, Simulator};
 use secrecy::ExposeSecret;
 use serde_json::{Map, json};
 use sqlx::PgPool;

@@ -7,10 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use nxt_mirror::{
-    embedded::EmbeddedPostgres,
-    simulator::{Options, Owner, Simulator},
-};
+use nxt_embedded_postgres::EmbeddedPostgres;
+use nxt_simulator::{Options, Owner, Simulator};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;

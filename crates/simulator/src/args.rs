@@ -1,4 +1,4 @@
-//! `nxt-mirror simulate`.
+//! A simulator as a process of its own.
 
 use std::net::SocketAddr;
 
