@@ -1,7 +1,6 @@
 //! Everything at once on one machine: a database of our own, a simulated Business NXT with a trading company at
 //! work, and the daemon. Nothing outside is needed, and nothing of it is left when it ends but the database's files.
 
-mod compare;
 mod watch;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -9,6 +8,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
 use nxt_simulator::{Options, Simulator};
+use nxt_testkit::{Comparison, compare};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,8 +16,6 @@ use crate::{
     config::{LogFormat, LogSettings, Role, Settings, Source},
     database, shutdown, telemetry,
 };
-
-pub use compare::{Comparison, compare};
 
 /// The demo's secrets guard nothing.
 const WEBHOOK_SECRET: &str = "demo-signature-key";

@@ -14,17 +14,14 @@ use std::{
 use futures_util::{StreamExt, stream};
 use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
 use nxt_simulator::{Clock, Fault, FaultKind, Options, Owner};
+use nxt_testkit::{Daemon, Scratch, Site, object};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{
-    object,
-    process::{Daemon, Site},
-    scratch::Scratch,
-};
+use crate::support::site;
 
 const OWNERS: [Owner; 2] = [Owner::Company(2_000_001), Owner::Company(2_000_002)];
 const PRODUCTS: [&str; 8] = ["A", "Bolt x", "bø", "Ærlig", "10", "9", "z'z", "Ω"];
@@ -163,7 +160,7 @@ async fn run(seed: u64, steps: u32) -> Tally {
         ("NXT_WALK_SECONDS", "2"),
         ("NXT_REQUESTS_PER_MINUTE", "100000"),
     ];
-    let site = Site::new(options, &server.url(), &settings).await;
+    let site = site(options, &server.url(), &settings).await;
     site.simulator.set_knobs(|knobs| {
         knobs.duplicate = 0.2;
         knobs.loss = 0.1;
@@ -175,7 +172,7 @@ async fn run(seed: u64, steps: u32) -> Tally {
     let history = Arc::new(Mutex::new(History::default()));
     let done = CancellationToken::new();
     let reader = tokio::spawn(watch(site.pool.clone(), Arc::clone(&history), done.clone()));
-    let mut daemon = site.spawn(None);
+    let mut daemon = site.spawn(&[]);
     let mut tally = Tally::default();
     // However busy the machine is, the daemon has begun before anything happens to it.
     site.wait_for_none("a first walk", "select 1 - least(count(*), 1) from nxt_mirror.checkpoint").await;
@@ -184,7 +181,7 @@ async fn run(seed: u64, steps: u32) -> Tally {
         if !daemon.is_running() {
             // One that starts while the server is away gives up, and whoever supervises it starts it again.
             tally.restarts += 1;
-            daemon = site.spawn(None);
+            daemon = site.spawn(&[]);
         }
     }
     assert!(tally.restarts <= tally.server_kills, "seed {seed}: the daemon ended by itself: {tally:?}");
@@ -241,7 +238,7 @@ async fn step(
         85..88 => {
             daemon.kill().await;
             tally.daemon_kills += 1;
-            return site.spawn(None);
+            return site.spawn(&[]);
         }
         88..89 => {
             server.kill().await;

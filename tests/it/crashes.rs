@@ -3,11 +3,12 @@
 use std::os::unix::process::ExitStatusExt;
 
 use futures_util::{StreamExt, stream};
-use nxt_mirror::failpoint::Failpoint;
+use nxt_mirror::failpoint::{self, Failpoint};
 use nxt_simulator::{Options, Owner};
+use nxt_testkit::object;
 use serde_json::json;
 
-use crate::support::{app::COMPANY, database::TestDatabase, object, process::Site};
+use crate::support::{app::COMPANY, database, site};
 
 /// Daemons at the same time.
 const AT_ONCE: usize = 6;
@@ -22,7 +23,7 @@ fn line(number: i64, text: &str) -> serde_json::Map<String, serde_json::Value> {
 
 /// Crashes at a point, starts again, and reports what was compared.
 async fn crash_at(point: Failpoint) -> String {
-    let database = TestDatabase::create().await;
+    let database = database().await;
     let options = Options {
         published_example: false,
         companies: vec![(1_000_001, 2_000_001)],
@@ -37,10 +38,10 @@ async fn crash_at(point: Failpoint) -> String {
         ("NXT_WALK_SECONDS", "2"),
         ("NXT_REQUESTS_PER_MINUTE", "100000"),
     ];
-    let site = Site::new(options, &database.url(), &settings).await;
+    let site = site(options, &database.url(), &settings).await;
     let orders: Vec<_> = (1..=SILENT_ROWS).map(|number| object(json!({ "orderNo": number, "name": "old" }))).collect();
     site.simulator.put_all(COMPANY, "Order", &orders, false).unwrap();
-    let mut daemon = site.spawn(Some(point.name()));
+    let mut daemon = site.spawn(&[(failpoint::VARIABLE, point.name())]);
     for number in 0..10 {
         site.simulator.put(COMPANY, "OrderLine", line(number, "first")).unwrap();
     }
@@ -52,7 +53,7 @@ async fn crash_at(point: Failpoint) -> String {
         let key = object(json!({ "orderNo": 0, "lineNo": number }));
         site.simulator.delete(COMPANY, "OrderLine", key).unwrap();
     }
-    let _daemon = site.spawn(None);
+    let _daemon = site.spawn(&[]);
     site.simulator.drain().await;
     site.expire_leases().await;
     let unloaded =

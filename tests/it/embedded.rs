@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use nxt_embedded_postgres::{DATABASE, EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use nxt_testkit::Scratch;
 use secrecy::ExposeSecret;
 use sqlx::{Connection, Executor, PgConnection};
 
-use crate::support::{database::TestDatabase, scratch::Scratch};
+use crate::support::database;
 
 /// Tells the helper process below which folder to serve.
 const HELPER_VARIABLE: &str = "NXT_TEST_EMBEDDED_FOLDER";
@@ -174,7 +175,7 @@ async fn ctrl_c_for_the_whole_process_group_leaves_the_server_to_its_owner() {
 
 #[tokio::test]
 async fn each_test_database_is_empty_and_of_its_own() {
-    let (one, other) = (TestDatabase::create().await, TestDatabase::create().await);
+    let (one, other) = (database().await, database().await);
     let pool = one.pool().await;
     pool.execute("create table only_here (id integer)").await.unwrap();
     let mut connection = PgConnection::connect(&other.url()).await.unwrap();

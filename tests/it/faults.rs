@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use nxt_simulator::{Fault, FaultKind, Owner};
+use nxt_testkit::object;
 use serde_json::json;
 
-use crate::support::{
-    app::{COMPANY, TestApp},
-    object,
-};
+use crate::support::app::{COMPANY, TestApp};
 
 fn orders(app: &TestApp, owner: Owner, count: i64) {
     for number in 1..=count {

@@ -7,12 +7,14 @@ use std::{
 
 use nxt_mirror::config::Role;
 use nxt_simulator::{Fault, FaultKind};
+use nxt_testkit::{SECRET, object, sign};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    app::{COMPANY, SECRET, TestApp},
-    object, sign,
+    PROGRAM,
+    app::{COMPANY, TestApp},
+    database,
 };
 
 async fn json_of(app: &TestApp, arguments: &[&str]) -> Value {
@@ -126,8 +128,7 @@ async fn a_missing_setting_is_one_line_and_an_exit_code() {
     for (arguments, variable) in
         [(vec!["serve"], "NXT_WEBHOOK_SECRETS"), (vec!["serve", "--role", "worker"], "NXT_CLIENT_ID")]
     {
-        let output =
-            std::process::Command::new(env!("CARGO_BIN_EXE_nxt-mirror")).args(&arguments).env_clear().output().unwrap();
+        let output = std::process::Command::new(PROGRAM).args(&arguments).env_clear().output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success());
         assert!(errors.lines().count() == 1 && errors.contains(variable), "{errors}");
@@ -248,7 +249,7 @@ async fn the_database_role_needs_no_superuser() {
     let app = TestApp::builder().role(Role::Receiver).set("NXT_TABLES", "Order").start().await;
     app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
     let name = format!("nxt_plain_{}", uuid::Uuid::new_v4().simple());
-    let plain = crate::support::database::TestDatabase::create().await;
+    let plain = database().await;
     let pool = plain.pool().await;
     for sql in [
         format!("create role {name} login password 'plain' nosuperuser nocreatedb nocreaterole"),
@@ -260,7 +261,7 @@ async fn the_database_role_needs_no_superuser() {
     url.set_username(&name).unwrap();
     url.set_password(Some("plain")).unwrap();
     for arguments in [&["migrate"][..], &["backfill", "--company", "2000001"], &["verify", "--company", "2000001"]] {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+        let mut command = std::process::Command::new(PROGRAM);
         command.args(arguments).envs(app.environment()).env("DATABASE_URL", url.as_str());
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

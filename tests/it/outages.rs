@@ -9,14 +9,15 @@ use nxt_mirror::{
     queue::{Claimable, Queue, maintenance},
 };
 use nxt_simulator::{Clock, Fault, FaultKind};
+use nxt_testkit::object;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::support::{
+    PROGRAM,
     app::{COMPANY, TestApp},
-    object,
-    process::Site,
+    site,
 };
 
 /// Puts orders one after the other, each received before the next.
@@ -166,9 +167,9 @@ async fn a_disk_that_is_really_full() {
     let mut server = EmbeddedPostgres::start(options.clone()).await.expect("the server starts");
     let url = server.url("nxt_mirror").expose_secret().to_owned();
     let simulator = nxt_simulator::Options { published_example: false, ..Default::default() };
-    let site = Site::new(simulator, &url, &[]).await;
+    let site = site(simulator, &url, &[]).await;
     site.simulator.set_knobs(|knobs| (knobs.retries, knobs.retry_ms) = (400, 250));
-    let mut daemon = site.spawn(None);
+    let mut daemon = site.spawn(&[]);
     let put = |numbers: std::ops::Range<i64>| {
         for number in numbers {
             let row = object(json!({ "orderNo": number, "name": "x".repeat(200) }));
@@ -358,7 +359,7 @@ async fn an_api_whose_certificate_nobody_vouches_for_is_told_nothing() {
     let app = TestApp::builder().role(Role::Receiver).start().await;
     let (port, read) = impostor();
     for variable in ["NXT_TOKEN_URL", "NXT_GRAPHQL_URL"] {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+        let mut command = std::process::Command::new(PROGRAM);
         command.arg("doctor").envs(app.environment()).env(variable, format!("https://localhost:{port}/x"));
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 
 use nxt_mirror::config::Role;
 use nxt_simulator::{Fault, FaultKind, Owner};
+use nxt_testkit::object;
 
 use crate::support::{
+    PROGRAM,
     app::{COMPANY, TestApp},
-    object,
 };
 
 const PUBLISHED: &str = include_str!("../fixtures/order-line-insert.json");
@@ -241,7 +242,7 @@ async fn what_a_killed_daemon_had_stored_and_claimed_is_done_by_another() {
         app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
     }
     app.simulator.drain().await;
-    let mut killed = std::process::Command::new(env!("CARGO_BIN_EXE_nxt-mirror"))
+    let mut killed = std::process::Command::new(PROGRAM)
         .args(["serve", "--role", "worker"])
         .envs(app.environment())
         .env("NXT_OPS_LISTEN", "127.0.0.1:0")

@@ -3,14 +3,11 @@
 use std::sync::Arc;
 
 use nxt_mirror::config::Role;
+use nxt_testkit::{SECRET, Scratch, sign};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{
-    app::{SECRET, TestApp},
-    scratch::Scratch,
-    sign,
-};
+use crate::support::app::TestApp;
 
 fn body(number: i64) -> Value {
     json!({

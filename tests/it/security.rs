@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use nxt_mirror::config::Role;
 use nxt_simulator::{Fault, FaultKind};
+use nxt_testkit::{SECRET, object};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    app::{COMPANY, SECRET, TestApp},
-    object,
+    PROGRAM,
+    app::{COMPANY, TestApp},
 };
 
 const OPS_TOKEN: &str = "operators-token-of-the-test";
@@ -27,7 +28,7 @@ async fn no_secret_is_in_any_output() {
     app.simulator.drain().await;
     let mut output = String::new();
     let mut run = async |arguments: &[&str], extra: &[(&str, &str)]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+        let mut command = std::process::Command::new(PROGRAM);
         command.args(arguments).envs(app.environment()).env("NXT_LOG", "trace");
         command.envs(extra.iter().copied());
         let done = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();

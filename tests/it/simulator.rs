@@ -1,9 +1,8 @@
 //! The simulator by itself, since everything else is measured against it.
 
 use nxt_simulator::{Fault, FaultKind, Options, Owner, Simulator};
+use nxt_testkit::object;
 use serde_json::{Value, json};
-
-use crate::support::object;
 
 const COMPANY: Owner = Owner::Company(2_000_001);
 

@@ -1,12 +1,10 @@
 //! Every type of value, without loss.
 
 use nxt_simulator::Owner;
+use nxt_testkit::object;
 use serde_json::{Value, json};
 
-use crate::support::{
-    app::{COMPANY, TestApp},
-    object,
-};
+use crate::support::app::{COMPANY, TestApp};
 
 fn number(text: &str) -> Value {
     Value::Number(text.parse().unwrap())

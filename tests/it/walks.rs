@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use nxt_mirror::config::Role;
 use nxt_simulator::{Fault, FaultKind, Owner};
+use nxt_testkit::object;
 use serde_json::{Value, json};
 
-use crate::support::{
-    app::{COMPANY, TestApp},
-    object,
-};
+use crate::support::app::{COMPANY, TestApp};
 
 const OTHER: Owner = Owner::Company(2_000_002);
 

@@ -326,7 +326,7 @@ async fn economy(server: &EmbeddedPostgres) -> anyhow::Result<()> {
 }
 
 async fn report(bench: &Bench, what: &str, rows: i64) -> anyhow::Result<()> {
-    let comparison = nxt_mirror::demo::compare(&bench.pool, &bench.simulator).await?;
+    let comparison = nxt_testkit::compare(&bench.pool, &bench.simulator).await?;
     ensure!(comparison.is_equal(), "{comparison}");
     let counters = bench.simulator.counters();
     println!(

@@ -8,19 +8,18 @@ use std::{
 use nxt_mirror::{
     app::App,
     config::{LogFormat, LogSettings, Role, Settings, Source},
-    demo, telemetry,
+    telemetry,
 };
 use nxt_simulator::{Options, Owner, Simulator};
+use nxt_testkit::{SECRET, TestDatabase, compare, sign};
 use reqwest::{Client, Response};
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{database::TestDatabase, sign};
+use super::{PROGRAM, database};
 
-/// The key that tests sign with.
-pub const SECRET: &str = "test-signature-key";
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// The company of most tests.
@@ -54,7 +53,7 @@ impl Builder {
         if let Ok(filter) = std::env::var("NXT_LOG") {
             telemetry::start(&LogSettings { filter, format: Some(LogFormat::Text) });
         }
-        let database = TestDatabase::create().await;
+        let database = database().await;
         let simulator = Simulator::start(self.options.clone()).await.expect("the simulator starts");
         let daemon = Daemon::start(&self.settings, &self.options, &simulator, &database, self.role).await;
         let url = daemon.webhook_url();
@@ -175,7 +174,7 @@ impl TestApp {
 
     /// Runs the program on the same database and API.
     pub async fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+        let mut command = Command::new(PROGRAM);
         command.args(arguments).envs(self.environment());
         tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the program runs")
     }
@@ -238,7 +237,7 @@ impl TestApp {
     /// Settles, then demands that the mirror equals the source. Returns the number of rows compared.
     pub async fn assert_equal(&self) -> usize {
         self.settle().await;
-        let comparison = demo::compare(&self.pool, &self.simulator).await.expect("the comparison works");
+        let comparison = compare(&self.pool, &self.simulator).await.expect("the comparison works");
         assert!(comparison.is_equal(), "{comparison}");
         comparison.rows
     }

@@ -1,25 +1,21 @@
-//! One helper for all tests: a database, a simulator, a daemon.
+//! The harness, and what it needs to know of this package.
 
 pub mod app;
-pub mod database;
-pub mod process;
-pub mod scratch;
 
-use base64::{Engine, prelude::BASE64_STANDARD};
-use hmac::{Hmac, KeyInit, Mac};
-use serde_json::{Map, Value};
+use std::path::Path;
 
-/// Makes an object of a JSON literal.
-pub fn object(json: Value) -> Map<String, Value> {
-    match json {
-        Value::Object(object) => object,
-        other => panic!("{other} is not an object"),
-    }
+use nxt_simulator::Options;
+use nxt_testkit::{Site, TestDatabase};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_nxt-mirror");
+
+/// An empty database, dropped with its value.
+pub async fn database() -> TestDatabase {
+    TestDatabase::create(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres")).await
 }
 
-/// Signs a body the way Visma Connect does.
-pub fn sign(secret: &str, body: &[u8]) -> String {
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
-    mac.update(body);
-    BASE64_STANDARD.encode(mac.finalize().into_bytes())
+/// A simulator and a database for daemons that are processes of their own.
+pub async fn site(options: Options, database_url: &str, settings: &[(&'static str, &str)]) -> Site {
+    Site::new(PROGRAM, options, database_url, settings).await
 }

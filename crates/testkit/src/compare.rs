@@ -6,7 +6,7 @@ use nxt_simulator::{Owner, Simulator};
 use serde_json::{Map, Value as Json};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::domain::naming;
+use crate::names::snake_case;
 
 /// Differences that are listed in full.
 const SHOWN_MAX: usize = 20;
@@ -48,10 +48,8 @@ pub async fn compare(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<Com
     for (owner, table) in simulator.tables() {
         let keys = simulator.key_columns(&table)?;
         let source = by_key(simulator.rows(owner, &table)?, &keys);
-        let mirror = by_key(
-            mirrored(pool, owner, &table).await?,
-            &keys.iter().map(|key| naming::snake_case(key)).collect::<Vec<_>>(),
-        );
+        let mirror =
+            by_key(mirrored(pool, owner, &table).await?, &keys.iter().map(|key| snake_case(key)).collect::<Vec<_>>());
         comparison.tables += 1;
         comparison.table(&format!("{owner:?} {table}"), &source, &mirror);
     }
@@ -76,7 +74,7 @@ impl Comparison {
     fn row(&mut self, row: &str, source: &Map<String, Json>, mirror: &Map<String, Json>) {
         for (name, value) in source {
             self.values += 1;
-            let mirrored = mirror.get(&naming::snake_case(name)).unwrap_or(&Json::Null);
+            let mirrored = mirror.get(&snake_case(name)).unwrap_or(&Json::Null);
             if comparable(value) != comparable(mirrored) {
                 self.differences.push(format!("{row} {name}: {value} in the source, {mirrored} in the mirror"));
             }
@@ -101,7 +99,7 @@ fn by_key(rows: Vec<Map<String, Json>>, keys: &[String]) -> Rows {
 }
 
 async fn mirrored(pool: &PgPool, owner: Owner, table: &str) -> anyhow::Result<Vec<Map<String, Json>>> {
-    let name = naming::snake_case(table);
+    let name = snake_case(table);
     let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
         .bind(format!("business_nxt.\"{name}\""))
         .fetch_one(pool)

@@ -5,13 +5,22 @@ use std::path::PathBuf;
 use nxt_embedded_postgres::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 
 /// A data folder that every user can reach, removed when the test ends.
+#[derive(Debug)]
 pub struct Scratch(pub PathBuf);
 
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Scratch {
+    /// A folder that is not made yet.
     pub fn new() -> Self {
         Self(std::env::temp_dir().join(format!("nxt-embedded-{}", uuid::Uuid::new_v4())))
     }
 
+    /// A server in it.
     pub async fn start(&self) -> EmbeddedPostgres {
         self.try_start().await.expect("the server starts")
     }

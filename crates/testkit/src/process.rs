@@ -1,33 +1,41 @@
 //! Daemons as processes of their own, to be killed.
 
 use std::{
+    path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
-use nxt_mirror::{
-    demo::{self, Comparison},
-    failpoint,
-};
 use nxt_simulator::{Options, Simulator};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::process::{Child, Command};
 
-use super::app::SECRET;
+use crate::{Comparison, SECRET, compare};
 
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A simulator, a database, and the address where a daemon is, whenever one runs.
+#[derive(Debug)]
 pub struct Site {
+    /// The source.
     pub simulator: Simulator,
+    /// The database.
     pub pool: PgPool,
+    program: PathBuf,
     environment: Vec<(&'static str, String)>,
 }
 
 impl Site {
-    pub async fn new(options: Options, database_url: &str, settings: &[(&'static str, &str)]) -> Self {
+    /// A simulator that sends its notifications to where a daemon will be. `program` is the daemon, `settings` are those
+    /// of its settings that are not about where its source and its database are.
+    pub async fn new(
+        program: impl Into<PathBuf>,
+        options: Options,
+        database_url: &str,
+        settings: &[(&'static str, &str)],
+    ) -> Self {
         let public = free_address();
         let simulator = Simulator::start(options.clone()).await.expect("the simulator starts");
         simulator.set_knobs(|knobs| {
@@ -52,17 +60,17 @@ impl Site {
             .acquire_timeout(Duration::from_secs(60))
             .connect_lazy(database_url)
             .expect("the address is one");
-        Self { simulator, pool, environment }
+        Self { simulator, pool, program: program.into(), environment }
     }
 
-    /// Starts a daemon. With a name of a failpoint it ends there.
-    pub fn spawn(&self, crash_at: Option<&str>) -> Daemon {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nxt-mirror"));
+    /// Starts a daemon, with settings of its own beside those of the site.
+    pub fn spawn(&self, settings: &[(&str, &str)]) -> Daemon {
+        let mut command = Command::new(&self.program);
         command
             .arg("serve")
             .env_clear()
             .envs(self.environment.iter().cloned())
-            .envs(crash_at.map(|name| (failpoint::VARIABLE, name)))
+            .envs(settings.iter().copied())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .stdin(Stdio::null())
             .kill_on_drop(true);
@@ -92,6 +100,7 @@ impl Site {
         }
     }
 
+    /// What a query counts.
     pub async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("the database answers")
     }
@@ -102,12 +111,14 @@ impl Site {
         self.wait_for_none("rows that wait", "select count(*) from nxt_mirror.dirty_row").await;
     }
 
+    /// Compares mirror and source.
     pub async fn compare(&self) -> Comparison {
-        demo::compare(&self.pool, &self.simulator).await.expect("mirror and source can be read")
+        compare(&self.pool, &self.simulator).await.expect("mirror and source can be read")
     }
 }
 
 /// A running daemon, killed when dropped.
+#[derive(Debug)]
 pub struct Daemon(Child);
 
 impl Daemon {
@@ -122,6 +133,7 @@ impl Daemon {
         ended.expect("the process ends").expect("the process can be waited for")
     }
 
+    /// Whether it has not ended yet.
     pub fn is_running(&mut self) -> bool {
         self.0.try_wait().expect("the process can be waited for").is_none()
     }

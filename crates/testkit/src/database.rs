@@ -1,8 +1,8 @@
 //! A fresh database for each test, on a real server.
 //!
 //! The server is the one that `NXT_TEST_DATABASE_URL` names, or else an embedded one: one per test process, started
-//! when first needed and gone with the process. Its folder is a numbered slot below the target folder, taken again by
-//! the next run, so that clusters neither pile up nor have to be made each time.
+//! when first needed and gone with the process. Its folder is a numbered slot below the folder that the caller names,
+//! taken again by the next run, so that clusters neither pile up nor have to be made each time.
 
 use std::path::{Path, PathBuf};
 
@@ -24,10 +24,10 @@ pub struct TestDatabase {
 }
 
 impl TestDatabase {
-    /// Makes a database that no other test sees.
-    pub async fn create() -> Self {
+    /// Makes a database that no other test sees. An embedded server keeps its files below `folder`.
+    pub async fn create(folder: &Path) -> Self {
         let name = format!("{NAME_PREFIX}{}", Uuid::new_v4().simple());
-        let server = server_options().await;
+        let server = server_options(folder).await;
         administer(&server, format!("create database {name}")).await;
         let options = server.database(&name);
         Self { name, options }
@@ -74,26 +74,25 @@ async fn administer(server: &PgConnectOptions, statement: String) {
 }
 
 /// How to reach the server's own database, from which others are created.
-async fn server_options() -> PgConnectOptions {
+async fn server_options(folder: &Path) -> PgConnectOptions {
     let url = match std::env::var(SERVER_VARIABLE) {
         Ok(url) => url,
-        Err(_) => embedded_url().await,
+        Err(_) => embedded_url(folder).await,
     };
     url.parse::<PgConnectOptions>()
         .unwrap_or_else(|error| panic!("{SERVER_VARIABLE} is not a PostgreSQL address: {error}"))
 }
 
 /// The embedded server of this process. A static is never dropped; the server notices that the process is gone.
-async fn embedded_url() -> String {
+async fn embedded_url(folder: &Path) -> String {
     static SERVER: OnceCell<EmbeddedPostgres> = OnceCell::const_new();
-    let server = SERVER.get_or_init(start_in_free_slot).await;
+    let server = SERVER.get_or_init(|| start_in_free_slot(folder)).await;
     server.url("postgres").expose_secret().to_owned()
 }
 
-async fn start_in_free_slot() -> EmbeddedPostgres {
-    let slots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres");
+async fn start_in_free_slot(folder: &Path) -> EmbeddedPostgres {
     for slot in 0.. {
-        match start(&slots.join(format!("slot-{slot}"))).await {
+        match start(&folder.join(format!("slot-{slot}"))).await {
             Err(EmbeddedError::InUse { .. }) => continue,
             Err(error) => panic!("no database server for the tests: {error} ({error:?})"),
             Ok(server) => {
