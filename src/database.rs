@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgPool,
+    PgPool,
     migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -116,15 +116,4 @@ pub async fn is_current(pool: &PgPool) -> Result<bool, DatabaseError> {
         sqlx::query_scalar("select max(version) from nxt_mirror.migration where success").fetch_one(pool).await?;
     let needed = migrations().iter().map(|migration| migration.version).max();
     Ok(done >= needed)
-}
-
-/// Makes a database anew, whatever was in it. `server` is the URL of another one on the same server.
-pub async fn recreate(server: &SecretString, name: &str) -> Result<(), DatabaseError> {
-    assert!(crate::domain::naming::is_well_formed(name), "{name:?} is not a plain identifier");
-    let mut connection = PgConnection::connect_with(&options(server)?).await?;
-    for sql in [format!("drop database if exists {name} with (force)"), format!("create database {name}")] {
-        sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await?;
-    }
-    connection.close().await?;
-    Ok(())
 }

@@ -8,7 +8,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
 use nxt_simulator::{Options, Simulator};
-use nxt_testkit::{Comparison, compare};
+use nxt_testkit::{Comparison, Wait, compare, deliver, recreate, webhook_url};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,7 +22,7 @@ const WEBHOOK_SECRET: &str = "demo-signature-key";
 /// The demo's database, made anew each time.
 const DATABASE: &str = "nxt_mirror_demo";
 /// How long the mirror may take to settle after the last change.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+const SETTLE: Wait = Wait::seconds(60).every_millis(100);
 
 /// Options of the demo.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,14 +52,13 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
 async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     // Each demo tells its own story from the start: the simulated company begins anew, so must its mirror.
-    database::recreate(&server.url("postgres"), DATABASE).await?;
+    recreate(&server.url("postgres"), DATABASE).await?;
     let simulator = Simulator::start(Options::default()).await.context("start the simulator")?;
     let settings = settings(&simulator)?;
     let app = App::build(&settings, &server.url(DATABASE)).await?;
     let public = app.public_address().context("the demo receives")?;
+    deliver(&simulator, webhook_url(public), WEBHOOK_SECRET);
     simulator.set_knobs(|knobs| {
-        knobs.url = Some(format!("http://{public}/webhooks/business-nxt"));
-        knobs.secrets = vec![WEBHOOK_SECRET.into()];
         knobs.duplicate = 0.02;
         knobs.delay_ms_max = 300;
     });
@@ -89,7 +88,7 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
     } else {
         println!("\nthe company has closed; waiting for the mirror to settle ...");
         simulator.drain().await;
-        watch::settled(&pool, SETTLE_TIMEOUT).await?;
+        SETTLE.for_settled(&pool).await?;
         conclude(&compare(&pool, &simulator).await?, &simulator)
     };
     pool.close().await;
@@ -100,21 +99,12 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
 }
 
 fn settings(simulator: &Simulator) -> anyhow::Result<Settings> {
-    let options = Options::default();
-    let source = Source::from_pairs([
-        ("NXT_LISTEN", "127.0.0.1:0".to_owned()),
-        ("NXT_OPS_LISTEN", "127.0.0.1:0".to_owned()),
-        ("NXT_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
-        ("NXT_CLIENT_ID", options.client_id),
-        ("NXT_CLIENT_SECRET", options.client_secret),
-        ("NXT_TOKEN_URL", simulator.token_url()),
-        ("NXT_GRAPHQL_URL", simulator.graphql_url()),
-    ]);
-    Ok(Settings::read(&source, Role::All)?)
+    let pairs = nxt_testkit::settings(simulator, &Options::default(), WEBHOOK_SECRET);
+    Ok(Settings::read(&Source::from_pairs(pairs), Role::All)?)
 }
 
 fn introduce(args: &DemoArgs, server: &EmbeddedPostgres, simulator: &Simulator, app: &App) {
-    let webhook = app.public_address().map(|address| format!("http://{address}/webhooks/business-nxt"));
+    let webhook = app.public_address().map(webhook_url);
     println!();
     println!("  nxt-mirror demo: a trading company is at work, and PostgreSQL follows");
     println!();

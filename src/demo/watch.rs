@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use nxt_simulator::Simulator;
 use sqlx::PgPool;
 
@@ -75,19 +74,4 @@ async fn totals(pool: &PgPool) -> Result<(i64, i64, i64, i64), sqlx::Error> {
     )
     .fetch_one(pool)
     .await
-}
-
-/// Waits until no row needs a look any more.
-pub(super) async fn settled(pool: &PgPool, timeout: Duration) -> anyhow::Result<()> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let waiting: i64 = sqlx::query_scalar("select count(*) from nxt_mirror.dirty_row").fetch_one(pool).await?;
-        if waiting == 0 {
-            return Ok(());
-        }
-        (Instant::now() < deadline)
-            .then_some(())
-            .with_context(|| format!("{waiting} rows still wait after {} s", timeout.as_secs()))?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }

@@ -24,28 +24,28 @@ fn order(number: i64) -> Map<String, serde_json::Value> {
 async fn poison(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let bench = Bench::start(server, "all").await?;
     let stock: Vec<_> = (1..=40_200).map(order).collect();
-    bench.simulator.put_all(COMPANY, "Order", &stock, false)?;
+    bench.site.simulator.put_all(COMPANY, "Order", &stock, false)?;
     let alone = walks::latencies(&bench, Duration::from_secs(20)).await?;
     // Rows that fail their part, rows that fail the whole request, a company without access, and one that is slow.
     for (from, kind) in [(40_001, FaultKind::PoisonPart), (40_011, FaultKind::PoisonWhole)] {
         for number in from..from + 5 {
             let key = Map::from_iter([("orderNo".to_owned(), json!(number))]);
-            bench.simulator.fault(Fault { key, ..Fault::new(kind).on(COMPANY, Some("Order")) });
+            bench.site.simulator.fault(Fault { key, ..Fault::new(kind).on(COMPANY, Some("Order")) });
         }
     }
-    bench.simulator.fault(Fault { millis: 8_000, ..Fault::new(FaultKind::Slow).on(OTHER, None) });
-    bench.simulator.fault(Fault::new(FaultKind::Deny).on(Owner::Company(5_199_768), None));
+    bench.site.simulator.fault(Fault { millis: 8_000, ..Fault::new(FaultKind::Slow).on(OTHER, None) });
+    bench.site.simulator.fault(Fault::new(FaultKind::Deny).on(Owner::Company(5_199_768), None));
     let poisoned: Vec<_> = (40_001..=40_020).map(order).collect();
-    bench.simulator.put_all(COMPANY, "Order", &poisoned, true)?;
-    bench.simulator.put_all(OTHER, "Order", &poisoned, true)?;
-    bench.simulator.put_all(Owner::Company(5_199_768), "Order", &poisoned, true)?;
+    bench.site.simulator.put_all(COMPANY, "Order", &poisoned, true)?;
+    bench.site.simulator.put_all(OTHER, "Order", &poisoned, true)?;
+    bench.site.simulator.put_all(Owner::Company(5_199_768), "Order", &poisoned, true)?;
     let beside = walks::latencies(&bench, Duration::from_secs(40)).await?;
     walks::print_latencies("latency of a change at 200 changes/s, alone", &alone);
     walks::print_latencies("beside poison, a slow and a denied company", &beside);
     let letters: Vec<(String, i64)> = sqlx::query_as(
         "select tenant_kind || ' ' || tenant_no, count(*) from nxt_mirror.dead_letter group by 1 order by 1",
     )
-    .fetch_all(&bench.pool)
+    .fetch_all(&bench.site.pool)
     .await?;
     println!("dead letters then: {letters:?}");
     Ok(())
@@ -59,16 +59,14 @@ async fn flood(server: &EmbeddedPostgres) -> anyhow::Result<()> {
         row.insert("changedTimestamp".into(), json!("2026-01-01T00:00:00"));
         row
     };
-    bench.simulator.put_all(COMPANY, "Order", &(1..=FLOOD).map(row).collect::<Vec<_>>(), false)?;
-    let status = walks::command(server, &bench.simulator)?
-        .args(["backfill", "--table", "Order", "--company", "2000001"])
-        .status()
-        .await?;
+    bench.site.simulator.put_all(COMPANY, "Order", &(1..=FLOOD).map(row).collect::<Vec<_>>(), false)?;
+    let load = ["backfill", "--table", "Order", "--company", "2000001"];
+    let status = super::command(&bench.site, &load).status().await?;
     anyhow::ensure!(status.success(), "the load failed");
-    let before = bench.simulator.counters().graphql_requests;
+    let before = bench.site.simulator.counters().graphql_requests;
     let started = Instant::now();
     for number in 1..=FLOOD {
-        bench.simulator.delete(COMPANY, "Order", Map::from_iter([("orderNo".to_owned(), json!(number))]))?;
+        bench.site.simulator.delete(COMPANY, "Order", Map::from_iter([("orderNo".to_owned(), json!(number))]))?;
     }
     let (mut most, mut settling) = (0.0_f64, Box::pin(bench.settle()));
     loop {
@@ -77,11 +75,12 @@ async fn flood(server: &EmbeddedPostgres) -> anyhow::Result<()> {
             () = tokio::time::sleep(Duration::from_millis(100)) => most = most.max(bench.resident()?),
         }
     }
-    let left: i64 = sqlx::query_scalar("select count(*) from business_nxt.\"order\"").fetch_one(&bench.pool).await?;
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from business_nxt.\"order\"").fetch_one(&bench.site.pool).await?;
     println!(
         "100,000 rows deleted at once                   {:>8.1} s until all were gone ({left} left), {} API requests, {most:.0} MiB at most",
         started.elapsed().as_secs_f64(),
-        bench.simulator.counters().graphql_requests - before,
+        bench.site.simulator.counters().graphql_requests - before,
     );
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Measures a daemon as a process of its own, beside what the same machine's PostgreSQL does by itself in the same run.
 //!
-//! `cargo run --release --bin bench` prints a summary; `docs/benchmark.md` explains the figures. Everything runs on
+//! `cargo run --release -p nxt-bench` prints a summary; `docs/benchmark.md` explains the figures. Everything runs on
 //! loopback, for a bounded time, with durable settings.
 
 mod isolation;
@@ -14,23 +14,22 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use base64::{Engine, prelude::BASE64_STANDARD};
 use clap::Parser;
-use hmac::{Hmac, KeyInit, Mac};
 use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
-use nxt_simulator::{Options, Owner, Simulator};
+use nxt_simulator::{Options, Owner};
+use nxt_testkit::{Daemon, SECRET, Site, Wait, recreate, sign};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    process::{Child, Command},
+    process::Command,
 };
 
-const SECRET: &str = "benchmark-signature-key";
 const CONNECTIONS: usize = 64;
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
+const SETTLE: Wait = Wait::seconds(180).every_millis(100);
+const DATABASE: &str = "bench";
 
 #[derive(Parser)]
 struct Args {
@@ -110,35 +109,17 @@ async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
 
 /// A fresh database and a daemon on it.
 struct Bench {
-    daemon: Child,
-    simulator: Simulator,
-    pool: PgPool,
-    public: String,
+    daemon: Daemon,
+    site: Site,
 }
 
 impl Bench {
     async fn start(server: &EmbeddedPostgres, role: &str) -> anyhow::Result<Self> {
-        nxt_mirror::database::recreate(&server.url("postgres"), "bench").await?;
-        let url = server.url("bench");
-        let simulator = Simulator::start(Options { published_example: false, ..Options::default() }).await?;
-        let public = free_address()?;
-        let daemon = command(url.expose_secret(), &simulator)?
-            .args(["serve", "--role", role])
-            .env("NXT_LISTEN", &public)
-            .env("NXT_OPS_LISTEN", free_address()?)
-            .spawn()
-            .context("start the daemon; build it first: cargo build --release")?;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(&public).await.is_err() {
-            ensure!(Instant::now() < deadline, "the daemon does not listen");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let pool = PgPool::connect(url.expose_secret()).await?;
-        simulator.set_knobs(|knobs| {
-            knobs.url = Some(format!("http://{public}/webhooks/business-nxt"));
-            knobs.secrets = vec![SECRET.into()];
-        });
-        Ok(Self { daemon, simulator, pool, public })
+        let site = site(server, Options::default()).await?;
+        let daemon = Daemon::start(&mut command(&site, &["serve", "--role", role]));
+        let look = async || TcpStream::connect(&site.public).await.map(drop).map_err(|error| error.to_string());
+        Wait::seconds(30).every_millis(50).until("the daemon listens", look).await?;
+        Ok(Self { daemon, site })
     }
 
     /// Resident memory in MiB.
@@ -147,35 +128,26 @@ impl Bench {
     }
 
     async fn settle(&self) -> anyhow::Result<()> {
-        self.simulator.drain().await;
-        let deadline = Instant::now() + SETTLE_TIMEOUT;
-        loop {
-            let waiting: i64 =
-                sqlx::query_scalar("select count(*) from nxt_mirror.dirty_row").fetch_one(&self.pool).await?;
-            if waiting == 0 {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{waiting} rows still wait");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        self.site.simulator.drain().await;
+        SETTLE.for_settled(&self.site.pool).await?;
+        Ok(())
     }
 }
 
-/// The program beside this one, on a database and a simulator.
-fn command(database_url: &str, simulator: &Simulator) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?.with_file_name("nxt-mirror"));
+/// A fresh database and a simulator without the published example, for the program beside this one.
+async fn site(server: &EmbeddedPostgres, options: Options) -> anyhow::Result<Site> {
+    let program = std::env::current_exe()?.with_file_name("nxt-mirror");
+    ensure!(program.is_file(), "there is no daemon; build it first: cargo build --release");
+    recreate(&server.url("postgres"), DATABASE).await?;
+    let options = Options { published_example: false, ..options };
+    Ok(Site::new(program, options, server.url(DATABASE).expose_secret(), &[("NXT_LOG", "warn")]).await)
+}
+
+/// The program, silent unless something is wrong.
+fn command(site: &Site, arguments: &[&str]) -> Command {
+    let mut command = site.command(arguments);
+    command.stdout(Stdio::null());
     command
-        .env("DATABASE_URL", database_url)
-        .env("NXT_WEBHOOK_SECRETS", SECRET)
-        .env("NXT_CLIENT_ID", Options::default().client_id)
-        .env("NXT_CLIENT_SECRET", Options::default().client_secret)
-        .env("NXT_TOKEN_URL", simulator.token_url())
-        .env("NXT_GRAPHQL_URL", simulator.graphql_url())
-        .env("NXT_LOG", "warn")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true);
-    Ok(command)
 }
 
 /// Resident memory of a process in MiB.
@@ -186,10 +158,6 @@ fn resident(pid: u32) -> anyhow::Result<f64> {
     Ok(kib / 1_024.0)
 }
 
-fn free_address() -> anyhow::Result<String> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
-}
-
 /// A request as bytes, for order `number`.
 fn request(host: &str, number: u64) -> Vec<u8> {
     let body = json!({
@@ -198,9 +166,7 @@ fn request(host: &str, number: u64) -> Vec<u8> {
         "changedByUser": "benchmark", "changedColumns": [{ "ChangedTimestamp": 20_260_101_000_000_123_i64 }],
     })
     .to_string();
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(SECRET.as_bytes()).expect("any key will do");
-    mac.update(body.as_bytes());
-    let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
+    let signature = sign(SECRET, body.as_bytes());
     format!(
         "POST /webhooks/business-nxt HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\
          Content-Type: application/json\r\nx-vwd-signature-v1: {signature}\r\nx-vwd-notification-id: b-{number}\r\n\r\n{body}",
@@ -251,7 +217,7 @@ async fn memory(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     println!("resident memory, idle                         {:>8.1} MiB", bench.resident()?);
     drop(bench);
     let bench = Bench::start(server, "receiver").await?;
-    post(&bench.public, 0, 50_000, Instant::now() + Duration::from_secs(120)).await?;
+    post(&bench.site.public, 0, 50_000, Instant::now() + Duration::from_secs(120)).await?;
     println!("resident memory, after 50,000 queued          {:>8.1} MiB", bench.resident()?);
     Ok(())
 }
@@ -261,10 +227,11 @@ async fn acknowledged(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<
     let alone = pgbench(args, server).await?;
     let started = Instant::now();
     let until = started + Duration::from_secs(args.seconds);
-    let accepted = post(&bench.public, 1_000_000, u64::MAX / 2, until).await?;
+    let accepted = post(&bench.site.public, 1_000_000, u64::MAX / 2, until).await?;
     let rate = accepted as f64 / started.elapsed().as_secs_f64();
     let again = pgbench(args, server).await?;
-    let stored: i64 = sqlx::query_scalar("select count(*) from nxt_mirror.notification").fetch_one(&bench.pool).await?;
+    let stored: i64 =
+        sqlx::query_scalar("select count(*) from nxt_mirror.notification").fetch_one(&bench.site.pool).await?;
     ensure!(u64::try_from(stored)? == accepted, "{accepted} acknowledged, {stored} stored");
     println!("pgbench single-row INSERTs, 64 clients        {alone:>8.0} /s before, {again:.0} /s after");
     println!(
@@ -276,7 +243,7 @@ async fn acknowledged(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<
 
 /// Transactions a second of PostgreSQL alone, one row each.
 async fn pgbench(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<f64> {
-    let url = server.url("bench");
+    let url = server.url(DATABASE);
     let pool = PgPool::connect(url.expose_secret()).await?;
     sqlx::query("create table if not exists bench_single (id bigserial primary key, body text not null)")
         .execute(&pool)
@@ -305,7 +272,7 @@ async fn economy(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let bench = Bench::start(server, "all").await?;
     let owner = Owner::Company(2_000_001);
     let turns: Vec<_> = (0..5_000).map(|turn| order(turn % 50, turn)).collect();
-    bench.simulator.put_all(owner, "Order", &turns, true)?;
+    bench.site.simulator.put_all(owner, "Order", &turns, true)?;
     bench.settle().await?;
     report(&bench, "5,000 notifications of 50 rows", 50).await?;
     drop(bench);
@@ -317,7 +284,7 @@ async fn economy(server: &EmbeddedPostgres) -> anyhow::Result<()> {
             let count = if rows + 1_667 > 10_000 { 10_000 - rows } else { 1_667 };
             let new: Vec<_> =
                 (0..count).map(|number| Map::from_iter([(key.to_owned(), Value::from(number))])).collect();
-            bench.simulator.put_all(Owner::Company(company), table, &new, true)?;
+            bench.site.simulator.put_all(Owner::Company(company), table, &new, true)?;
             rows += count;
         }
     }
@@ -326,9 +293,9 @@ async fn economy(server: &EmbeddedPostgres) -> anyhow::Result<()> {
 }
 
 async fn report(bench: &Bench, what: &str, rows: i64) -> anyhow::Result<()> {
-    let comparison = nxt_testkit::compare(&bench.pool, &bench.simulator).await?;
+    let comparison = bench.site.compare().await;
     ensure!(comparison.is_equal(), "{comparison}");
-    let counters = bench.simulator.counters();
+    let counters = bench.site.simulator.counters();
     println!(
         "{what:<45} {:>8} API requests, {:.1} a 1,000 rows, {} over a limit",
         counters.graphql_requests,

@@ -4,74 +4,40 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use nxt_embedded_postgres::EmbeddedPostgres;
-use nxt_simulator::{Fault, FaultKind, Options, Owner, Simulator};
-use secrecy::ExposeSecret;
+use nxt_simulator::{Fault, FaultKind, Options, Owner};
+use nxt_testkit::{Daemon, Site, Wait, free_address};
 use serde_json::{Map, json};
-use sqlx::PgPool;
-use tokio::{
-    net::TcpStream,
-    process::{Child, Command},
-};
+use tokio::net::TcpStream;
 
-use super::{free_address, post};
+use super::{post, site};
 
 const COMPANY: i64 = 2_000_001;
 const BACKLOG: i64 = 1_000_000;
 
-/// Several daemons on one fresh database.
-struct Site {
-    simulator: Simulator,
-    pool: PgPool,
-    url: String,
-}
-
+/// One of several daemons on one database.
 struct Replica {
-    child: Child,
+    daemon: Daemon,
     public: String,
     ops: String,
 }
 
-impl Site {
-    async fn new(server: &EmbeddedPostgres) -> anyhow::Result<Self> {
-        nxt_mirror::database::recreate(&server.url("postgres"), "bench").await?;
-        let url = server.url("bench").expose_secret().to_owned();
-        let simulator = Simulator::start(Options { published_example: false, ..Options::default() }).await?;
-        Ok(Self { simulator, pool: PgPool::connect(&url).await?, url })
-    }
+async fn replica(site: &Site) -> anyhow::Result<Replica> {
+    let (public, ops) = (free_address(), free_address());
+    let mut command = super::command(site, &["serve"]);
+    let daemon = Daemon::start(command.env("NXT_LISTEN", &public).env("NXT_OPS_LISTEN", &ops));
+    let replica = Replica { daemon, public, ops };
+    replica.ready().await?;
+    Ok(replica)
+}
 
-    fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
-        let mut command = super::command(&self.url, &self.simulator)?;
-        command.args(arguments);
-        Ok(command)
-    }
+async fn all_settled(site: &Site) -> anyhow::Result<Duration> {
+    Wait::seconds(180).every_millis(50).for_settled(&site.pool).await
+}
 
-    async fn replica(&self) -> anyhow::Result<Replica> {
-        let (public, ops) = (free_address()?, free_address()?);
-        let child = self.command(&["serve"])?.env("NXT_LISTEN", &public).env("NXT_OPS_LISTEN", &ops).spawn()?;
-        let replica = Replica { child, public, ops };
-        replica.ready().await?;
-        Ok(replica)
-    }
-
-    async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
-        Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
-    }
-
-    async fn until_none(&self, sql: &'static str) -> anyhow::Result<Duration> {
-        let started = Instant::now();
-        while self.count(sql).await? > 0 {
-            ensure!(started.elapsed() < Duration::from_secs(180), "still some: {sql}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(started.elapsed())
-    }
-
-    fn put(&self, numbers: std::ops::Range<i64>, notify: bool) -> anyhow::Result<()> {
-        let row =
-            |number: i64| Map::from_iter([("orderNo".to_owned(), json!(number)), ("name".to_owned(), json!("x"))]);
-        let rows: Vec<_> = numbers.map(row).collect();
-        Ok(self.simulator.put_all(Owner::Company(COMPANY), "Order", &rows, notify)?)
-    }
+fn put(site: &Site, numbers: std::ops::Range<i64>) -> anyhow::Result<()> {
+    let row = |number: i64| Map::from_iter([("orderNo".to_owned(), json!(number)), ("name".to_owned(), json!("x"))]);
+    let rows: Vec<_> = numbers.map(row).collect();
+    Ok(site.simulator.put_all(Owner::Company(COMPANY), "Order", &rows, false)?)
 }
 
 impl Replica {
@@ -111,10 +77,10 @@ pub(super) async fn measure(
 
 /// A start with a million rows that wait, and its memory while it works them off.
 async fn backlog(server: &EmbeddedPostgres) -> anyhow::Result<()> {
-    let site = Site::new(server).await?;
-    ensure!(site.command(&["migrate"])?.status().await?.success(), "the migration failed");
+    let site = site(server, Options::default()).await?;
+    ensure!(super::command(&site, &["migrate"]).status().await?.success(), "the migration failed");
     for from in (1..=BACKLOG).step_by(10_000) {
-        site.put(from..from + 10_000, false)?;
+        put(&site, from..from + 10_000)?;
     }
     sqlx::query(
         "insert into nxt_mirror.dirty_row
@@ -126,15 +92,15 @@ async fn backlog(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     .execute(&site.pool)
     .await?;
     let started = Instant::now();
-    let replica = site.replica().await?;
+    let replica = replica(&site).await?;
     let ready = started.elapsed();
-    let pid = replica.child.id().context("the daemon runs")?;
+    let pid = replica.daemon.id().context("the daemon runs")?;
     let (mut most, watching) = (0.0_f64, Instant::now());
     while watching.elapsed() < Duration::from_secs(30) {
         most = most.max(super::resident(pid)?);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let left = site.count("select count(*) from nxt_mirror.dirty_row").await?;
+    let left = site.count("select count(*) from nxt_mirror.dirty_row").await;
     println!(
         "start with 1,000,000 waiting rows              {:>8.0} ms to ready, {most:.0} MiB at most, {} rows settled in 30 s",
         ready.as_secs_f64() * 1_000.0,
@@ -146,15 +112,15 @@ async fn backlog(server: &EmbeddedPostgres) -> anyhow::Result<()> {
 /// An API that is away for a minute while notifications of many rows come in.
 async fn outage(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     const ROWS: i64 = 100_000;
-    let site = Site::new(server).await?;
-    let replica = site.replica().await?;
-    let pid = replica.child.id().context("the daemon runs")?;
-    site.put(0..ROWS, false)?;
+    let site = site(server, Options::default()).await?;
+    let replica = replica(&site).await?;
+    let pid = replica.daemon.id().context("the daemon runs")?;
+    put(&site, 0..ROWS)?;
     site.simulator.fault(Fault::new(FaultKind::Unavailable));
     post(&replica.public, 0, ROWS.unsigned_abs(), Instant::now() + Duration::from_secs(60)).await?;
     let asked = site.simulator.counters().graphql_requests;
     let written = "select n_tup_upd from pg_stat_user_tables where relname = 'dirty_row'";
-    let (writes, mut most, watching) = (site.count(written).await?, 0.0_f64, Instant::now());
+    let (writes, mut most, watching) = (site.count(written).await, 0.0_f64, Instant::now());
     while watching.elapsed() < Duration::from_secs(60) {
         most = most.max(super::resident(pid)?);
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -162,11 +128,11 @@ async fn outage(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     println!(
         "API away for 60 s, 100,000 rows waiting        {:>8} requests sent, {} writes of waiting rows, {most:.0} MiB at most",
         site.simulator.counters().graphql_requests - asked,
-        site.count(written).await? - writes,
+        site.count(written).await - writes,
     );
     site.simulator.clear_faults();
-    let settled = site.until_none("select count(*) from nxt_mirror.dirty_row").await?;
-    let out_of_turn = site.count(OUT_OF_TURN).await?;
+    let settled = all_settled(&site).await?;
+    let out_of_turn = site.count(OUT_OF_TURN).await;
     println!(
         "API back                                       {:>8.1} s until all were settled, {out_of_turn} of them more than 8 batches out of turn",
         settled.as_secs_f64(),
@@ -183,20 +149,20 @@ select count(*) from (
 
 /// Three replicas, one of which is killed while it holds rows; then a daemon that starts again.
 async fn replicas(server: &EmbeddedPostgres) -> anyhow::Result<()> {
-    let site = Site::new(server).await?;
-    let mut replicas = vec![site.replica().await?, site.replica().await?, site.replica().await?];
+    let site = site(server, Options::default()).await?;
+    let mut replicas = vec![replica(&site).await?, replica(&site).await?, replica(&site).await?];
     // Slow answers, so that rows are held when the kill comes.
-    site.put(1..6_001, false)?;
+    put(&site, 1..6_001)?;
     site.simulator.fault(Fault { millis: 3_000, ..Fault::new(FaultKind::Slow) });
     for (index, replica) in replicas.iter().enumerate() {
         post(&replica.public, 1 + index as u64 * 2_000, 2_000, Instant::now() + Duration::from_secs(30)).await?;
     }
     let held = "select count(*) from nxt_mirror.dirty_row where claim_id is not null";
-    ensure!(site.count(held).await? > 0, "nothing is claimed");
-    let mut killed = replicas.pop().context("three")?;
-    killed.child.kill().await?;
+    ensure!(site.count(held).await > 0, "nothing is claimed");
+    let killed = replicas.pop().context("three")?;
+    killed.daemon.kill().await;
     site.simulator.clear_faults();
-    let settled = site.until_none("select count(*) from nxt_mirror.dirty_row").await?;
+    let settled = all_settled(&site).await?;
     println!(
         "one of three replicas killed                   {:>8.1} s until its rows were settled by the others",
         settled.as_secs_f64()
@@ -207,10 +173,10 @@ async fn replicas(server: &EmbeddedPostgres) -> anyhow::Result<()> {
         counters.graphql_requests,
         counters.rate_violations + counters.in_flight_violations
     );
-    let mut one = replicas.pop().context("two")?;
-    one.child.kill().await?;
+    let one = replicas.pop().context("two")?;
+    one.daemon.kill().await;
     let started = Instant::now();
-    let again = site.replica().await?;
+    let again = replica(&site).await?;
     again.first_accepted(100_000).await?;
     println!(
         "daemon killed and started again                {:>8.0} ms until a notification was accepted",
@@ -224,8 +190,8 @@ async fn killed_server(
     restart: impl AsyncFn() -> anyhow::Result<EmbeddedPostgres>,
 ) -> anyhow::Result<()> {
     let running = server.take().context("the server runs")?;
-    let site = Site::new(&running).await?;
-    let replica = site.replica().await?;
+    let site = site(&running, Options::default()).await?;
+    let replica = replica(&site).await?;
     replica.first_accepted(1).await?;
     let pid = running.server_pid().context("the server runs")?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid)?), nix::sys::signal::Signal::SIGKILL)?;

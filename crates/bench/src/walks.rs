@@ -9,12 +9,12 @@ use std::{
 use anyhow::{Context, ensure};
 use nxt_embedded_postgres::EmbeddedPostgres;
 use nxt_simulator::{Options, Owner, Simulator};
-use secrecy::ExposeSecret;
+use nxt_testkit::{Site, recreate};
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use super::Bench;
+use super::{Bench, DATABASE, command};
 
 const COMPANY: i64 = 2_000_001;
 const LARGE: &str = "GeneralLedgerTransaction";
@@ -25,15 +25,15 @@ const PAGE_ROWS: usize = 3_800;
 const KILLS: usize = 5;
 
 pub(super) async fn measure(server: &EmbeddedPostgres, rows: i64) -> anyhow::Result<()> {
-    let simulator = stocked(rows).await?;
+    let site = stocked(server, rows).await?;
+    let simulator = &site.simulator;
     let total = rows + i64::from(EXTRA_TABLES) * EXTRA_ROWS;
-    let bare = page_through(&simulator).await?;
+    let bare = page_through(simulator).await?;
     ensure!(bare.rows == total, "the bare client saw {} of {total} rows", bare.rows);
-    let pool = fresh(server).await?;
     let before = simulator.counters();
-    let load = backfill(server, &simulator, &pool, total, 0).await?;
+    let load = backfill(&site, total, 0).await?;
     let requests = simulator.counters().graphql_requests - before.graphql_requests;
-    let again = page_through(&simulator).await?;
+    let again = page_through(simulator).await?;
     let alone = (bare.rate() + again.rate()) / 2.0;
     println!(
         "rows paged by a client that does nothing else  {:>8.0} /s before, {:.0} /s after",
@@ -48,28 +48,24 @@ pub(super) async fn measure(server: &EmbeddedPostgres, rows: i64) -> anyhow::Res
         requests as f64 * 1_000.0 / total as f64,
     );
     println!("resident memory of the load, at most           {:>8.1} MiB", load.resident);
-    let verified = verify(server, &simulator, total).await?;
+    let verified = verify(&site, total).await?;
     println!(
         "rows verified equal                            {:>8.0} /s, {:.1} MiB at most",
         verified.rate(),
         verified.resident
     );
 
-    let pool = {
-        pool.close().await;
-        fresh(server).await?
-    };
+    // The same source again, and an empty database.
+    recreate(&server.url("postgres"), DATABASE).await?;
     let before = simulator.counters();
-    backfill(server, &simulator, &pool, total, KILLS).await?;
+    backfill(&site, total, KILLS).await?;
     let after = simulator.counters();
-    verify(server, &simulator, total).await?;
+    verify(&site, total).await?;
     println!(
         "load killed {KILLS} times: {} rows read more than once of {total}, {} API requests; verified equal",
         after.rows_returned - before.rows_returned - u64::try_from(total)?,
         after.graphql_requests - before.graphql_requests,
     );
-    pool.close().await;
-    simulator.stop().await;
     Ok(())
 }
 
@@ -86,16 +82,15 @@ impl Run {
     }
 }
 
-async fn stocked(rows: i64) -> anyhow::Result<Simulator> {
+async fn stocked(server: &EmbeddedPostgres, rows: i64) -> anyhow::Result<Site> {
     let options = Options {
-        published_example: false,
         extra_tables: EXTRA_TABLES,
         companies: vec![(1_000_001, COMPANY)],
         // The bare client's requests would count against the mirror's.
         requests_per_minute: 1_000_000,
         ..Options::default()
     };
-    let simulator = Simulator::start(options).await?;
+    let site = super::site(server, options).await?;
     let put = |table: &str, key: &str, count: i64| -> anyhow::Result<()> {
         let numbers: Vec<i64> = (1..=count).collect();
         for chunk in numbers.chunks(10_000) {
@@ -106,7 +101,12 @@ async fn stocked(rows: i64) -> anyhow::Result<Simulator> {
                 row.insert("accountNo".into(), json!(1_000 + number % 500));
                 row
             };
-            simulator.put_all(Owner::Company(COMPANY), table, &chunk.iter().map(row).collect::<Vec<_>>(), false)?;
+            site.simulator.put_all(
+                Owner::Company(COMPANY),
+                table,
+                &chunk.iter().map(row).collect::<Vec<_>>(),
+                false,
+            )?;
         }
         Ok(())
     };
@@ -114,7 +114,7 @@ async fn stocked(rows: i64) -> anyhow::Result<Simulator> {
     for number in 1..=EXTRA_TABLES {
         put(&format!("Extra{number}"), "rowNo", EXTRA_ROWS)?;
     }
-    Ok(simulator)
+    Ok(site)
 }
 
 fn tables() -> impl Iterator<Item = String> {
@@ -123,11 +123,6 @@ fn tables() -> impl Iterator<Item = String> {
 
 fn all_tables() -> String {
     tables().collect::<Vec<_>>().join(",")
-}
-
-async fn fresh(server: &EmbeddedPostgres) -> anyhow::Result<PgPool> {
-    nxt_mirror::database::recreate(&server.url("postgres"), "bench").await?;
-    Ok(PgPool::connect(server.url("bench").expose_secret()).await?)
 }
 
 /// Pages through every table by keyset with all its columns, one request after the other, and reads the answers.
@@ -171,25 +166,15 @@ async fn page_through(simulator: &Simulator) -> anyhow::Result<Run> {
     Ok(Run { rows, elapsed: started.elapsed(), resident: 0.0 })
 }
 
-pub(super) fn command(server: &EmbeddedPostgres, simulator: &Simulator) -> anyhow::Result<Command> {
-    super::command(server.url("bench").expose_secret(), simulator)
-}
-
 /// Loads everything, killed that often on the way.
-async fn backfill(
-    server: &EmbeddedPostgres,
-    simulator: &Simulator,
-    pool: &PgPool,
-    total: i64,
-    kills: usize,
-) -> anyhow::Result<Run> {
+async fn backfill(site: &Site, total: i64, kills: usize) -> anyhow::Result<Run> {
     let started = Instant::now();
     let mut resident = 0.0;
     for kill in 0..=kills {
-        let mut child = command(server, simulator)?.arg("backfill").env("NXT_TABLES", all_tables()).spawn()?;
+        let mut child = command(site, &["backfill"]).env("NXT_TABLES", all_tables()).spawn()?;
         if kill < kills {
             let enough = total / (i64::try_from(kills)? + 1) * (i64::try_from(kill)? + 1);
-            while walked(pool).await < enough {
+            while walked(&site.pool).await < enough {
                 ensure!(child.try_wait()?.is_none(), "the load ended before it was killed");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -199,7 +184,7 @@ async fn backfill(
         resident = watch(&mut child).await?;
     }
     let run = Run { rows: total, elapsed: started.elapsed(), resident };
-    ensure!(walked(pool).await == total, "{} of {total} rows were walked", walked(pool).await);
+    ensure!(walked(&site.pool).await == total, "{} of {total} rows were walked", walked(&site.pool).await);
     Ok(run)
 }
 
@@ -209,9 +194,9 @@ async fn walked(pool: &PgPool) -> i64 {
     sum.fetch_one(pool).await.unwrap_or(0)
 }
 
-async fn verify(server: &EmbeddedPostgres, simulator: &Simulator, total: i64) -> anyhow::Result<Run> {
+async fn verify(site: &Site, total: i64) -> anyhow::Result<Run> {
     let started = Instant::now();
-    let mut child = command(server, simulator)?.arg("verify").env("NXT_TABLES", all_tables()).spawn()?;
+    let mut child = command(site, &["verify"]).env("NXT_TABLES", all_tables()).spawn()?;
     let resident = watch(&mut child).await.context("verify")?;
     Ok(Run { rows: total, elapsed: started.elapsed(), resident })
 }
@@ -241,10 +226,10 @@ pub(super) async fn repair(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     };
     for chunk in (1..=60_000).collect::<Vec<i64>>().chunks(10_000) {
         let rows: Vec<_> = chunk.iter().map(|&number| order(number, "stock".into())).collect();
-        bench.simulator.put_all(owner, "Order", &rows, false)?;
+        bench.site.simulator.put_all(owner, "Order", &rows, false)?;
     }
     let arguments = ["--table", "Order", "--company", "2000001"];
-    let status = command(server, &bench.simulator)?.arg("backfill").args(arguments).status().await?;
+    let status = command(&bench.site, &["backfill"]).args(arguments).status().await?;
     ensure!(status.success(), "the load failed");
     let quiet = latencies(&bench, Duration::from_secs(20)).await?;
     // Rows that live changes leave alone.
@@ -254,10 +239,10 @@ pub(super) async fn repair(server: &EmbeddedPostgres) -> anyhow::Result<()> {
         "insert into business_nxt.\"order\" (_company_no, order_no, _fetched_at)
          select 2000001, n, '2020-01-01' from generate_series(900001, 900300) n",
     ] {
-        sqlx::query(sql).execute(&bench.pool).await?;
+        sqlx::query(sql).execute(&bench.site.pool).await?;
     }
-    let mut verify = command(server, &bench.simulator)?;
-    verify.arg("verify").args(["--json"]).args(arguments).stdout(Stdio::piped());
+    let mut verify = command(&bench.site, &["verify", "--json"]);
+    verify.args(arguments).stdout(Stdio::piped());
     let (found, beside) = tokio::join!(verify.output(), latencies(&bench, Duration::from_secs(30)));
     let document: Value = serde_json::from_slice(&found?.stdout)?;
     let named = document["tables"][0]["differences"].as_object().context("no differences")?;
@@ -268,8 +253,8 @@ pub(super) async fn repair(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     };
     let right = named.keys().filter(|key| damaged(key)).count();
     println!("1,000 damaged rows beside live changes         {right:>8} named, {} others named", named.len() - right);
-    let mut mend = command(server, &bench.simulator)?;
-    mend.arg("verify").args(["--repair", "--json"]).args(arguments).stdout(Stdio::piped());
+    let mut mend = command(&bench.site, &["verify", "--repair", "--json"]);
+    mend.args(arguments).stdout(Stdio::piped());
     let (mended, while_mending) = tokio::join!(mend.output(), latencies(&bench, Duration::from_secs(30)));
     let mended = mended?;
     let document: Value = serde_json::from_slice(&mended.stdout)?;
@@ -300,9 +285,9 @@ pub(super) async fn latencies(bench: &Bench, duration: Duration) -> anyhow::Resu
         let number = turn * 7_919 % 40_000 + 1;
         let name = format!("live {turn} {until:?}");
         let row = Map::from_iter([("orderNo".to_owned(), json!(number)), ("name".to_owned(), json!(name))]);
-        bench.simulator.put_all(owner, "Order", &[row], true)?;
+        bench.site.simulator.put_all(owner, "Order", &[row], true)?;
         if turn % 20 == 0 {
-            let (pool, since) = (bench.pool.clone(), Instant::now());
+            let (pool, since) = (bench.site.pool.clone(), Instant::now());
             watched.spawn(async move {
                 loop {
                     let sql = "select name = $2 from business_nxt.\"order\" where _company_no = $3 and order_no = $1";

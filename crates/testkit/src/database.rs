@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use nxt_embedded_postgres::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::OnceCell;
@@ -65,6 +65,19 @@ impl Drop for TestDatabase {
             });
         });
     }
+}
+
+/// Makes a database anew, whatever was in it. `server` is the address of another one on the same server.
+///
+/// # Errors
+/// When the server does not let us.
+pub async fn recreate(server: &SecretString, name: &str) -> Result<(), sqlx::Error> {
+    assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name:?} needs quotes");
+    let mut connection = PgConnection::connect(server.expose_secret()).await?;
+    for sql in [format!("drop database if exists {name} with (force)"), format!("create database {name}")] {
+        connection.execute(AssertSqlSafe(sql)).await?;
+    }
+    connection.close().await
 }
 
 async fn administer(server: &PgConnectOptions, statement: String) {

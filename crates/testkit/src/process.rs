@@ -1,4 +1,4 @@
-//! Daemons as processes of their own, to be killed.
+//! Daemons as processes of their own, to be killed and measured.
 
 use std::{
     path::PathBuf,
@@ -11,10 +11,12 @@ use nxt_simulator::{Options, Simulator};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::process::{Child, Command};
 
-use crate::{Comparison, SECRET, compare};
+use crate::{Comparison, SECRET, Wait, compare, deliver, settings, webhook_url};
 
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
 const PATIENCE: Duration = Duration::from_secs(120);
+const WAIT: Wait = Wait::seconds(PATIENCE.as_secs()).every_millis(50);
+const CONNECTIONS_MAX: u32 = 10;
 
 /// A simulator, a database, and the address where a daemon is, whenever one runs.
 #[derive(Debug)]
@@ -23,58 +25,56 @@ pub struct Site {
     pub simulator: Simulator,
     /// The database.
     pub pool: PgPool,
+    /// Where the daemon receives: host and port.
+    pub public: String,
     program: PathBuf,
     environment: Vec<(&'static str, String)>,
 }
 
 impl Site {
-    /// A simulator that sends its notifications to where a daemon will be. `program` is the daemon, `settings` are those
-    /// of its settings that are not about where its source and its database are.
+    /// A simulator that sends its notifications to where a daemon will be. `program` is the daemon, `more` are those of
+    /// its settings that are not about where its source and its database are.
     pub async fn new(
         program: impl Into<PathBuf>,
         options: Options,
         database_url: &str,
-        settings: &[(&'static str, &str)],
+        more: &[(&'static str, &str)],
     ) -> Self {
         let public = free_address();
         let simulator = Simulator::start(options.clone()).await.expect("the simulator starts");
-        simulator.set_knobs(|knobs| {
-            knobs.url = Some(format!("http://{public}/webhooks/business-nxt"));
-            knobs.secrets = vec![SECRET.into()];
-            knobs.retries = 40;
-        });
-        let mut environment = vec![
+        deliver(&simulator, webhook_url(&public), SECRET);
+        simulator.set_knobs(|knobs| knobs.retries = 40);
+        let mut environment = settings(&simulator, &options, SECRET);
+        environment.extend([
             ("DATABASE_URL", database_url.to_owned()),
-            ("NXT_LISTEN", public),
-            ("NXT_OPS_LISTEN", "127.0.0.1:0".to_owned()),
-            ("NXT_WEBHOOK_SECRETS", SECRET.to_owned()),
-            ("NXT_CLIENT_ID", options.client_id),
-            ("NXT_CLIENT_SECRET", options.client_secret),
-            ("NXT_TOKEN_URL", simulator.token_url()),
-            ("NXT_GRAPHQL_URL", simulator.graphql_url()),
+            ("NXT_LISTEN", public.clone()),
             ("NXT_LOG", std::env::var("NXT_LOG").unwrap_or_else(|_| "off".into())),
-        ];
-        environment.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        ]);
+        environment.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let pool = PgPoolOptions::new()
-            .max_connections(5)
+            .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(Duration::from_secs(60))
             .connect_lazy(database_url)
             .expect("the address is one");
-        Self { simulator, pool, program: program.into(), environment }
+        Self { simulator, pool, public, program: program.into(), environment }
     }
 
-    /// Starts a daemon, with settings of its own beside those of the site.
-    pub fn spawn(&self, settings: &[(&str, &str)]) -> Daemon {
+    /// The program with these arguments and the site's settings, and with nothing else of this process's environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .arg("serve")
+            .args(arguments)
             .env_clear()
             .envs(self.environment.iter().cloned())
-            .envs(settings.iter().copied())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        Daemon(command.spawn().expect("the program runs"))
+        command
+    }
+
+    /// Starts a daemon, with settings of its own beside those of the site.
+    pub fn spawn(&self, more: &[(&str, &str)]) -> Daemon {
+        Daemon::start(self.command(&["serve"]).envs(more.iter().copied()))
     }
 
     /// Gives back at once what a killed daemon had claimed, as the end of its leases would.
@@ -87,17 +87,7 @@ impl Site {
 
     /// Waits until a query that counts gives 0.
     pub async fn wait_for_none(&self, what: &str, sql: &'static str) {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let count: Result<i64, _> = sqlx::query_scalar(sql).fetch_one(&self.pool).await;
-            if matches!(count, Ok(0)) {
-                return;
-            }
-            if tokio::time::Instant::now() > deadline {
-                panic!("{what}: still {count:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        WAIT.for_count(what, &self.pool, 0, sql).await.unwrap_or_else(|late| panic!("{late}"));
     }
 
     /// What a query counts.
@@ -108,7 +98,7 @@ impl Site {
     /// Waits until every notification is delivered and every row settled.
     pub async fn settle(&self) {
         self.simulator.drain().await;
-        self.wait_for_none("rows that wait", "select count(*) from nxt_mirror.dirty_row").await;
+        WAIT.for_settled(&self.pool).await.unwrap_or_else(|late| panic!("{late}"));
     }
 
     /// Compares mirror and source.
@@ -122,6 +112,16 @@ impl Site {
 pub struct Daemon(Child);
 
 impl Daemon {
+    /// Starts one by a command of [`Site::command`].
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().expect("the program runs"))
+    }
+
+    /// Its process id, as long as nobody has seen it end.
+    pub fn id(&self) -> Option<u32> {
+        self.0.id()
+    }
+
     /// As `kill -9` does.
     pub async fn kill(mut self) {
         self.0.kill().await.expect("the process can be killed");
@@ -140,7 +140,7 @@ impl Daemon {
 }
 
 /// An address that stays free while nothing listens there: below the ports that outgoing connections are given.
-fn free_address() -> String {
+pub fn free_address() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = u16::try_from(std::process::id() % 10_000).expect("small");
     for _ in 0..2_000 {

@@ -1,9 +1,6 @@
 //! A daemon against a simulator.
 
-use std::{
-    process::{Command, Output},
-    time::{Duration, Instant},
-};
+use std::process::{Command, Output};
 
 use nxt_mirror::{
     app::App,
@@ -11,7 +8,7 @@ use nxt_mirror::{
     telemetry,
 };
 use nxt_simulator::{Options, Owner, Simulator};
-use nxt_testkit::{SECRET, TestDatabase, compare, sign};
+use nxt_testkit::{SECRET, TestDatabase, Wait, compare, deliver, sign};
 use reqwest::{Client, Response};
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -21,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{PROGRAM, database};
 
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT: Wait = Wait::seconds(90);
 /// The company of most tests.
 pub const COMPANY: Owner = Owner::Company(2_000_001);
 
@@ -56,11 +53,7 @@ impl Builder {
         let database = database().await;
         let simulator = Simulator::start(self.options.clone()).await.expect("the simulator starts");
         let daemon = Daemon::start(&self.settings, &self.options, &simulator, &database, self.role).await;
-        let url = daemon.webhook_url();
-        simulator.set_knobs(|knobs| {
-            knobs.url = Some(url);
-            knobs.secrets = vec![SECRET.into()];
-        });
+        deliver(&simulator, daemon.webhook_url(), SECRET);
         let pool = database.pool().await;
         TestApp {
             database,
@@ -91,15 +84,7 @@ impl Daemon {
         role: Role,
     ) -> Self {
         // reqwest needs a provider before the first client is made, whoever makes it.
-        let pairs = [
-            ("NXT_LISTEN", "127.0.0.1:0".to_owned()),
-            ("NXT_OPS_LISTEN", "127.0.0.1:0".to_owned()),
-            ("NXT_WEBHOOK_SECRETS", format!("other,{SECRET}")),
-            ("NXT_CLIENT_ID", options.client_id.clone()),
-            ("NXT_CLIENT_SECRET", options.client_secret.clone()),
-            ("NXT_TOKEN_URL", simulator.token_url()),
-            ("NXT_GRAPHQL_URL", simulator.graphql_url()),
-        ];
+        let pairs = nxt_testkit::settings(simulator, options, &format!("other,{SECRET}"));
         let source = Source::from_pairs(pairs.into_iter().chain(settings.iter().cloned()));
         let settings = Settings::read(&source, role).expect("the test's settings are right");
         let app = App::build(&settings, &database.url().into()).await.expect("the daemon can be built");
@@ -157,17 +142,13 @@ impl TestApp {
 
     /// The settings of a command on the same database and API.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
-        let mut pairs = vec![
+        let mut pairs = nxt_testkit::settings(&self.simulator, &self.options, SECRET);
+        pairs.extend([
             ("DATABASE_URL", self.database.url()),
-            ("NXT_CLIENT_ID", self.options.client_id.clone()),
-            ("NXT_CLIENT_SECRET", self.options.client_secret.clone()),
-            ("NXT_TOKEN_URL", self.simulator.token_url()),
-            ("NXT_GRAPHQL_URL", self.simulator.graphql_url()),
             ("NXT_LOG", "warn".to_owned()),
-            ("NXT_WEBHOOK_SECRETS", SECRET.to_owned()),
             // Nothing listens there.
             ("NXT_OPS_LISTEN", "127.0.0.1:1".to_owned()),
-        ];
+        ]);
         pairs.extend(self.settings.iter().cloned());
         pairs
     }
@@ -208,30 +189,19 @@ impl TestApp {
 
     /// Waits until a count is reached.
     pub async fn wait_for(&self, what: &str, wanted: i64, count_sql: &'static str) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let count: i64 = sqlx::query_scalar(count_sql).fetch_one(&self.pool).await.expect("the count works");
-            if count == wanted {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{what}: {count} instead of {wanted}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        WAIT.for_count(what, &self.pool, wanted, count_sql).await.unwrap_or_else(|late| panic!("{late}"));
     }
 
     /// Waits until something holds.
     pub async fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !holds(self) {
-            assert!(Instant::now() < deadline, "{what}: not in time");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let look = async || if holds(self) { Ok(()) } else { Err("not yet".to_owned()) };
+        WAIT.until(what, look).await.unwrap_or_else(|late| panic!("{late}"));
     }
 
     /// Waits until every notification is delivered and no row needs a look.
     pub async fn settle(&self) {
         self.simulator.drain().await;
-        self.wait_for("rows that need a look", 0, "select count(*) from nxt_mirror.dirty_row").await;
+        WAIT.for_settled(&self.pool).await.unwrap_or_else(|late| panic!("{late}"));
     }
 
     /// Settles, then demands that the mirror equals the source. Returns the number of rows compared.

@@ -1,0 +1,79 @@
+//! Waiting for what has no event to wait for.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+/// How long something is waited for, and how often it is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    patience: Duration,
+    pause: Duration,
+}
+
+impl Wait {
+    /// Looks every 20 ms.
+    pub const fn seconds(patience: u64) -> Self {
+        Self { patience: Duration::from_secs(patience), pause: Duration::from_millis(20) }
+    }
+
+    /// Looks that often instead.
+    pub const fn every_millis(self, pause: u64) -> Self {
+        Self { pause: Duration::from_millis(pause), ..self }
+    }
+
+    /// Waits until it holds; until then `look` says what it sees instead. Returns how long that took.
+    pub async fn until(
+        &self,
+        what: &str,
+        mut look: impl AsyncFnMut() -> Result<(), String>,
+    ) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        while let Err(seen) = look().await {
+            ensure!(started.elapsed() < self.patience, "{what}: {seen}, after {} s", self.patience.as_secs());
+            tokio::time::sleep(self.pause).await;
+        }
+        Ok(started.elapsed())
+    }
+
+    /// Waits until a query counts `wanted`. The database may be away or empty meanwhile.
+    pub async fn for_count(
+        &self,
+        what: &str,
+        pool: &PgPool,
+        wanted: i64,
+        sql: &'static str,
+    ) -> anyhow::Result<Duration> {
+        let look = async || match sqlx::query_scalar::<_, i64>(sql).fetch_one(pool).await {
+            Ok(count) if count == wanted => Ok(()),
+            Ok(count) => Err(format!("{count} instead of {wanted}")),
+            Err(error) => Err(error.to_string()),
+        };
+        self.until(what, look).await
+    }
+
+    /// Waits until no row of the mirror needs a look any more.
+    pub async fn for_settled(&self, pool: &PgPool) -> anyhow::Result<Duration> {
+        self.for_count("rows that still wait", pool, 0, "select count(*) from nxt_mirror.dirty_row").await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_seen_last_is_told_when_patience_ends() {
+        let mut looks = 0;
+        let third = async || {
+            looks += 1;
+            if looks == 3 { Ok(()) } else { Err(String::new()) }
+        };
+        Wait::seconds(60).every_millis(1).until("the third look", third).await.unwrap();
+        assert_eq!(looks, 3);
+        let late = Wait::seconds(0).until("a miracle", async || Err("nothing".to_owned())).await.unwrap_err();
+        assert_eq!(late.to_string(), "a miracle: nothing, after 0 s");
+    }
+}
