@@ -3,17 +3,20 @@
 FROM rust:1-bookworm AS build
 WORKDIR /src
 ENV CARGO_TERM_COLOR=never
-# Dependencies first, with an empty program in place of ours: this layer is made anew only when they change.
+# Dependencies first, with empty packages in place of ours: this layer is made anew only when they change.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src \
- && echo 'fn main() {}' >src/main.rs \
- && touch src/lib.rs \
- && cargo build --release --locked \
- && rm -rf src
+COPY crates/bench/Cargo.toml crates/bench/
+COPY crates/embedded-postgres/Cargo.toml crates/embedded-postgres/
+COPY crates/simulator/Cargo.toml crates/simulator/
+COPY crates/testkit/Cargo.toml crates/testkit/
+RUN for package in . crates/*; do mkdir "$package/src" && touch "$package/src/lib.rs"; done \
+ && echo 'fn main() {}' | tee src/main.rs >crates/bench/src/main.rs \
+ && cargo build --release --locked --package nxt-mirror \
+ && rm -rf src crates
 COPY . .
-# Copied files keep their dates, which may be older than the empty program's.
-RUN touch src/main.rs src/lib.rs \
- && cargo build --release --locked --bin nxt-mirror
+# Copied files keep their dates, which may be older than those of the empty packages.
+RUN touch src/main.rs src/lib.rs crates/*/src/lib.rs \
+ && cargo build --release --locked --package nxt-mirror
 
 FROM debian:bookworm-slim
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
