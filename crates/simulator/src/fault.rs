@@ -8,6 +8,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
+use tokio::sync::watch;
 
 use super::model::Owner;
 
@@ -35,6 +36,10 @@ pub enum FaultKind {
     Html,
     /// The right answer, late.
     Slow,
+    /// No answer until the faults are cleared.
+    Hang,
+    /// No answer to a request for descriptions, among them this table's, until the faults are cleared.
+    HangDescription,
     /// One table's part fails, others are fine.
     PartialError,
     /// No access to the company or table.
@@ -106,6 +111,7 @@ impl Fault {
 #[derive(Debug)]
 pub(super) struct Faults {
     state: Mutex<State>,
+    cleared: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -118,7 +124,8 @@ struct State {
 impl Faults {
     pub(super) fn new(seed: u64) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Self { state: Mutex::new(State { faults: vec![], counts: BTreeMap::new(), random }) }
+        let state = Mutex::new(State { faults: vec![], counts: BTreeMap::new(), random });
+        Self { state, cleared: watch::Sender::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,6 +138,7 @@ impl Faults {
 
     pub(super) fn clear(&self) {
         self.state().faults.clear();
+        self.cleared.send_replace(());
     }
 
     pub(super) fn counts(&self) -> BTreeMap<String, u64> {
@@ -162,6 +170,38 @@ impl Faults {
                 && touches(&fault.key)
         };
         self.strike(fits).map(|fault| fault.kind)
+    }
+
+    /// Waits until the faults are cleared, if one strikes that leaves this table of this tenant without an answer.
+    pub(super) async fn hang(&self, owner: Owner, table: &str) {
+        self.hang_if(|fault| {
+            fault.kind == FaultKind::Hang
+                && fault.owner.is_none_or(|own| own == owner)
+                && fault.table.as_deref().is_none_or(|own| own == table)
+        })
+        .await;
+    }
+
+    /// The same for an operation, as JSON, that asks for descriptions.
+    pub(super) async fn hang_description(&self, operation: &str) {
+        if !operation.contains("__type(") {
+            return;
+        }
+        // Quotes inside the query are escaped, those of the variables are not.
+        let operation = operation.replace('\\', "");
+        self.hang_if(|fault| {
+            fault.kind == FaultKind::HangDescription
+                && fault.table.as_deref().is_none_or(|table| operation.contains(&format!("\"{table}\"")))
+        })
+        .await;
+    }
+
+    async fn hang_if(&self, fits: impl Fn(&Fault) -> bool) {
+        let mut cleared = self.cleared.subscribe();
+        if self.strike(fits).is_some() {
+            // Fails only when the sender is gone, which this borrow rules out.
+            _ = cleared.changed().await;
+        }
     }
 
     fn strike(&self, fits: impl Fn(&Fault) -> bool) -> Option<Fault> {

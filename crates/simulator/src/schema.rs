@@ -414,6 +414,7 @@ fn context_error(owner: Owner) -> Problem {
 
 async fn page(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &TableDef) -> Result<Page, Problem> {
     let place = Some((owner, table.name.as_str()));
+    world.faults.hang(owner, &table.name).await;
     if let Some(fault) = world.faults.take(&[FaultKind::Slow], place) {
         tokio::time::sleep(std::time::Duration::from_millis(fault.millis)).await;
     }

@@ -136,6 +136,7 @@ fn finish(world: &World, scope: &Scope, text: String) -> HttpResponse {
 }
 
 async fn execute(world: &World, scope: &Scope, one: &Json) -> Json {
+    world.faults.hang_description(&one.to_string()).await;
     let mut request = Request::new(one["query"].as_str().unwrap_or_default());
     if let Some(name) = one["operationName"].as_str() {
         request = request.operation_name(name);
