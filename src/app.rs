@@ -17,17 +17,18 @@ use crate::{
     clocks,
     config::{MirrorSettings, OpsSettings, Settings, UpstreamSettings, WebhookSettings},
     database,
-    mirror::Replica,
+    mirror::Mirror,
     ops::{self, Ops},
-    queue::{self, Committer, Queue},
+    queue::{self, Appender, Claims, Queue, WorkerId},
+    reconcile::Writer,
     telemetry::{Metrics, chain},
-    upstream::{Budget, Catalog, Upstream},
+    upstream::{Budget, Catalogue, Upstream},
     walk,
     webhook::{self, Receiver, Room, SigningSecrets},
     worker::{self, Scope, Worker},
 };
 
-/// How often partitions are made and old entries removed.
+/// How often old entries are removed.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(3_600);
 /// How often clocks are looked at.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
@@ -44,11 +45,13 @@ pub struct App {
     pool: PgPool,
     ops: Bound,
     public: Option<Bound>,
-    committer: Option<Committer>,
+    appender: Option<Appender>,
     receiver: Option<(String, Receiver)>,
     ops_data: Ops,
+    heart: Option<(Queue, WorkerId)>,
     worker: Option<Worker>,
     schedule: Option<walk::ScheduleParts>,
+    ledger_days: u32,
 }
 
 #[derive(Debug)]
@@ -63,7 +66,6 @@ impl App {
         let options = database::options(database_url)?;
         let pool = database::connect(options.clone()).await?;
         database::migrate(&pool).await?;
-        queue::maintenance::run(&pool, queue::maintenance::RETENTION_DAYS).await?;
         let metrics = Arc::new(Metrics::new());
         let stored = Arc::new(Notify::new());
         let parts = match &settings.upstream {
@@ -73,22 +75,36 @@ impl App {
         let schedule = parts.as_ref().map(|parts| walk::ScheduleParts {
             pool: pool.clone(),
             upstream: parts.upstream.clone(),
-            catalog: Arc::clone(&parts.catalog),
+            catalogue: Arc::clone(&parts.catalogue),
+            queue: parts.queue.clone(),
+            me: parts.me,
             settings: settings.mirror.clone(),
-            loader: parts.loader(),
+            loader: loader(parts),
             requests_per_minute: settings.upstream.as_ref().map_or(0, |upstream| upstream.requests_per_minute),
         });
+        let heart = parts.as_ref().map(|parts| (parts.queue.clone(), parts.me));
         let worker = parts.map(Worker::new);
-        let (public, committer, receiver) = match &settings.webhook {
+        let (public, appender, receiver) = match &settings.webhook {
             Some(webhook) => {
-                let (committer, receiver) = receiver(webhook, options, &metrics, stored);
-                (Some(bind(webhook.listen)?), Some(committer), Some((webhook.path.clone(), receiver)))
+                let (appender, receiver) = receiver(webhook, options, &metrics, stored);
+                (Some(bind(webhook.listen)?), Some(appender), Some((webhook.path.clone(), receiver)))
             }
             None => (None, None, None),
         };
         let OpsSettings { listen, token } = settings.ops.clone();
         let ops_data = Ops { pool: pool.clone(), metrics, token };
-        Ok(Self { ops: bind(listen)?, pool, public, committer, receiver, ops_data, worker, schedule })
+        Ok(Self {
+            ops: bind(listen)?,
+            pool,
+            public,
+            appender,
+            receiver,
+            ops_data,
+            heart,
+            worker,
+            schedule,
+            ledger_days: settings.mirror.ledger_days,
+        })
     }
 
     /// Where webhooks are received; `None` for a worker.
@@ -116,8 +132,9 @@ impl App {
             }
             _ => None,
         };
-        let committer = self.committer.map(|committer| essential(&stop, committer.run()));
-        let maintenance = essential(&stop, maintain(self.pool.clone(), stop.clone()));
+        let appender = self.appender.map(|appender| essential(&stop, appender.run()));
+        let maintenance = essential(&stop, maintain(self.pool.clone(), self.ledger_days, stop.clone()));
+        let beating = self.heart.clone().map(|(queue, me)| tokio::spawn(beat(queue, me)));
         let worker = self.worker.map(|worker| essential(&stop, worker.run(stop.clone())));
         let schedule = self.schedule.map(|parts| essential(&stop, walk::schedule(parts, stop.clone())));
         stop.cancelled().await;
@@ -125,8 +142,14 @@ impl App {
         if let Some((handle, server)) = public {
             finish(handle, server).await;
         }
-        for task in [schedule, committer, worker, Some(maintenance)].into_iter().flatten() {
+        for task in [schedule, appender, worker, Some(maintenance)].into_iter().flatten() {
             task.await.context("a task of the daemon panicked")?;
+        }
+        if let Some(beating) = beating {
+            beating.abort();
+        }
+        if let Some((queue, me)) = self.heart {
+            leave(&queue, me).await;
         }
         finish(ops.0, ops.1).await;
         self.pool.close().await;
@@ -135,7 +158,7 @@ impl App {
     }
 }
 
-/// What a worker works with, from the settings.
+/// What a worker works with, from the settings. Registers it as alive.
 pub(crate) async fn worker_parts(
     upstream: &UpstreamSettings,
     mirror: &MirrorSettings,
@@ -145,15 +168,20 @@ pub(crate) async fn worker_parts(
 ) -> anyhow::Result<worker::Parts> {
     let budget = Budget::new(pool.clone(), upstream.requests_per_minute, upstream.in_flight_max).await?;
     let client = Upstream::new(upstream, budget, Arc::clone(metrics))?;
-    let catalog = Arc::new(Catalog::new(client.clone(), mirror.keys.clone(), mirror.walk_interval));
-    let replica = Replica::new(pool.clone(), mirror.deletes);
-    catalog.remember(replica.descriptions().await?).await;
+    let catalogue = Arc::new(Catalogue::new(client.clone(), mirror.keys.clone(), mirror.walk_interval));
+    let tables = Mirror::new(pool.clone(), mirror.deletes);
+    catalogue.remember(tables.descriptions().await?);
+    let queue = Queue::new(pool.clone());
+    let me = queue.register().await?;
     Ok(worker::Parts {
-        queue: Queue::new(pool.clone()),
+        queue,
+        me,
+        claims: Claims::new(),
         pool: pool.clone(),
         upstream: client,
-        catalog,
-        replica,
+        catalogue,
+        writer: Writer::new(tables.clone()),
+        mirror: tables,
         scope: Arc::new(Scope::new(mirror)),
         metrics: Arc::clone(metrics),
         stored: Arc::clone(stored),
@@ -161,13 +189,46 @@ pub(crate) async fn worker_parts(
     })
 }
 
+/// Says that the worker is alive, until aborted.
+pub(crate) async fn beat(queue: Queue, me: WorkerId) {
+    let mut timer = tokio::time::interval(queue::BEAT_INTERVAL);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        if let Err(error) = queue.beat(me).await {
+            tracing::warn!(error = %chain(&error), "the worker could not say that it is alive");
+        }
+    }
+}
+
+/// Gives back at once what the worker holds.
+pub(crate) async fn leave(queue: &Queue, me: WorkerId) {
+    if let Err(error) = queue.leave(me).await {
+        tracing::warn!(error = %chain(&error), "what the worker held is free in a few seconds");
+    }
+}
+
+/// Walks of whole tables with a worker's parts.
+pub(crate) fn loader(parts: &worker::Parts) -> walk::Loader {
+    walk::Loader::new(parts.pool.clone(), parts.writer.clone(), source(parts))
+}
+
+/// Comparisons of whole tables with a worker's parts.
+pub(crate) fn verifier(parts: &worker::Parts) -> walk::Verifier {
+    walk::Verifier::new(parts.pool.clone(), parts.writer.clone(), source(parts))
+}
+
+fn source(parts: &worker::Parts) -> walk::Source {
+    walk::Source::new(parts.upstream.clone(), Arc::clone(&parts.catalogue), parts.fetch_rows_max)
+}
+
 fn receiver(
     settings: &WebhookSettings,
     options: PgConnectOptions,
     metrics: &Arc<Metrics>,
     stored: Arc<Notify>,
-) -> (Committer, Receiver) {
-    let (acceptor, committer) = Committer::new(options, stored, Arc::clone(metrics));
+) -> (Appender, Receiver) {
+    let (acceptor, appender) = Appender::new(options, stored, Arc::clone(metrics));
     let receiver = Receiver {
         secrets: SigningSecrets::new(&settings.secrets),
         body_bytes_max: settings.body_bytes_max,
@@ -175,7 +236,7 @@ fn receiver(
         acceptor,
         metrics: Arc::clone(metrics),
     };
-    (committer, receiver)
+    (appender, receiver)
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
@@ -226,14 +287,14 @@ async fn finish(handle: ServerHandle, server: JoinHandle<std::io::Result<()>>) {
 }
 
 /// What has to be done now and then.
-async fn maintain(pool: PgPool, stop: CancellationToken) {
+async fn maintain(pool: PgPool, ledger_days: u32, stop: CancellationToken) {
     let ledger = async {
         let mut timer = tokio::time::interval(MAINTENANCE_INTERVAL);
-        // Done when the daemon was built.
-        timer.tick().await;
         loop {
             timer.tick().await;
-            if let Err(error) = queue::maintenance::run(&pool, queue::maintenance::RETENTION_DAYS).await {
+            if let Err(error) =
+                queue::maintenance::run(&pool, Duration::from_secs(u64::from(ledger_days) * 86_400)).await
+            {
                 tracing::error!(error = %chain(&error), "maintenance failed, it is tried again in an hour");
             }
         }
@@ -252,9 +313,9 @@ async fn maintain(pool: PgPool, stop: CancellationToken) {
 }
 
 async fn look_at_clocks(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let rows = clocks::recall(pool).await?;
-    if rows > 0 {
-        tracing::warn!(rows, "rows were due in the far future: was the database's clock set back?");
+    let found = clocks::recall(pool).await?;
+    if found > 0 {
+        tracing::warn!(found, "times lay in the far future: was the database's clock set back?");
     }
     for finding in clocks::evidence(pool).await?.findings() {
         tracing::warn!("{finding}: {}", finding.advice());

@@ -133,7 +133,7 @@ pub enum Command {
         #[command(subcommand)]
         command: DeadLetterCommand,
     },
-    /// Look again at the rows of stored notifications
+    /// Fetch the rows of stored notifications again
     Replay(ReplayArgs),
     /// Tell every event, fetch and write known about one row, in order
     Explain {

@@ -9,7 +9,7 @@ use std::fmt;
 use chrono::Duration;
 use sqlx::PgPool;
 
-use crate::domain::Time;
+use crate::domain::DatabaseTime;
 
 /// Notifications that are looked at.
 const SAMPLE: i64 = 200;
@@ -20,7 +20,7 @@ const AHEAD_MIN: Duration = Duration::seconds(60);
 /// Notifications that are older than this when they come are late, or dated by a clock that is.
 const BEHIND_MIN: Duration = Duration::minutes(30);
 /// Nothing in the daemon's state is planned further ahead than this.
-const PLANNED_MAX: Duration = Duration::minutes(5);
+const PLANNED_MAX: Duration = Duration::minutes(6);
 
 /// What recent notifications tell of the clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,17 +110,22 @@ impl fmt::Display for Readable {
 /// Reads what the latest notifications tell.
 pub async fn evidence(pool: &PgPool) -> Result<Evidence, sqlx::Error> {
     let (dated_rows, zone_shift, delay): (i64, Option<f64>, Option<f64>) = sqlx::query_as(
-        "with dated as (
-             select extract(epoch from l.source_changed_at - n.changed_at)::float8 as shift
-               from nxt_mirror.sync_log l
-               join nxt_mirror.notification n on n.id = l.notification_id
-              where l.source_changed_at is not null and n.changed_at is not null
-              order by l.id desc limit $1
+        "with block as (
+             select id, received_at, changed_at, deleted_at from nxt_mirror.ledger_block order by id desc limit $1
+         ), entry as materialized (
+             select block.id * 1024 + part.position - 1 as id, block.received_at, part.changed_at, part.deleted_at
+               from block, unnest(block.changed_at, block.deleted_at)
+                               with ordinality as part (changed_at, deleted_at, position)
+              order by 1 desc limit $1 * 5
+         ), logged as (
+             select notification_id, source_changed_at from nxt_mirror.sync_log order by id desc limit $1 * 5
+         ), dated as (
+             select extract(epoch from logged.source_changed_at - entry.changed_at)::float8 as shift
+               from logged join entry on entry.id = logged.notification_id
+              where logged.source_changed_at is not null and entry.changed_at is not null limit $1
          ), received as (
              select extract(epoch from received_at - coalesce(deleted_at, changed_at))::float8 as delay
-               from nxt_mirror.notification
-              where deleted_at is not null or changed_at is not null
-              order by id desc limit $1
+               from entry where deleted_at is not null or changed_at is not null limit $1
          )
          select (select count(*) from dated),
                 (select percentile_cont(0.5) within group (order by shift) from dated),
@@ -132,44 +137,34 @@ pub async fn evidence(pool: &PgPool) -> Result<Evidence, sqlx::Error> {
     Ok(Evidence { dated_rows, zone_shift: zone_shift.map(seconds), delay: delay.map(seconds) })
 }
 
-/// Brings back into reach what a clock that was set back has left far in the future: slots of the budget, its pause,
-/// and rows that wait for their turn. Returns the number of rows.
+/// Brings back into reach what a clock that was set back has left far in the future: slots of the budget, pauses, rows
+/// that wait for their turn, and workers that would count as alive for as long. Returns how much there was.
 pub async fn recall(pool: &PgPool) -> Result<u64, sqlx::Error> {
-    // A slot is free a minute after its request, as ever: nothing is known of when that was by the new clock.
-    sqlx::query(
+    let statements = [
+        // A slot is free a minute after its request, as ever: nothing is known of when that was by the new clock.
         "update nxt_mirror.api_slot
             set free_at = clock_timestamp() + interval '60 seconds', in_flight_until = null
           where free_at > clock_timestamp() + $1",
-    )
-    .bind(PLANNED_MAX)
-    .execute(pool)
-    .await?;
-    sqlx::query(
         "update nxt_mirror.api_budget
             set paused_until = least(paused_until, clock_timestamp()),
                 background_wanted_until = least(background_wanted_until, clock_timestamp())
           where greatest(paused_until, background_wanted_until) > clock_timestamp() + $1",
-    )
-    .bind(PLANNED_MAX)
-    .execute(pool)
-    .await?;
-    // Every priority is named, so that the index of due rows serves.
-    let rows = sqlx::query(
         "update nxt_mirror.dirty_row
-            set due_at = now(), waiting_since = least(waiting_since, now()), claim_id = null
-          where priority in (0, 1) and due_at > now() + $1",
-    )
-    .bind(PLANNED_MAX)
-    .execute(pool)
-    .await?
-    .rows_affected();
-    Ok(rows)
+            set due_at = now(), waiting_since = least(waiting_since, now()) where due_at > now() + $1",
+        "update nxt_mirror.target set paused_until = now() where paused_until > now() + $1",
+        "update nxt_mirror.worker set alive_until = now() where alive_until > now() + $1",
+    ];
+    let mut found = 0;
+    for statement in statements {
+        found += sqlx::query(statement).bind(PLANNED_MAX).execute(pool).await?.rows_affected();
+    }
+    Ok(found)
 }
 
 /// The time of the machine at hand, to be compared with the database's and for nothing else.
 #[expect(clippy::disallowed_methods, reason = "the one comparison")]
-pub fn of_this_machine() -> Time {
-    chrono::Utc::now()
+pub fn of_this_machine() -> DatabaseTime {
+    DatabaseTime::new(chrono::Utc::now())
 }
 
 fn seconds(seconds: f64) -> Duration {

@@ -1,26 +1,30 @@
-//! The replica's database: connections and migrations.
+//! The mirror's database: connections and migrations.
 
 use std::{str::FromStr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    PgPool,
+    Connection, PgConnection, PgPool,
     migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::Instant;
 
 /// The schema of the daemon's own state, which also holds the record of its migrations.
 const SCHEMA: &str = "nxt_mirror";
 const RECORD: &str = "nxt_mirror.migration";
-/// A migration whose text was changed after databases had been made by it, and the checksum of the earlier one.
-const AMENDED: (i64, &str) =
-    (3, "2e5451742a3b590d2beb1fe577da0e33612138d3e97384fd6f9c95480eb09277b53b4d8ec1e886e72e6eecf4537146f2");
 /// Connections of one daemon, the receiver's own aside.
 const CONNECTIONS_MAX: u32 = 16;
 /// How long a caller waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The oldest PostgreSQL that is supported.
 const VERSION_MIN: i32 = 140_000;
+/// How long a migration may wait for a lock, and be waited for by receivers meanwhile.
+const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time between two tries of a migration, for those who waited.
+const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
+/// How long a migration is tried.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +41,31 @@ pub enum DatabaseError {
         /// Its version, such as 13.4.
         found: String,
     },
+    /// It cannot store every text.
+    #[error(
+        "the database's encoding is {found}, but UTF8 is needed: create it with encoding 'UTF8' and template template0"
+    )]
+    Encoding {
+        /// Its encoding.
+        found: String,
+    },
+    /// Made by a version whose state is not ours.
+    #[error(
+        "the database holds the state of another version of nxt-mirror, which cannot be taken over: start with a new database"
+    )]
+    Foreign,
     /// A migration failed.
     #[error("the database cannot be brought up to date")]
     Migrate(#[from] MigrateError),
+}
+
+/// How the database's record of migrations compares with this binary's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Record {
+    Behind,
+    Current,
+    /// Some migration was run that this binary does not have.
+    Foreign,
 }
 
 /// The migrations of `migrations/`, part of the binary.
@@ -58,62 +84,94 @@ pub fn options(url: &SecretString) -> Result<PgConnectOptions, DatabaseError> {
         ("TimeZone", "UTC"),
         ("DateStyle", "ISO"),
         ("search_path", "public"),
-        // A plan made while a mirrored table was empty would be kept until the table is analyzed, and read all of it for
-        // each batch meanwhile.
+        ("default_transaction_isolation", "read committed"),
+        // A plan made while a mirrored table was empty would be kept until the table is analyzed, and read all of it
+        // for each batch meanwhile.
         ("plan_cache_mode", "force_custom_plan"),
+        ("statement_timeout", "0"),
+        // A process that stands still must not keep its locks.
+        ("idle_in_transaction_session_timeout", "4000"),
     ]))
 }
 
-/// A pool that has connected once.
+/// A pool that has connected once, to a database that can be used.
 pub async fn connect(options: PgConnectOptions) -> Result<PgPool, DatabaseError> {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_with(options)
         .await?;
-    let (number, found): (i32, String) =
-        sqlx::query_as("select current_setting('server_version_num')::int, current_setting('server_version')")
-            .fetch_one(&pool)
-            .await?;
-    if number < VERSION_MIN { Err(DatabaseError::TooOld { found }) } else { Ok(pool) }
+    let (number, version, encoding): (i32, String, String) = sqlx::query_as(
+        "select current_setting('server_version_num')::int, current_setting('server_version'),
+                current_setting('server_encoding')",
+    )
+    .fetch_one(&pool)
+    .await?;
+    match () {
+        () if number < VERSION_MIN => Err(DatabaseError::TooOld { found: version }),
+        () if encoding != "UTF8" => Err(DatabaseError::Encoding { found: encoding }),
+        () => Ok(pool),
+    }
 }
 
 /// Runs pending migrations. Replicas that start together wait for each other.
+///
+/// A migration that cannot have a lock soon steps back and tries again, so that receivers do not queue behind it while
+/// somebody reads a table for long.
 pub async fn migrate(pool: &PgPool) -> Result<(), DatabaseError> {
-    accept_amended(pool).await?;
-    migrations().run(pool).await?;
-    Ok(())
-}
-
-/// A database made by an earlier text of migration 3, which left behind a column that a later migration drops, would be
-/// refused for that text. It is as good as one made by today's.
-async fn accept_amended(pool: &PgPool) -> Result<(), DatabaseError> {
-    let (version, earlier) = AMENDED;
-    let known = migrations().iter().find(|migration| migration.version == version).map(|own| own.checksum.to_vec());
-    if has_record(pool).await? {
-        sqlx::query(
-            "update nxt_mirror.migration set checksum = $1 where version = $2 and checksum = decode($3, 'hex')",
-        )
-        .bind(known)
-        .bind(version)
-        .bind(earlier)
-        .execute(pool)
-        .await?;
+    match record(pool).await? {
+        Record::Foreign => return Err(DatabaseError::Foreign),
+        Record::Current => return Ok(()),
+        Record::Behind => {}
     }
-    Ok(())
+    let deadline = Instant::now() + MIGRATION_TIMEOUT;
+    loop {
+        match migrate_once(pool).await {
+            Err(DatabaseError::Migrate(error)) if was_locked_out(&error) && Instant::now() < deadline => {
+                tracing::info!("a migration waits for a table that somebody reads, or for another replica");
+                tokio::time::sleep(MIGRATION_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
 }
 
-async fn has_record(pool: &PgPool) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select to_regclass($1) is not null").bind(RECORD).fetch_one(pool).await
+/// One try, on a connection of its own, so that what it leaves behind ends with it.
+async fn migrate_once(pool: &PgPool) -> Result<(), DatabaseError> {
+    let options = pool.connect_options().as_ref().clone();
+    let lock_timeout = MIGRATION_LOCK_TIMEOUT.as_millis().to_string();
+    let mut connection = PgConnection::connect_with(&options.options([("lock_timeout", lock_timeout)])).await?;
+    let done = migrations().run(&mut connection).await;
+    let closed = connection.close().await;
+    done?;
+    Ok(closed?)
 }
 
-/// Whether every migration of this binary has been run.
+/// A lock was not to be had in time.
+fn was_locked_out(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error else { return false };
+    cause.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+}
+
+async fn record(pool: &PgPool) -> Result<Record, sqlx::Error> {
+    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null").bind(RECORD).fetch_one(pool).await?;
+    if !exists {
+        return Ok(Record::Behind);
+    }
+    let run: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("select version, checksum from nxt_mirror.migration where success").fetch_all(pool).await?;
+    let own = migrations();
+    let is_own = |(version, checksum): &(i64, Vec<u8>)| {
+        own.iter().any(|own| own.version == *version && own.checksum.as_ref() == checksum.as_slice())
+    };
+    Ok(match run.iter().all(is_own) {
+        false => Record::Foreign,
+        true if run.len() == own.iter().count() => Record::Current,
+        true => Record::Behind,
+    })
+}
+
+/// Whether every migration of this binary has been run, and no other.
 pub async fn is_current(pool: &PgPool) -> Result<bool, DatabaseError> {
-    if !has_record(pool).await? {
-        return Ok(false);
-    }
-    let done: Option<i64> =
-        sqlx::query_scalar("select max(version) from nxt_mirror.migration where success").fetch_one(pool).await?;
-    let needed = migrations().iter().map(|migration| migration.version).max();
-    Ok(done >= needed)
+    Ok(record(pool).await? == Record::Current)
 }

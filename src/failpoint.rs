@@ -37,6 +37,10 @@ failpoints! {
     ReceiveStored = "receive-stored",
     /// All have their answers.
     ReceiveAnswered = "receive-answered",
+    /// A part of the ledger is folded into dirty rows, and not committed.
+    FoldWritten = "fold-written",
+    /// It is committed.
+    Folded = "folded",
     /// Rows are claimed.
     Claimed = "claimed",
     /// A mirrored table is made or changed, but not committed.
@@ -49,7 +53,7 @@ failpoints! {
     Answered = "answered",
     /// Rows are fetched, and nothing of them applied.
     Fetched = "fetched",
-    /// The dirty rows are locked.
+    /// The target is locked, and nothing decided.
     ApplyLocked = "apply-locked",
     /// The mirror is written, but not committed.
     ApplyWritten = "apply-written",

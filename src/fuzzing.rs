@@ -12,9 +12,9 @@ use crate::{
 
 /// A webhook's body: understood or refused, and what is understood has a name that can be a table's and a key.
 pub fn body(input: &[u8]) {
-    if let Ok((event, _)) = webhook::understand(input) {
-        assert!(naming::is_well_formed(event.row.table.as_str()));
-        assert!(!event.row.key.canonical().is_empty());
+    if let Ok(payload) = webhook::understand(input) {
+        assert!(naming::is_well_formed(payload.event.row.table.as_str()));
+        assert!(!payload.event.row.key.canonical().is_empty());
     }
 }
 

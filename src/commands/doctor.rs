@@ -5,12 +5,13 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 
-use super::database_url;
+use super::{database_url, operate::tenant};
 use crate::{
     app, clocks,
     config::{Role, Settings, Source},
     database,
-    domain::Time,
+    domain::DatabaseTime,
+    queue::status,
     telemetry::{self, Metrics, chain},
     walk::{self, Selection},
     worker::Parts,
@@ -79,6 +80,7 @@ async fn examine(config: Option<&Path>, findings: &mut Findings) -> anyhow::Resu
             findings.fine("database", "answers and is up to date");
             api(&settings, &pool, findings).await?;
             time(&pool, findings).await?;
+            targets(&pool, findings).await?;
             subscriptions(&pool, findings).await?;
         }
         Ok(false) => findings.problem("database", "migrations are not done", "run nxt-mirror migrate"),
@@ -117,11 +119,12 @@ async fn api(settings: &Settings, pool: &PgPool, findings: &mut Findings) -> any
         Err(error) => findings.problem("companies", chain(&error), "see the API's error"),
     }
     tables(settings, &parts, findings).await;
+    app::leave(&parts.queue, parts.me).await;
     Ok(())
 }
 
 async fn tables(settings: &Settings, parts: &Parts, findings: &mut Findings) {
-    match walk::targets(&parts.upstream, &parts.catalog, &settings.mirror, &Selection::default()).await {
+    match walk::targets(&parts.pool, &parts.upstream, &parts.catalogue, &settings.mirror, &Selection::default()).await {
         Ok((targets, unknown)) => {
             for (table, error) in unknown {
                 let advice = "correct NXT_TABLES, or tell the key in NXT_KEYS as the line says";
@@ -146,7 +149,7 @@ async fn time(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
         (true, rows) => findings.fine("time", format_args!("change times agree with {rows} notifications")),
         (false, _) => {}
     }
-    let server: Time = sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await?;
+    let server: DatabaseTime = sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await?;
     let difference = clocks::of_this_machine() - server;
     if difference.abs() > CLOCK_DIFFERENCE_MAX {
         findings.problem(
@@ -158,27 +161,34 @@ async fn time(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Targets that cannot be asked or written now, and why; and those of which rows are set aside.
+async fn targets(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
+    for target in status::freshness(pool).await? {
+        let what = format!("{} of {}", target.table, tenant(target.company_no, target.customer_no));
+        if let Some(because) = &target.paused_because {
+            findings.problem(&what, because, "it is tried again ever more rarely; mend what the line names");
+        } else if target.dead_letters > 0 {
+            let advice = "see nxt-mirror dead-letters list; retry them when what each names is mended";
+            findings.problem(&what, format_args!("{} rows are set aside", target.dead_letters), advice);
+        }
+    }
+    Ok(())
+}
+
 async fn subscriptions(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
-    let silent: Vec<(String, String)> = sqlx::query_as(
-        "select t.tenant_kind || ' ' || t.tenant_no, t.table_name from nxt_mirror.mirrored_tenant t
-          where not exists (select from nxt_mirror.notification n
-                             where (n.tenant_kind, n.tenant_no, n.table_name) = (t.tenant_kind, t.tenant_no, t.table_name))
-          order by 1, 2",
-    )
-    .fetch_all(pool)
-    .await?;
-    for (tenant, table) in &silent {
+    let targets = status::freshness(pool).await?;
+    let mut heard = 0;
+    for target in &targets {
+        if target.last_notified_at.is_some() || target.backlog > 0 {
+            heard += 1;
+            continue;
+        }
         findings.problem(
-            &format!("subscription of {table} of {tenant}"),
-            "the ledger has no notification of it",
+            &format!("subscription of {} of {}", target.table, tenant(target.company_no, target.customer_no)),
+            "no notification of it has come",
             "if rows do change there, add a WebhookSubscription row in Business NXT; sweeps find the changes meanwhile",
         );
     }
-    let heard: i64 = sqlx::query_scalar(
-        "select count(*) from (select distinct tenant_kind, tenant_no, table_name from nxt_mirror.notification) as heard",
-    )
-    .fetch_one(pool)
-    .await?;
-    findings.fine("subscriptions", format_args!("notifications of {heard} tables of companies are in the ledger"));
+    findings.fine("subscriptions", format_args!("notifications of {heard} tables of companies have come"));
     Ok(())
 }

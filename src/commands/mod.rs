@@ -16,7 +16,7 @@ use crate::{
     app::App,
     cli::{Cli, Command},
     config::{DatabaseSettings, LogSettings, OpsSettings, Role, Settings, Source},
-    database, demo, queue, shutdown, telemetry,
+    database, demo, shutdown, telemetry,
 };
 
 /// How long the daemon may take to answer a health check.
@@ -69,7 +69,6 @@ async fn migrate(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let (url, server) = database_url(&settings).await?;
     let pool = database::connect(database::options(&url)?).await?;
     database::migrate(&pool).await?;
-    queue::maintenance::run(&pool, queue::maintenance::RETENTION_DAYS).await?;
     println!("the database is up to date");
     pool.close().await;
     if let Some(server) = server {

@@ -5,21 +5,24 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 use actix_web::web::Bytes;
 use anyhow::{Context, bail};
 use nxt_embedded_postgres::EmbeddedPostgres;
-use serde::Serialize;
 use serde_json::json;
-use sqlx::{FromRow, PgPool};
+use sqlx::PgPool;
 use tokio::sync::Notify;
 
 use crate::{
     cli::{DeadLetterCommand, ReplayArgs},
-    clocks,
-    config::{DatabaseSettings, LogSettings, Source},
+    config::{DatabaseSettings, LogSettings, Source, UpstreamSettings},
     database,
-    domain::{HintKey, KeyValue, TableName, Time, time},
-    mirror::Replica,
-    queue::{self, Accepted, Backlog, Committer, Delivery, DeliveryId, Notification, dead_letter, ledger},
+    domain::{AnnouncedKey, DatabaseTime, KeyValue, TableName},
+    mirror::Mirror,
+    ops::Status,
+    queue::{
+        Accepted, Appender, Delivery, DeliveryId, Notification,
+        dead_letter::{self, DeadLetter},
+        ledger,
+        status::Freshness,
+    },
     telemetry::{self, Metrics},
-    upstream::Outage,
     webhook,
 };
 
@@ -40,72 +43,74 @@ async fn open(config: Option<&Path>) -> anyhow::Result<(PgPool, secrecy::SecretS
     Ok((pool, url))
 }
 
-/// One table as `nxt_mirror.freshness` shows it.
-#[derive(Debug, Serialize, FromRow)]
-struct Freshness {
-    tenant: String,
-    table_name: String,
-    rows: i64,
-    partial: bool,
-    last_walked: Option<Time>,
-    backlog: i64,
-    oldest_waiting_since: Option<Time>,
-    last_change_applied: Option<Time>,
-    last_verified: Option<Time>,
-    differences: Option<i64>,
-    silent_since: Option<Time>,
-}
-
 /// Lag, backlog, budget and each table.
 pub(super) async fn status(config: Option<&Path>, as_json: bool) -> anyhow::Result<ExitCode> {
+    let source = Source::from_process(config)?;
+    let per_minute = UpstreamSettings::requests_per_minute(&source)?;
     let (pool, _) = open(config).await?;
-    let (now, used): (Time, i64) = sqlx::query_as(
-        "select clock_timestamp(), (select count(*) from nxt_mirror.api_slot where free_at > clock_timestamp())",
-    )
-    .fetch_one(&pool)
-    .await?;
-    let Backlog { rows: backlog, lag_seconds: lag } = queue::Queue::new(pool.clone()).backlog().await?;
-    let outage = Outage::current(&pool).await?;
-    let clocks = clocks::evidence(&pool).await?.findings();
-    let letters: i64 = sqlx::query_scalar("select count(*) from nxt_mirror.dead_letter").fetch_one(&pool).await?;
-    let tables: Vec<Freshness> =
-        sqlx::query_as("select * from nxt_mirror.freshness order by tenant, table_name").fetch_all(&pool).await?;
+    let status = Status::read(&pool, per_minute).await?;
     if as_json {
-        let document = json!({
-            "now": now, "lag_seconds": lag, "backlog_rows": backlog, "dead_letters": letters,
-            "api_requests_last_minute": used, "api_away": outage,
-            "clocks": clocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "tables": tables,
-        });
-        println!("{document}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!("lag {lag} s, {backlog} rows waiting, {letters} dead letters, {used} API requests in the last minute");
-    if let Some(Outage { since, reason }) = outage {
-        println!("the API is away since {}: {reason}", shown(Some(since)));
-    }
-    for finding in clocks {
-        println!("{finding}: {}", finding.advice());
-    }
-    for table in &tables {
-        let state = match (table.partial, table.differences) {
-            (true, _) => "partial: only what notifications brought".to_owned(),
-            (false, None) => "complete, never verified".to_owned(),
-            (false, Some(0)) => format!("equal as of {}", shown(table.last_verified)),
-            (false, Some(differences)) => format!("{differences} differences as of {}", shown(table.last_verified)),
-        };
-        let silence = table.silent_since.map_or_else(String::new, |since| {
-            format!("; changes, but no notification since {}: is the subscription gone?", shown(Some(since)))
-        });
-        println!(
-            "{:<18} {:<32} {:>10} rows {:>6} waiting  {state}{silence}",
-            table.tenant, table.table_name, table.rows, table.backlog
-        );
+        println!("{}", serde_json::to_string(&status)?);
+    } else {
+        print_status(&status);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn shown(time: Option<Time>) -> String {
-    time.map_or_else(|| "never".to_owned(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
+fn print_status(status: &Status) {
+    println!(
+        "{}: lag {} s, {} rows waiting, {} dead letters, {} of {} API requests in the last minute",
+        status.state,
+        status.lag_seconds,
+        status.backlog,
+        status.dead_letters,
+        status.budget.used,
+        status.budget.per_minute
+    );
+    if let Some(since) = status.api_away_since {
+        let reason = status.api_away_because.as_deref().unwrap_or("no reason is known");
+        println!("the API is away since {}: {reason}", shown(Some(since)));
+    }
+    for clock in &status.clocks {
+        println!("{clock}");
+    }
+    for target in &status.tables {
+        println!("{}", line(target));
+    }
+}
+
+/// A target in one line.
+fn line(target: &Freshness) -> String {
+    let proof = match (target.partial, target.differences) {
+        (true, _) => "partial: only what notifications brought".to_owned(),
+        (false, None) => "complete, never verified".to_owned(),
+        (false, Some(0)) => format!("equal as of {}", shown(target.last_verified)),
+        (false, Some(differences)) => format!("{differences} differences as of {}", shown(target.last_verified)),
+    };
+    let pause = match (target.paused_until, &target.paused_because) {
+        (Some(until), Some(because)) => format!("; paused until {}: {because}", shown(Some(until))),
+        _ => String::new(),
+    };
+    let silence = target.silent_since.map_or_else(String::new, |since| {
+        format!("; changes, but no notification since {}: is the subscription gone?", shown(Some(since)))
+    });
+    let tenant = tenant(target.company_no, target.customer_no);
+    format!(
+        "{tenant:<18} {:<32} {:<12} {:>10} rows {:>6} waiting  {proof}{pause}{silence}",
+        target.table, target.state, target.rows, target.backlog
+    )
+}
+
+/// Whose something is: of the two numbers the one that is not null.
+pub(super) fn tenant(company_no: Option<i64>, customer_no: Option<i64>) -> String {
+    match (company_no, customer_no) {
+        (Some(company), _) => format!("company {company}"),
+        (None, customer) => format!("customer {}", customer.unwrap_or_default()),
+    }
+}
+
+fn shown(time: Option<DatabaseTime>) -> String {
+    time.map_or_else(|| "never".to_owned(), |time| time.utc().format("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterCommand) -> anyhow::Result<ExitCode> {
@@ -136,15 +141,33 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
     }
 }
 
+/// Entries that are read at once.
+const LETTERS_MAX: i64 = 1_000;
+
+/// All entries, oldest first.
+async fn letters(pool: &PgPool) -> anyhow::Result<Vec<DeadLetter>> {
+    let mut letters: Vec<DeadLetter> = vec![];
+    loop {
+        let after = letters.last().map_or(0, |letter| letter.id);
+        let more = dead_letter::list(pool, after, LETTERS_MAX).await?;
+        if more.is_empty() {
+            return Ok(letters);
+        }
+        letters.extend(more);
+    }
+}
+
 async fn list(pool: &PgPool, as_json: bool) -> anyhow::Result<ExitCode> {
-    let letters = dead_letter::list(pool).await?;
+    let letters = letters(pool).await?;
     if as_json {
         println!("{}", serde_json::to_string(&letters)?);
         return Ok(ExitCode::SUCCESS);
     }
     for letter in letters {
-        let row = match (&letter.tenant, &letter.table_name, &letter.row_key) {
-            (Some(tenant), Some(table), Some(key)) => format!("{table} of {tenant} {key}"),
+        let row = match (&letter.table_name, &letter.key) {
+            (Some(table), Some(key)) => {
+                format!("{table} of {} {key}", tenant(letter.company_no, letter.customer_no))
+            }
             _ => "body".to_owned(),
         };
         println!("{}\t{}\t{row}\t{}", letter.id, shown(Some(letter.last_at)), letter.reason.replace(['\n', '\t'], " "));
@@ -163,7 +186,7 @@ async fn show(pool: &PgPool, id: i64, as_json: bool) -> anyhow::Result<ExitCode>
 
 /// The named letters, or all. Naming one that does not exist is an error.
 async fn chosen(pool: &PgPool, ids: Vec<i64>, all: bool) -> anyhow::Result<Vec<i64>> {
-    let known: Vec<i64> = dead_letter::list(pool).await?.into_iter().map(|letter| letter.id).collect();
+    let known: Vec<i64> = letters(pool).await?.into_iter().map(|letter| letter.id).collect();
     if all {
         return Ok(known);
     }
@@ -179,16 +202,22 @@ async fn chosen(pool: &PgPool, ids: Vec<i64>, all: bool) -> anyhow::Result<Vec<i
 /// Rows become dirty again; bodies are read again and, if they are understood now, stored as if they had just come.
 async fn retry(pool: &PgPool, url: &secrecy::SecretString, ids: &[i64]) -> anyhow::Result<(u64, u64, u64)> {
     let rows = dead_letter::retry_rows(&mut *pool.acquire().await?, ids).await?;
-    let (acceptor, committer) =
-        Committer::new(database::options(url)?, Arc::new(Notify::new()), Arc::new(Metrics::new()));
-    let task = tokio::spawn(committer.run());
+    let (acceptor, appender) =
+        Appender::new(database::options(url)?, Arc::new(Notify::new()), Arc::new(Metrics::new()));
+    let task = tokio::spawn(appender.run());
     let (mut bodies, mut left) = (0, 0);
     for &id in ids {
         let Some((letter, Some(body))) = dead_letter::show(pool, id).await? else { continue };
         match webhook::understand(&body) {
-            Ok((event, changed_by)) => {
+            Ok(understood) => {
                 let delivery_id = letter.delivery_id.as_ref().and_then(|id| DeliveryId::new(id.as_bytes()));
-                let notification = Notification { delivery_id, event, changed_by, body: Bytes::from(body) };
+                let notification = Notification {
+                    delivery_id,
+                    event: understood.event,
+                    changed_by: understood.changed_by,
+                    columns: understood.columns,
+                    body: Bytes::from(body),
+                };
                 let stored = acceptor.accept(Delivery::Notification(notification)).await?;
                 debug_assert!(stored != Accepted::Quarantined, "a notification is not quarantined");
                 bodies += dead_letter::remove(&mut *pool.acquire().await?, &[id]).await?;
@@ -200,13 +229,14 @@ async fn retry(pool: &PgPool, url: &secrecy::SecretString, ids: &[i64]) -> anyho
         }
     }
     drop(acceptor);
-    task.await.context("the committer panicked")?;
+    task.await.context("the appender panicked")?;
     Ok((rows, bodies, left))
 }
 
 pub(super) async fn replay(config: Option<&Path>, args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let moment = |text: &str, name: &str| {
-        time::parse_utc(text).with_context(|| format!("{name}: {text:?} is not a time such as 2026-02-01T10:00:00Z"))
+        DatabaseTime::parse(text)
+            .with_context(|| format!("{name}: {text:?} is not a time such as 2026-02-01T10:00:00Z"))
     };
     let range = ledger::ReplayRange {
         since: moment(&args.since, "--since")?,
@@ -219,7 +249,7 @@ pub(super) async fn replay(config: Option<&Path>, args: ReplayArgs) -> anyhow::R
     if args.json {
         println!("{}", json!({ "rows": rows }));
     } else {
-        println!("{rows} rows are looked at again");
+        println!("{rows} rows are fetched again");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -233,8 +263,8 @@ pub(super) async fn explain(
 ) -> anyhow::Result<ExitCode> {
     let table = TableName::new(table)?;
     let (pool, _) = open(config).await?;
-    let replica = Replica::new(pool.clone(), crate::config::Deletes::Hard);
-    let specs = replica.descriptions().await?;
+    let mirror = Mirror::new(pool.clone(), crate::config::Deletes::Hard);
+    let specs = mirror.descriptions().await?;
     let spec = specs
         .iter()
         .find(|spec| spec.name.as_str().eq_ignore_ascii_case(table.as_str()))
@@ -243,13 +273,22 @@ pub(super) async fn explain(
     if columns.len() != key.len() {
         bail!("the key of {table} has {} values: {}", columns.len(), columns.join(", "));
     }
-    let given = HintKey::new(columns.into_iter().zip(key.into_iter().map(KeyValue::Text)))?;
+    let given = AnnouncedKey::new(columns.into_iter().zip(key.into_iter().map(KeyValue::Text)))?;
     // Once more in the columns' own types.
     let row_key = given.resolve(spec)?;
-    let hint = row_key.to_hint(spec)?;
-    let events = ledger::explain(&pool, &table, &hint, Some(&row_key.folded_text()), company).await?;
+    let announced = row_key.announced(spec)?;
+    let subject = ledger::Subject {
+        table: table.clone(),
+        key: announced,
+        key_json: row_key.shown(spec),
+        folded_key: row_key.folded_text(),
+        company,
+        customer: None,
+    };
+    let events = ledger::explain(&pool, &subject).await?;
     if as_json {
-        println!("{}", json!({ "table": table, "key": row_key, "events": events }));
+        let key: serde_json::Value = serde_json::from_str(&row_key.shown(spec))?;
+        println!("{}", json!({ "table": table, "key": key, "events": events }));
         return Ok(ExitCode::SUCCESS);
     }
     if events.is_empty() {
@@ -257,8 +296,9 @@ pub(super) async fn explain(
     }
     for event in events {
         let notification = event.notification_id.map(|id| format!(" (notification {id})")).unwrap_or_default();
-        let at = event.at.format("%Y-%m-%d %H:%M:%S%.3f");
-        println!("{at}  {:<16} {:<12} {}{notification}", event.tenant, event.source, event.what);
+        let at = event.at.utc().format("%Y-%m-%d %H:%M:%S%.3f");
+        let tenant = tenant(event.company_no, event.customer_no);
+        println!("{at}  {tenant:<16} {:<12} {}{notification}", event.source, event.what);
     }
     Ok(ExitCode::SUCCESS)
 }

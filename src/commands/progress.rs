@@ -9,7 +9,7 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 
-use crate::walk::{Progress, Target};
+use crate::{domain::TargetTable, walk::Progress};
 
 /// How often a bar is drawn.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
@@ -36,7 +36,7 @@ impl Display {
         Self(std::io::stderr().is_terminal().then(MultiProgress::new))
     }
 
-    pub(super) fn watch(&self, target: &Target) -> Watch {
+    pub(super) fn watch(&self, target: &TargetTable) -> Watch {
         let progress = Arc::new(Progress::default());
         let name = target.to_string();
         let task = match &self.0 {

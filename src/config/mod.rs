@@ -166,6 +166,8 @@ pub struct MirrorSettings {
     pub sweep_interval: Option<Duration>,
     /// `NXT_WALK_SECONDS`; `None` when off.
     pub walk_interval: Option<Duration>,
+    /// `NXT_LEDGER_DAYS`: how long ledger, sync log, tombstones and dead letters are kept.
+    pub ledger_days: u32,
 }
 
 /// All settings of the daemon.
@@ -205,6 +207,13 @@ impl DatabaseSettings {
     /// Reads the database settings alone.
     pub fn read(source: &Source) -> Result<Self, ConfigError> {
         parse::database(source)
+    }
+}
+
+impl UpstreamSettings {
+    /// Reads the request budget alone.
+    pub fn requests_per_minute(source: &Source) -> Result<u32, ConfigError> {
+        parse::requests_per_minute(source)
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) fn upstream(source: &Source, required: bool) -> Result<Option<Upstrea
     let client_secret = source.secret("NXT_CLIENT_SECRET")?;
     let token_url = url(source, "NXT_TOKEN_URL", "https://connect.visma.com/connect/token")?;
     let graphql_url = url(source, "NXT_GRAPHQL_URL", "https://business.visma.net/api/graphql-service")?;
-    let requests_per_minute = in_range(source, "NXT_REQUESTS_PER_MINUTE", 600, 1..=100_000)?;
+    let requests_per_minute = requests_per_minute(source)?;
     let in_flight_max = in_range(source, "NXT_IN_FLIGHT_MAX", 60, 1..=10_000)?;
     let fetch_rows_max = in_range(source, "NXT_FETCH_ROWS_MAX", 500, 1..=100_000)?;
     let timezone = match source.text("NXT_SOURCE_TIMEZONE") {
@@ -92,6 +92,10 @@ pub(super) fn upstream(source: &Source, required: bool) -> Result<Option<Upstrea
     }))
 }
 
+pub(super) fn requests_per_minute(source: &Source) -> Result<u32, ConfigError> {
+    in_range(source, "NXT_REQUESTS_PER_MINUTE", 600, 1..=100_000)
+}
+
 pub(super) fn mirror(source: &Source) -> Result<MirrorSettings, ConfigError> {
     let tables = items(source, "NXT_TABLES").map(|name| table("NXT_TABLES", name)).collect::<Result<_, _>>()?;
     let companies = items(source, "NXT_COMPANIES")
@@ -112,6 +116,7 @@ pub(super) fn mirror(source: &Source) -> Result<MirrorSettings, ConfigError> {
         deletes,
         sweep_interval: seconds(source, "NXT_SWEEP_SECONDS", 300)?,
         walk_interval: seconds(source, "NXT_WALK_SECONDS", 86_400)?,
+        ledger_days: in_range(source, "NXT_LEDGER_DAYS", 30, 1..=3_650)?,
     })
 }
 

@@ -47,7 +47,8 @@ fn bold(line: &str) -> String {
 /// The latest entries of the sync log after `seen`, and the number of the last.
 async fn activity(pool: &PgPool, seen: i64) -> Result<(Vec<String>, i64), sqlx::Error> {
     let rows: Vec<(i64, String, String, String, String)> = sqlx::query_as(
-        "select id, action, tenant_kind || ' ' || tenant_no, table_name, row_key from nxt_mirror.sync_log
+        "select id, action, coalesce('company ' || company_no, 'customer ' || customer_no), table_name, key::text
+           from nxt_mirror.recent_activity
           where id > $1 and action in ('inserted', 'updated', 'deleted') order by id desc limit $2",
     )
     .bind(seen)
@@ -69,7 +70,7 @@ async fn activity(pool: &PgPool, seen: i64) -> Result<(Vec<String>, i64), sqlx::
 async fn totals(pool: &PgPool) -> Result<(i64, i64, i64, i64), sqlx::Error> {
     sqlx::query_as(
         "select count(*) filter (where action = 'inserted'), count(*) filter (where action = 'updated'),
-                count(*) filter (where action = 'deleted'), (select count(*) from nxt_mirror.dirty_row)
+                count(*) filter (where action = 'deleted'), (select rows from nxt_mirror.waiting)
            from nxt_mirror.sync_log",
     )
     .fetch_one(pool)

@@ -1,16 +1,16 @@
 //! What a notification says.
 
-use super::{key::HintKey, table::TableName, tenant::Tenant, time::Time};
+use super::{key::AnnouncedKey, table::TableName, tenant::Tenant, time::SourceTime};
 
 /// The row a notification is about, as the notification names it. Nothing in it is trusted to exist.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RowHint {
+pub struct AnnouncedRow {
     /// Whose row.
     pub tenant: Tenant,
     /// Which table.
     pub table: TableName,
     /// Which row.
-    pub key: HintKey,
+    pub key: AnnouncedKey,
 }
 
 /// What happened to the row, with the one time that can be trusted for it.
@@ -22,17 +22,17 @@ pub enum ChangeKind {
     /// A row was made.
     Insert {
         /// `ChangedTimestamp` among the changed columns, absent in older payloads.
-        changed_at: Option<Time>,
+        changed_at: Option<SourceTime>,
     },
     /// A row was changed.
     Update {
         /// `ChangedTimestamp` among the changed columns, absent in older payloads.
-        changed_at: Option<Time>,
+        changed_at: Option<SourceTime>,
     },
     /// A row was removed.
     Delete {
         /// The body's `timestamp`, stamped a little after the deletion.
-        deleted_at: Time,
+        deleted_at: SourceTime,
     },
 }
 
@@ -47,7 +47,7 @@ impl ChangeKind {
     }
 
     /// When the row changed, for INSERT and UPDATE that say so.
-    pub fn changed_at(self) -> Option<Time> {
+    pub fn changed_at(self) -> Option<SourceTime> {
         match self {
             Self::Insert { changed_at } | Self::Update { changed_at } => changed_at,
             Self::Delete { .. } => None,
@@ -55,7 +55,7 @@ impl ChangeKind {
     }
 
     /// When the row was deleted, for DELETE.
-    pub fn deleted_at(self) -> Option<Time> {
+    pub fn deleted_at(self) -> Option<SourceTime> {
         match self {
             Self::Delete { deleted_at } => Some(deleted_at),
             Self::Insert { .. } | Self::Update { .. } => None,
@@ -63,11 +63,11 @@ impl ChangeKind {
     }
 }
 
-/// One change of one row: a hint to look, never something to write from.
+/// One change of one row: a hint to fetch it, never something to write from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeEvent {
     /// The row.
-    pub row: RowHint,
+    pub row: AnnouncedRow,
     /// What happened.
     pub kind: ChangeKind,
 }

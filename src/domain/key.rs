@@ -102,9 +102,9 @@ pub enum KeyError {
 /// Webhooks write names in PascalCase, GraphQL in camelCase; folding the case and sorting makes one spelling of
 /// one key. Which columns the table really has is for its description to say.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HintKey(BTreeMap<String, KeyValue>);
+pub struct AnnouncedKey(BTreeMap<String, KeyValue>);
 
-impl HintKey {
+impl AnnouncedKey {
     /// Checks and orders the columns of a key.
     pub fn new(columns: impl IntoIterator<Item = (String, KeyValue)>) -> Result<Self, KeyError> {
         let mut ordered = BTreeMap::new();
@@ -134,7 +134,7 @@ impl HintKey {
         serde_json::to_string(&self.0).expect("strings and integers always serialise")
     }
 
-    /// Reads back what [`HintKey::canonical`] wrote.
+    /// Reads back what [`AnnouncedKey::canonical`] wrote.
     pub fn from_canonical(text: &str) -> Option<Self> {
         let columns: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
         let columns = columns.iter().map(|(name, value)| Some((name.clone(), KeyValue::from_json(value)?)));
@@ -224,8 +224,19 @@ impl RowKey {
     }
 
     /// The key as a notification about this row would have given it.
-    pub fn to_hint(&self, table: &TableSpec) -> Result<HintKey, KeyError> {
-        HintKey::new(table.key_columns().map(|column| column.name.clone()).zip(self.0.iter().cloned()))
+    pub fn announced(&self, table: &TableSpec) -> Result<AnnouncedKey, KeyError> {
+        AnnouncedKey::new(table.key_columns().map(|column| column.name.clone()).zip(self.0.iter().cloned()))
+    }
+}
+
+impl RowKey {
+    /// The key as people read it: a JSON object with the mirrored columns' names, in the order of the key.
+    pub fn shown(&self, table: &TableSpec) -> String {
+        let member = |(column, value): (&super::Column, &KeyValue)| {
+            let value = serde_json::to_string(value).expect("strings and integers always serialise");
+            format!("\"{}\": {value}", column.sql_name)
+        };
+        format!("{{{}}}", table.key_columns().zip(&self.0).map(member).collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -249,32 +260,35 @@ mod tests {
 
     #[test]
     fn case_and_order_of_column_names_do_not_matter() {
-        let one = HintKey::new([("OrderNo".into(), int(3)), ("LineNo".into(), int(1))]).unwrap();
-        let other = HintKey::new([("lineNo".into(), int(1)), ("orderno".into(), int(3))]).unwrap();
+        let one = AnnouncedKey::new([("OrderNo".into(), int(3)), ("LineNo".into(), int(1))]).unwrap();
+        let other = AnnouncedKey::new([("lineNo".into(), int(1)), ("orderno".into(), int(3))]).unwrap();
         assert_eq!(one, other);
         assert_eq!(one.canonical(), r#"{"lineno":1,"orderno":3}"#);
-        assert_eq!(HintKey::from_canonical(&one.canonical()), Some(one));
+        assert_eq!(AnnouncedKey::from_canonical(&one.canonical()), Some(one));
     }
 
     #[test]
     fn a_key_of_64_bits_survives_the_canonical_text() {
-        let key = HintKey::new([("No".into(), int(i64::MIN))]).unwrap();
-        assert_eq!(HintKey::from_canonical(&key.canonical()), Some(key));
+        let key = AnnouncedKey::new([("No".into(), int(i64::MIN))]).unwrap();
+        assert_eq!(AnnouncedKey::from_canonical(&key.canonical()), Some(key));
     }
 
     #[test]
     fn keys_that_cannot_be_are_refused() {
-        assert_eq!(HintKey::new([]), Err(KeyError::Empty));
-        assert_eq!(HintKey::new([("No".into(), KeyValue::Text("  ".into()))]), Err(KeyError::Empty));
-        assert!(matches!(HintKey::new([("a\"b".into(), int(1))]), Err(KeyError::BadName(_))));
-        assert!(matches!(HintKey::new([("No".into(), KeyValue::Text("a\0".into()))]), Err(KeyError::Nul(_))));
-        assert!(matches!(HintKey::new([("No".into(), int(1)), ("no".into(), int(2))]), Err(KeyError::Repeated(_))));
-        assert_eq!(HintKey::new([("No".into(), KeyValue::Text("x".repeat(3_000)))]), Err(KeyError::TooLong));
+        assert_eq!(AnnouncedKey::new([]), Err(KeyError::Empty));
+        assert_eq!(AnnouncedKey::new([("No".into(), KeyValue::Text("  ".into()))]), Err(KeyError::Empty));
+        assert!(matches!(AnnouncedKey::new([("a\"b".into(), int(1))]), Err(KeyError::BadName(_))));
+        assert!(matches!(AnnouncedKey::new([("No".into(), KeyValue::Text("a\0".into()))]), Err(KeyError::Nul(_))));
+        assert!(matches!(
+            AnnouncedKey::new([("No".into(), int(1)), ("no".into(), int(2))]),
+            Err(KeyError::Repeated(_))
+        ));
+        assert_eq!(AnnouncedKey::new([("No".into(), KeyValue::Text("x".repeat(3_000)))]), Err(KeyError::TooLong));
     }
 
     #[test]
     fn an_empty_part_beside_a_filled_one_is_a_key() {
-        assert!(HintKey::new([("A".into(), KeyValue::Text(String::new())), ("B".into(), int(1))]).is_ok());
+        assert!(AnnouncedKey::new([("A".into(), KeyValue::Text(String::new())), ("B".into(), int(1))]).is_ok());
     }
 
     #[test]

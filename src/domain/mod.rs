@@ -2,7 +2,10 @@
 //!
 //! Pure: nothing here reads a clock, a socket or the database.
 
+mod backoff;
 pub mod change;
+pub mod diagnosis;
+pub mod isolate;
 pub mod key;
 pub mod naming;
 pub mod row;
@@ -10,12 +13,16 @@ pub mod settle;
 #[cfg(test)]
 mod settle_orders;
 pub mod table;
+pub mod target;
 pub mod tenant;
 pub mod time;
 
-pub use change::{ChangeEvent, ChangeKind, RowHint};
-pub use key::{HintKey, KeyError, KeyValue, RowKey};
-pub use row::{Row, Value};
+pub use backoff::backoff;
+pub use change::{AnnouncedRow, ChangeEvent, ChangeKind};
+pub use diagnosis::{Diagnosis, Owner};
+pub use key::{AnnouncedKey, KeyError, KeyValue, RowKey};
+pub use row::{Observation, Row, Value};
 pub use table::{Column, ColumnType, TableLevel, TableName, TableSpec};
+pub use target::{Target, TargetId, TargetTable};
 pub use tenant::Tenant;
-pub use time::Time;
+pub use time::{DatabaseTime, SourceTime};

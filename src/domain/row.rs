@@ -7,7 +7,7 @@ use chrono::{NaiveDate, NaiveDateTime};
 use super::{
     key::{KeyValue, RowKey},
     table::TableSpec,
-    time::Time,
+    time::SourceTime,
 };
 
 /// One value, in the one form it has in the mirror.
@@ -24,7 +24,7 @@ pub enum Value {
     /// `text`, free of NUL characters.
     Text(String),
     /// `timestamptz`.
-    TimestampTz(Time),
+    TimestampTz(SourceTime),
     /// `timestamp`.
     Timestamp(NaiveDateTime),
     /// `date`.
@@ -39,7 +39,7 @@ impl Value {
             Self::Bool(value) => (*value).into(),
             Self::Int(value) => (*value).into(),
             Self::Decimal(text) | Self::Text(text) => text.as_str().into(),
-            Self::TimestampTz(time) => time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string().into(),
+            Self::TimestampTz(time) => time.to_string().into(),
             Self::Timestamp(time) => time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string().into(),
             Self::Date(date) => date.to_string().into(),
         }
@@ -68,7 +68,18 @@ pub struct Row {
     /// The key as the source spells it.
     pub key: RowKey,
     /// When the source last changed the row; `None` for rows untouched since October 2024.
-    pub changed_at: Option<Time>,
+    pub changed_at: Option<SourceTime>,
     /// One value for each of the table's columns.
     pub values: Vec<Value>,
+}
+
+/// What a fetch or a page saw of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Observation {
+    /// The row, its key as the source spells it.
+    Found(Row),
+    /// No row of this key.
+    Missing,
+    /// A row with a value that cannot be read, and why.
+    Unreadable(String),
 }

@@ -1,42 +1,40 @@
 //! Settling: what the evidence about one row means for the mirror.
 //!
-//! Two clocks meet here. The source stamps changes and deletions; the mirror's database stamps when a notification
-//! was received and when a request started, so those two compare exactly, over all replicas. A deletion happened
-//! before its notification was received, whatever the source's clock says: a fetch that started after that saw the
-//! table without the row, or with the row made again. Between the source's own times nothing is decided by less
-//! than [`AMBIGUITY_WINDOW`].
+//! Two clocks meet here (see [`super::time`]). The source stamps changes and deletions; the mirror's database stamps when
+//! a notification was received and when a request started, so those two compare exactly, over all replicas. A deletion
+//! happened before its notification was received, whatever the source's clock says: a fetch that started after that saw
+//! the table without the row, or with the row made again. Between the source's own times nothing is decided by less than
+//! [`AMBIGUITY_WINDOW`](super::time::AMBIGUITY_WINDOW).
 
 use std::fmt;
 
 use chrono::Duration;
 
-use super::time::Time;
+use super::time::{DatabaseTime, SourceTime};
 
-/// How far a DELETE's `timestamp` may lie from the deletion itself and still be told apart from a change.
-pub const AMBIGUITY_WINDOW: Duration = Duration::seconds(60);
 /// `ChangedTimestamp` of a webhook has milliseconds, the fetched column up to seven decimals.
-const HINT_PRECISION: Duration = Duration::milliseconds(1);
-/// Looks at a row whose read contradicts what is known, before the source is believed.
-const LAG_LOOKS_MAX: u32 = 5;
-/// Looks at a row that was announced and is not there, before it is believed to be gone.
-const MISSING_LOOKS_MAX: u32 = 3;
-/// Looks at a row whose last change lies within the ambiguity window before its deletion.
-const AMBIGUOUS_LOOKS_MAX: u32 = 1;
+const ANNOUNCED_PRECISION: Duration = Duration::milliseconds(1);
+/// Fetches of a row whose read contradicts what is known, before the source is believed.
+const LAG_RECHECKS_MAX: u32 = 5;
+/// Fetches of a row that was announced and is not there, before it is believed to be gone.
+const MISSING_RECHECKS_MAX: u32 = 3;
+/// Fetches of a row whose last change lies within the ambiguity window before its deletion.
+const AMBIGUOUS_RECHECKS_MAX: u32 = 1;
 
 /// A deletion that a notification announced or that a fetch found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deletion {
-    /// When, by the source's clock; for a deletion that a fetch found, the start of its request.
-    pub at: Time,
+    /// When, by the source's clock; for a deletion that a fetch found, as if the clocks agreed.
+    pub at: SourceTime,
     /// When the mirror came to know, by the database's clock. Never earlier than the deletion itself.
-    pub received_at: Time,
+    pub received_at: DatabaseTime,
 }
 
 /// INSERTs and UPDATEs that are not settled yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announcement {
     /// The latest `ChangedTimestamp`, if every one of them had one.
-    pub changed_at: Option<Time>,
+    pub changed_at: Option<SourceTime>,
 }
 
 /// What unsettled notifications say of a row.
@@ -46,8 +44,8 @@ pub struct Evidence {
     pub deletion: Option<Deletion>,
     /// INSERTs and UPDATEs taken together.
     pub announcement: Option<Announcement>,
-    /// Looks since the last notification that ended in another look.
-    pub looks: u32,
+    /// Fetches since the last notification that ended in a recheck.
+    pub rechecks: u32,
 }
 
 /// What the mirror holds of a row.
@@ -63,60 +61,69 @@ pub struct Known {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mirrored {
     /// `_changed_at`.
-    pub changed_at: Option<Time>,
+    pub changed_at: Option<SourceTime>,
     /// `_fetched_at`.
-    pub fetched_at: Time,
+    pub fetched_at: DatabaseTime,
 }
 
-/// What to do about a row before asking the source.
+/// What the rules need to know of an observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BeforeFetch {
-    /// The deletion is certain: apply it without a request.
-    Delete(Deletion),
-    /// The deletion is about an earlier life of the row.
-    IgnoreStale,
-    /// Only the source can tell.
+pub enum Observed {
+    /// The source was not asked.
+    Nothing,
+    /// A request that started then saw the row, last changed at this time.
+    Found {
+        /// Start of the request.
+        started_at: DatabaseTime,
+        /// The row's change time, where it has one.
+        changed_at: Option<SourceTime>,
+    },
+    /// A request that started then saw no row of this key.
+    Missing {
+        /// Start of the request.
+        started_at: DatabaseTime,
+    },
+}
+
+/// What becomes of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Only the source can tell, and it was not asked.
     Fetch,
-}
-
-/// One answered look at the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
-    /// When its request started, by the database's clock.
-    pub started_at: Time,
-    /// What it saw.
-    pub sight: Sight,
-}
-
-/// What a fetch saw of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
-    /// The row, last changed at this time.
-    Found(Option<Time>),
-    /// No row of this key.
-    Missing,
-}
-
-/// What to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Write the fetched row.
-    Upsert,
-    /// Remove the row and leave a tombstone.
-    Delete(Deletion),
+    /// Write the row that was found.
+    Write {
+        /// Why.
+        reason: Reason,
+        /// What follows.
+        then: Then,
+    },
+    /// Remove the row, leave a tombstone; it is settled.
+    Remove {
+        /// What the tombstone says.
+        deletion: Deletion,
+        /// Why.
+        reason: Reason,
+    },
     /// Write nothing.
-    Keep,
+    Keep {
+        /// Why.
+        reason: Reason,
+        /// What follows.
+        then: Then,
+    },
 }
 
-/// Whether the row is settled.
+/// Whether a row is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum Then {
     /// Settled, unless another notification has come since.
-    Done,
-    /// Look again after a pause.
-    LookAgain {
+    Settled,
+    /// Fetch again after a pause.
+    Recheck {
         /// How long to wait.
         pause: Duration,
+        /// Whether it counts among the fetches after which the source is believed: not if the result was overtaken.
+        counts: bool,
     },
 }
 
@@ -127,7 +134,7 @@ pub enum Reason {
     AsFetched,
     /// The plain case of a deletion.
     Gone,
-    /// A DELETE that needed no look.
+    /// A DELETE that needed no fetch.
     Announced,
     /// A DELETE of an earlier life of the row.
     Stale,
@@ -143,15 +150,8 @@ pub enum Reason {
     AliveAfterDeletion,
     /// An announced row is not there yet.
     NotThereYet,
-    /// Looked often enough: the source is believed against the other evidence.
+    /// Fetched often enough: the source is believed against the other evidence.
     Believed,
-}
-
-impl Reason {
-    /// Whether the result was overtaken rather than in doubt: another look is due, but nothing is counted.
-    pub fn is_overtaking(self) -> bool {
-        matches!(self, Self::DeletedMeanwhile | Self::Superseded)
-    }
 }
 
 impl fmt::Display for Reason {
@@ -172,355 +172,339 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The verdict on one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settlement {
-    /// What to write.
-    pub action: Action,
-    /// Whether to look again.
-    pub next: Next,
-    /// Why.
-    pub reason: Reason,
+/// Fetched again after one second, doubling, at most 16.
+fn recheck(rechecks: u32) -> Then {
+    Then::Recheck { pause: Duration::seconds(1 << rechecks.min(4)), counts: true }
 }
 
-impl Settlement {
-    fn done(action: Action, reason: Reason) -> Self {
-        Self { action, next: Next::Done, reason }
+/// The result was overtaken: fetched again after a second, and nothing is counted.
+const OVERTAKEN: Then = Then::Recheck { pause: Duration::seconds(1), counts: false };
+
+/// Decides what becomes of a row.
+///
+/// `evidence` and `known` are read while nobody else writes the target, so that they include what was applied while the
+/// request was under way.
+pub fn decide(evidence: &Evidence, known: &Known, observed: Observed) -> Verdict {
+    match observed {
+        Observed::Nothing => unasked(evidence, known),
+        Observed::Found { started_at, changed_at } => found(started_at, changed_at, evidence, known),
+        Observed::Missing { started_at } => missing(started_at, evidence, known),
     }
-
-    fn look_again(action: Action, reason: Reason, looks: u32) -> Self {
-        Self { action, next: Next::LookAgain { pause: pause_after(looks) }, reason }
-    }
 }
 
-/// One second, doubling, at most 16.
-fn pause_after(looks: u32) -> Duration {
-    Duration::seconds(1 << looks.min(4))
-}
-
-/// Decides what a row needs, from its notifications and the mirror alone.
-pub fn before_fetch(evidence: &Evidence, known: &Known) -> BeforeFetch {
-    let Some(deletion) = evidence.deletion else { return BeforeFetch::Fetch };
+/// What follows from the notifications and the mirror alone.
+fn unasked(evidence: &Evidence, known: &Known) -> Verdict {
+    let Some(deletion) = evidence.deletion else { return Verdict::Fetch };
     let deletion_is_last = match evidence.announcement {
         None => true,
-        Some(Announcement { changed_at }) => changed_at.is_some_and(|at| clearly_before(at, deletion.at)),
+        Some(Announcement { changed_at }) => changed_at.is_some_and(|at| at.is_clearly_before(deletion.at)),
     };
     if !deletion_is_last {
-        return BeforeFetch::Fetch;
+        return Verdict::Fetch;
     }
     match known.mirrored {
-        None => BeforeFetch::Delete(deletion),
+        None => Verdict::Remove { deletion, reason: Reason::Announced },
         Some(mirrored) => weigh(deletion, mirrored),
     }
 }
 
 /// A DELETE against the mirrored row.
-fn weigh(deletion: Deletion, mirrored: Mirrored) -> BeforeFetch {
-    // What lies in the future is dated by a clock, or read by a zone, that is wrong: it proves nothing.
-    if clearly_before(deletion.received_at, deletion.at) {
-        return BeforeFetch::Fetch;
+fn weigh(deletion: Deletion, mirrored: Mirrored) -> Verdict {
+    let remove = Verdict::Remove { deletion, reason: Reason::Announced };
+    if deletion.at.is_ahead_of(deletion.received_at) {
+        return Verdict::Fetch;
     }
     match mirrored.changed_at {
-        Some(changed_at) if changed_at > deletion.received_at => BeforeFetch::Fetch,
-        Some(changed_at) if changed_at > deletion.at => BeforeFetch::IgnoreStale,
+        Some(changed_at) if changed_at.reads_after(deletion.received_at) => Verdict::Fetch,
+        Some(changed_at) if changed_at > deletion.at => Verdict::Keep { reason: Reason::Stale, then: Then::Settled },
         // A row seen alive after its deletion may have been read from a copy that lags: not certain enough.
-        Some(changed_at) if clearly_before(changed_at, deletion.at) && mirrored.fetched_at <= deletion.at => {
-            BeforeFetch::Delete(deletion)
-        }
-        Some(_) => BeforeFetch::Fetch,
-        None if clearly_before(mirrored.fetched_at, deletion.at) => BeforeFetch::Delete(deletion),
+        Some(_) if mirrored.fetched_at.reads_after(deletion.at) => Verdict::Fetch,
+        Some(changed_at) if changed_at.is_clearly_before(deletion.at) => remove,
+        Some(_) => Verdict::Fetch,
+        None if mirrored.fetched_at.is_clearly_before_source(deletion.at) => remove,
         // Seen after the deletion, as it seems: but that compares two clocks, and one of them may be wrong.
-        None => BeforeFetch::Fetch,
+        None => Verdict::Fetch,
     }
 }
 
-/// Decides what a fetched row, or its absence, means.
-///
-/// `evidence` and `known` are read under the locks of the transaction that applies the verdict, so that they include
-/// what arrived while the request was under way.
-pub fn after_fetch(look: Look, evidence: &Evidence, known: &Known) -> Settlement {
-    match look.sight {
-        Sight::Found(changed_at) => found(look.started_at, changed_at, evidence, known),
-        Sight::Missing => missing(look.started_at, evidence, known),
-    }
-}
-
-fn found(started_at: Time, changed_at: Option<Time>, evidence: &Evidence, known: &Known) -> Settlement {
+fn found(started_at: DatabaseTime, changed_at: Option<SourceTime>, evidence: &Evidence, known: &Known) -> Verdict {
     let deletions = [evidence.deletion, known.tombstone];
     if deletions.iter().flatten().any(|deletion| deletion.received_at >= started_at) {
-        return Settlement::look_again(Action::Keep, Reason::DeletedMeanwhile, 0);
+        return Verdict::Keep { reason: Reason::DeletedMeanwhile, then: OVERTAKEN };
     }
-    if let Some(settlement) = against_mirror(started_at, changed_at, evidence, known) {
-        return settlement;
+    if let Some(verdict) = against_mirror(started_at, changed_at, evidence, known) {
+        return verdict;
     }
+    let believed = Verdict::Write { reason: Reason::Believed, then: Then::Settled };
     let doubt = deletions
         .iter()
         .flatten()
         .max_by_key(|deletion| deletion.at)
         .and_then(|deletion| doubt_after_deletion(changed_at, deletion.at));
-    if let Some(looks_max) = doubt {
-        return if evidence.looks < looks_max {
-            Settlement::look_again(Action::Keep, Reason::AliveAfterDeletion, evidence.looks)
+    if let Some(rechecks_max) = doubt {
+        return if evidence.rechecks < rechecks_max {
+            Verdict::Keep { reason: Reason::AliveAfterDeletion, then: recheck(evidence.rechecks) }
         } else {
-            Settlement::done(Action::Upsert, Reason::Believed)
+            believed
         };
     }
     if !is_behind(changed_at, evidence) {
-        return Settlement::done(Action::Upsert, Reason::AsFetched);
+        return Verdict::Write { reason: Reason::AsFetched, then: Then::Settled };
     }
-    if evidence.looks < LAG_LOOKS_MAX {
-        Settlement::look_again(Action::Upsert, Reason::OlderThanNotification, evidence.looks)
+    if evidence.rechecks < LAG_RECHECKS_MAX {
+        Verdict::Write { reason: Reason::OlderThanNotification, then: recheck(evidence.rechecks) }
     } else {
-        Settlement::done(Action::Upsert, Reason::Believed)
+        believed
     }
 }
 
 /// A fetched row that must not replace the mirrored one.
 fn against_mirror(
-    started_at: Time,
-    changed_at: Option<Time>,
+    started_at: DatabaseTime,
+    changed_at: Option<SourceTime>,
     evidence: &Evidence,
     known: &Known,
-) -> Option<Settlement> {
+) -> Option<Verdict> {
     let mirrored = known.mirrored?;
+    let superseded = Verdict::Keep { reason: Reason::Superseded, then: Then::Settled };
     let mirror_is_newer = match (mirrored.changed_at, changed_at) {
         (Some(mirrored), Some(fetched)) if mirrored != fetched => mirrored > fetched,
         // A change time never goes back to unknown: the read is from before the first change.
         (Some(_), None) => true,
         (None, Some(_)) => false,
-        (Some(_), Some(_)) | (None, None) => {
-            return (mirrored.fetched_at > started_at).then_some(Settlement::done(Action::Keep, Reason::Superseded));
-        }
+        (Some(_), Some(_)) | (None, None) => return (mirrored.fetched_at > started_at).then_some(superseded),
     };
     if !mirror_is_newer {
         return None;
     }
     Some(if mirrored.fetched_at > started_at {
-        Settlement::done(Action::Keep, Reason::Superseded)
-    } else if evidence.looks < LAG_LOOKS_MAX {
-        Settlement::look_again(Action::Keep, Reason::OlderThanMirror, evidence.looks)
+        superseded
+    } else if evidence.rechecks < LAG_RECHECKS_MAX {
+        Verdict::Keep { reason: Reason::OlderThanMirror, then: recheck(evidence.rechecks) }
     } else {
-        Settlement::done(Action::Upsert, Reason::Believed)
+        Verdict::Write { reason: Reason::Believed, then: Then::Settled }
     })
 }
 
-/// How many looks a row needs that is there after a deletion at `deleted_at`; `None` when it was plainly made again.
-fn doubt_after_deletion(changed_at: Option<Time>, deleted_at: Time) -> Option<u32> {
+/// How many fetches a row needs that is there after a deletion at `deleted_at`; `None` when it was plainly made again.
+fn doubt_after_deletion(changed_at: Option<SourceTime>, deleted_at: SourceTime) -> Option<u32> {
     match changed_at {
         Some(changed_at) if changed_at > deleted_at => None,
-        Some(changed_at) if !clearly_before(changed_at, deleted_at) => Some(AMBIGUOUS_LOOKS_MAX),
-        Some(_) | None => Some(LAG_LOOKS_MAX),
+        Some(changed_at) if !changed_at.is_clearly_before(deleted_at) => Some(AMBIGUOUS_RECHECKS_MAX),
+        Some(_) | None => Some(LAG_RECHECKS_MAX),
     }
 }
 
 /// Whether a fetched row is from before the change that was announced. An unknown change time is: the announced
 /// change would have set it.
-fn is_behind(changed_at: Option<Time>, evidence: &Evidence) -> bool {
+fn is_behind(changed_at: Option<SourceTime>, evidence: &Evidence) -> bool {
     let announced = evidence.announcement.and_then(|announcement| announcement.changed_at);
-    announced.is_some_and(|announced| changed_at.is_none_or(|changed_at| changed_at + HINT_PRECISION < announced))
+    announced.is_some_and(|announced| changed_at.is_none_or(|changed_at| changed_at + ANNOUNCED_PRECISION < announced))
 }
 
-fn missing(started_at: Time, evidence: &Evidence, known: &Known) -> Settlement {
+fn missing(started_at: DatabaseTime, evidence: &Evidence, known: &Known) -> Verdict {
     if known.mirrored.is_some_and(|mirrored| mirrored.fetched_at > started_at) {
-        return Settlement::look_again(Action::Keep, Reason::Superseded, 0);
+        return Verdict::Keep { reason: Reason::Superseded, then: OVERTAKEN };
     }
     let announced_alive = match (evidence.announcement, evidence.deletion) {
         (None, _) => false,
         (Some(announcement), Some(deletion)) => announcement.changed_at.is_none_or(|at| at > deletion.at),
         (Some(_), None) => true,
     };
-    if announced_alive && evidence.looks < MISSING_LOOKS_MAX {
-        return Settlement::look_again(Action::Keep, Reason::NotThereYet, evidence.looks);
+    if announced_alive && evidence.rechecks < MISSING_RECHECKS_MAX {
+        return Verdict::Keep { reason: Reason::NotThereYet, then: recheck(evidence.rechecks) };
     }
-    let deletion = Deletion { at: started_at, received_at: started_at };
-    let reason = if announced_alive { Reason::Believed } else { Reason::Gone };
-    Settlement::done(Action::Delete(deletion), reason)
-}
-
-fn clearly_before(earlier: Time, later: Time) -> bool {
-    earlier + AMBIGUITY_WINDOW < later
+    let deletion = Deletion { at: SourceTime::as_if(started_at), received_at: started_at };
+    Verdict::Remove { deletion, reason: if announced_alive { Reason::Believed } else { Reason::Gone } }
 }
 
 #[cfg(test)]
 mod tests {
-    use chrono::{TimeZone, Utc};
+    use chrono::{DateTime, TimeZone, Utc};
 
     use super::*;
 
     /// Seconds on the clock of the test.
-    fn t(seconds: i64) -> Time {
+    fn utc(seconds: i64) -> DateTime<Utc> {
         Utc.timestamp_opt(1_770_000_000 + seconds, 0).unwrap()
     }
 
-    fn deletion(at: i64, received_at: i64) -> Option<Deletion> {
-        Some(Deletion { at: t(at), received_at: t(received_at) })
+    fn s(seconds: i64) -> SourceTime {
+        SourceTime::new(utc(seconds))
     }
 
-    fn deleted(at: i64) -> Evidence {
-        Evidence { deletion: deletion(at, at), ..Evidence::default() }
+    fn d(seconds: i64) -> DatabaseTime {
+        DatabaseTime::new(utc(seconds))
+    }
+
+    fn deletion(at: i64, received_at: i64) -> Deletion {
+        Deletion { at: s(at), received_at: d(received_at) }
+    }
+
+    fn deleted(at: i64, received_at: i64) -> Evidence {
+        Evidence { deletion: Some(deletion(at, received_at)), ..Evidence::default() }
     }
 
     fn announced(changed_at: Option<i64>) -> Evidence {
-        Evidence { announcement: Some(Announcement { changed_at: changed_at.map(t) }), ..Evidence::default() }
+        Evidence { announcement: Some(Announcement { changed_at: changed_at.map(s) }), ..Evidence::default() }
     }
 
     fn mirrored(changed_at: Option<i64>, fetched_at: i64) -> Known {
-        let mirrored = Mirrored { changed_at: changed_at.map(t), fetched_at: t(fetched_at) };
+        let mirrored = Mirrored { changed_at: changed_at.map(s), fetched_at: d(fetched_at) };
         Known { mirrored: Some(mirrored), tombstone: None }
     }
 
-    fn look(started_at: i64, sight: Sight) -> Look {
-        Look { started_at: t(started_at), sight }
+    fn found(started_at: i64, changed_at: Option<i64>) -> Observed {
+        Observed::Found { started_at: d(started_at), changed_at: changed_at.map(s) }
+    }
+
+    fn missing(started_at: i64) -> Observed {
+        Observed::Missing { started_at: d(started_at) }
+    }
+
+    fn unasked(evidence: &Evidence, known: &Known) -> Verdict {
+        decide(evidence, known, Observed::Nothing)
+    }
+
+    const STALE: Verdict = Verdict::Keep { reason: Reason::Stale, then: Then::Settled };
+    const WRITTEN: Verdict = Verdict::Write { reason: Reason::AsFetched, then: Then::Settled };
+    const BELIEVED: Verdict = Verdict::Write { reason: Reason::Believed, then: Then::Settled };
+
+    /// Kept for a recheck, for this reason.
+    fn assert_kept(verdict: Verdict, expected: Reason) {
+        let Verdict::Keep { reason, then: Then::Recheck { .. } } = verdict else { panic!("{verdict:?}") };
+        assert_eq!(reason, expected);
     }
 
     #[test]
     fn a_delete_of_a_row_changed_long_before_is_applied_at_once() {
-        let verdict = before_fetch(&deleted(1_000), &mirrored(Some(10), 11));
-        assert_eq!(verdict, BeforeFetch::Delete(Deletion { at: t(1_000), received_at: t(1_000) }));
+        let verdict = unasked(&deleted(1_000, 1_000), &mirrored(Some(10), 11));
+        assert_eq!(verdict, Verdict::Remove { deletion: deletion(1_000, 1_000), reason: Reason::Announced });
     }
 
     #[test]
     fn a_delete_from_before_the_row_s_last_change_is_stale() {
-        let evidence = Evidence { deletion: deletion(100, 103), ..Evidence::default() };
-        assert_eq!(before_fetch(&evidence, &mirrored(Some(101), 102)), BeforeFetch::IgnoreStale);
+        assert_eq!(unasked(&deleted(100, 103), &mirrored(Some(101), 102)), STALE);
     }
 
     #[test]
     fn a_delete_within_the_window_asks_the_source() {
-        assert_eq!(before_fetch(&deleted(100), &mirrored(Some(41), 42)), BeforeFetch::Fetch);
+        assert_eq!(unasked(&deleted(100, 100), &mirrored(Some(41), 42)), Verdict::Fetch);
     }
 
     #[test]
     fn a_row_changed_long_before_but_seen_after_its_deletion_asks_the_source() {
-        assert_eq!(before_fetch(&deleted(1_000), &mirrored(Some(10), 1_001)), BeforeFetch::Fetch);
+        assert_eq!(unasked(&deleted(1_000, 1_000), &mirrored(Some(10), 1_001)), Verdict::Fetch);
     }
 
     #[test]
     fn a_row_of_unknown_change_time_goes_by_when_it_was_fetched() {
-        assert!(matches!(before_fetch(&deleted(1_000), &mirrored(None, 10)), BeforeFetch::Delete(_)));
-        assert_eq!(before_fetch(&deleted(1_000), &mirrored(None, 950)), BeforeFetch::Fetch);
-        assert_eq!(before_fetch(&deleted(1_000), &mirrored(None, 1_050)), BeforeFetch::Fetch);
-        assert_eq!(before_fetch(&deleted(1_000), &mirrored(None, 9_999)), BeforeFetch::Fetch);
+        assert!(matches!(unasked(&deleted(1_000, 1_000), &mirrored(None, 10)), Verdict::Remove { .. }));
+        for fetched_at in [950, 1_050, 9_999] {
+            assert_eq!(unasked(&deleted(1_000, 1_000), &mirrored(None, fetched_at)), Verdict::Fetch);
+        }
     }
 
     #[test]
     fn a_delete_beside_a_later_or_undated_insert_asks_the_source() {
         for changed_at in [None, Some(1_001), Some(999)] {
-            let evidence = Evidence { deletion: deletion(1_000, 1_000), ..announced(changed_at) };
-            assert_eq!(before_fetch(&evidence, &Known::default()), BeforeFetch::Fetch, "{changed_at:?}");
+            let evidence = Evidence { deletion: Some(deletion(1_000, 1_000)), ..announced(changed_at) };
+            assert_eq!(unasked(&evidence, &Known::default()), Verdict::Fetch, "{changed_at:?}");
         }
-        let evidence = Evidence { deletion: deletion(1_000, 1_000), ..announced(Some(10)) };
-        assert!(matches!(before_fetch(&evidence, &Known::default()), BeforeFetch::Delete(_)));
+        let evidence = Evidence { deletion: Some(deletion(1_000, 1_000)), ..announced(Some(10)) };
+        assert!(matches!(unasked(&evidence, &Known::default()), Verdict::Remove { .. }));
     }
 
     #[test]
     fn what_is_dated_in_the_future_proves_nothing() {
         // A deletion dated an hour after it was received, of a row that was made again since.
-        let evidence = Evidence { deletion: deletion(3_600, 5), ..Evidence::default() };
-        assert_eq!(before_fetch(&evidence, &mirrored(Some(3), 4)), BeforeFetch::Fetch);
+        assert_eq!(unasked(&deleted(3_600, 5), &mirrored(Some(3), 4)), Verdict::Fetch);
         // A row whose zone is read wrong, changed ten minutes before it was deleted.
-        let evidence = Evidence { deletion: deletion(600, 602), ..Evidence::default() };
-        assert_eq!(before_fetch(&evidence, &mirrored(Some(3_600), 1)), BeforeFetch::Fetch);
-        assert_eq!(before_fetch(&evidence, &mirrored(Some(601), 1)), BeforeFetch::IgnoreStale);
+        assert_eq!(unasked(&deleted(600, 602), &mirrored(Some(3_600), 1)), Verdict::Fetch);
+        assert_eq!(unasked(&deleted(600, 602), &mirrored(Some(601), 1)), STALE);
     }
 
     #[test]
     fn a_fetch_that_a_delete_overtook_is_dropped() {
-        let settlement = after_fetch(look(50, Sight::Found(Some(t(49)))), &deleted(51), &Known::default());
-        assert_eq!((settlement.action, settlement.reason), (Action::Keep, Reason::DeletedMeanwhile));
-        assert_ne!(settlement.next, Next::Done);
+        assert_kept(decide(&deleted(51, 51), &Known::default(), found(50, Some(49))), Reason::DeletedMeanwhile);
     }
 
     #[test]
     fn a_source_clock_an_hour_ahead_does_not_hold_a_row_back() {
-        let evidence = Evidence { deletion: deletion(3_600, 0), ..Evidence::default() };
-        let settlement = after_fetch(look(1, Sight::Found(Some(t(3_601)))), &evidence, &Known::default());
-        assert_eq!((settlement.action, settlement.next), (Action::Upsert, Next::Done));
+        assert_eq!(decide(&deleted(3_600, 0), &Known::default(), found(1, Some(3_601))), WRITTEN);
     }
 
     #[test]
     fn a_row_made_again_after_its_deletion_is_written() {
-        let known = Known { mirrored: None, tombstone: deletion(100, 101) };
-        let settlement = after_fetch(look(200, Sight::Found(Some(t(150)))), &Evidence::default(), &known);
-        assert_eq!(settlement, Settlement::done(Action::Upsert, Reason::AsFetched));
+        let known = Known { mirrored: None, tombstone: Some(deletion(100, 101)) };
+        assert_eq!(decide(&Evidence::default(), &known, found(200, Some(150))), WRITTEN);
     }
 
     #[test]
-    fn a_row_that_survives_its_deletion_is_believed_after_a_bounded_number_of_looks() {
-        for (changed_at, looks_max) in [(Some(10), LAG_LOOKS_MAX), (None, LAG_LOOKS_MAX), (Some(990), 1)] {
-            let mut evidence = deleted(1_000);
-            let sight = look(1_100, Sight::Found(changed_at.map(t)));
-            for looks in 0..looks_max {
-                evidence.looks = looks;
-                let settlement = after_fetch(sight, &evidence, &Known::default());
-                assert_eq!((settlement.action, settlement.reason), (Action::Keep, Reason::AliveAfterDeletion));
+    fn a_row_that_survives_its_deletion_is_believed_after_a_bounded_number_of_fetches() {
+        for (changed_at, rechecks_max) in [(Some(10), LAG_RECHECKS_MAX), (None, LAG_RECHECKS_MAX), (Some(990), 1)] {
+            let mut evidence = deleted(1_000, 1_000);
+            for rechecks in 0..rechecks_max {
+                evidence.rechecks = rechecks;
+                let verdict = decide(&evidence, &Known::default(), found(1_100, changed_at));
+                assert_kept(verdict, Reason::AliveAfterDeletion);
             }
-            evidence.looks = looks_max;
-            let settlement = after_fetch(sight, &evidence, &Known::default());
-            assert_eq!(settlement, Settlement::done(Action::Upsert, Reason::Believed));
+            evidence.rechecks = rechecks_max;
+            assert_eq!(decide(&evidence, &Known::default(), found(1_100, changed_at)), BELIEVED);
         }
     }
 
     #[test]
     fn an_older_read_never_replaces_a_newer_row() {
-        for (changed_at, started_at) in [(Some(10), 60), (None, 60)] {
-            let sight = look(started_at, Sight::Found(changed_at.map(t)));
-            let settlement = after_fetch(sight, &Evidence::default(), &mirrored(Some(20), 50));
-            assert_eq!((settlement.action, settlement.reason), (Action::Keep, Reason::OlderThanMirror));
+        for changed_at in [Some(10), None] {
+            let verdict = decide(&Evidence::default(), &mirrored(Some(20), 50), found(60, changed_at));
+            assert_kept(verdict, Reason::OlderThanMirror);
         }
-        let overtaken = look(40, Sight::Found(None));
-        let settlement = after_fetch(overtaken, &Evidence::default(), &mirrored(None, 50));
-        assert_eq!(settlement, Settlement::done(Action::Keep, Reason::Superseded));
+        let verdict = decide(&Evidence::default(), &mirrored(None, 50), found(40, None));
+        assert_eq!(verdict, Verdict::Keep { reason: Reason::Superseded, then: Then::Settled });
     }
 
     #[test]
-    fn a_read_older_than_its_notification_is_written_and_looked_at_again() {
-        let settlement = after_fetch(look(60, Sight::Found(Some(t(20)))), &announced(Some(30)), &Known::default());
-        assert_eq!((settlement.action, settlement.reason), (Action::Upsert, Reason::OlderThanNotification));
-        assert_eq!(settlement.next, Next::LookAgain { pause: Duration::seconds(1) });
-        let evidence = Evidence { looks: LAG_LOOKS_MAX, ..announced(Some(30)) };
-        let settlement = after_fetch(look(60, Sight::Found(Some(t(20)))), &evidence, &Known::default());
-        assert_eq!(settlement, Settlement::done(Action::Upsert, Reason::Believed));
+    fn a_read_older_than_its_notification_is_written_and_fetched_again() {
+        let then = Then::Recheck { pause: Duration::seconds(1), counts: true };
+        let verdict = decide(&announced(Some(30)), &Known::default(), found(60, Some(20)));
+        assert_eq!(verdict, Verdict::Write { reason: Reason::OlderThanNotification, then });
+        let evidence = Evidence { rechecks: LAG_RECHECKS_MAX, ..announced(Some(30)) };
+        assert_eq!(decide(&evidence, &Known::default(), found(60, Some(20))), BELIEVED);
     }
 
     #[test]
     fn milliseconds_of_a_webhook_are_not_newer_than_the_column_s_microseconds() {
-        let column = t(20) + Duration::microseconds(366_600);
-        let evidence = Evidence {
-            announcement: Some(Announcement { changed_at: Some(t(20) + Duration::milliseconds(367)) }),
-            ..Evidence::default()
-        };
-        let settlement = after_fetch(look(60, Sight::Found(Some(column))), &evidence, &Known::default());
-        assert_eq!(settlement.next, Next::Done);
+        let announcement = Announcement { changed_at: Some(s(20) + Duration::milliseconds(367)) };
+        let evidence = Evidence { announcement: Some(announcement), ..Evidence::default() };
+        let changed_at = Some(s(20) + Duration::microseconds(366_600));
+        let verdict = decide(&evidence, &Known::default(), Observed::Found { started_at: d(60), changed_at });
+        assert_eq!(verdict, WRITTEN);
     }
 
     #[test]
     fn missing_is_believed_at_once_unless_the_row_was_announced() {
-        let gone = Deletion { at: t(60), received_at: t(60) };
-        for evidence in [Evidence::default(), deleted(50)] {
-            let settlement = after_fetch(look(60, Sight::Missing), &evidence, &mirrored(Some(10), 20));
-            assert_eq!(settlement, Settlement::done(Action::Delete(gone), Reason::Gone));
+        let gone = |reason| Verdict::Remove { deletion: deletion(60, 60), reason };
+        for evidence in [Evidence::default(), deleted(50, 50)] {
+            assert_eq!(decide(&evidence, &mirrored(Some(10), 20), missing(60)), gone(Reason::Gone));
         }
-        for looks in 0..MISSING_LOOKS_MAX {
-            let evidence = Evidence { looks, ..announced(Some(55)) };
-            let settlement = after_fetch(look(60, Sight::Missing), &evidence, &Known::default());
-            assert_eq!((settlement.action, settlement.reason), (Action::Keep, Reason::NotThereYet));
+        for rechecks in 0..MISSING_RECHECKS_MAX {
+            let evidence = Evidence { rechecks, ..announced(Some(55)) };
+            assert_kept(decide(&evidence, &Known::default(), missing(60)), Reason::NotThereYet);
         }
-        let evidence = Evidence { looks: MISSING_LOOKS_MAX, ..announced(Some(55)) };
-        let settlement = after_fetch(look(60, Sight::Missing), &evidence, &Known::default());
-        assert_eq!(settlement, Settlement::done(Action::Delete(gone), Reason::Believed));
+        let evidence = Evidence { rechecks: MISSING_RECHECKS_MAX, ..announced(Some(55)) };
+        assert_eq!(decide(&evidence, &Known::default(), missing(60)), gone(Reason::Believed));
     }
 
     #[test]
     fn missing_with_a_delete_after_the_announced_change_is_believed_at_once() {
-        let evidence = Evidence { deletion: deletion(58, 59), ..announced(Some(57)) };
-        let settlement = after_fetch(look(60, Sight::Missing), &evidence, &Known::default());
-        assert_eq!((settlement.next, settlement.reason), (Next::Done, Reason::Gone));
+        let evidence = Evidence { deletion: Some(deletion(58, 59)), ..announced(Some(57)) };
+        let verdict = decide(&evidence, &Known::default(), missing(60));
+        assert_eq!(verdict, Verdict::Remove { deletion: deletion(60, 60), reason: Reason::Gone });
     }
 
     #[test]
     fn missing_seen_before_the_mirrored_fetch_is_dropped() {
-        let settlement = after_fetch(look(40, Sight::Missing), &Evidence::default(), &mirrored(Some(10), 50));
-        assert_eq!((settlement.action, settlement.reason), (Action::Keep, Reason::Superseded));
+        assert_kept(decide(&Evidence::default(), &mirrored(Some(10), 50), missing(40)), Reason::Superseded);
     }
 }

@@ -1,18 +1,20 @@
-//! A property of the settling rules: whatever the order of changes, deliveries and looks, the mirror ends in the truth.
+//! A property of the settling rules: whatever the order of changes, deliveries and fetches, the mirror ends in the truth.
 
 use chrono::{TimeZone, Utc};
 
 use super::{
-    settle::{
-        Action, Announcement, BeforeFetch, Deletion, Evidence, Known, Look, Mirrored, Next, Sight, after_fetch,
-        before_fetch,
-    },
-    time::Time,
+    settle::{Announcement, Deletion, Evidence, Known, Mirrored, Observed, Then, Verdict, decide},
+    time::{DatabaseTime, SourceTime},
 };
 
 /// Seconds on the mirror's clock.
-fn t(seconds: i64) -> Time {
-    Utc.timestamp_opt(1_770_000_000 + seconds, 0).unwrap()
+fn d(seconds: i64) -> DatabaseTime {
+    DatabaseTime::new(Utc.timestamp_opt(1_770_000_000 + seconds, 0).unwrap())
+}
+
+/// Seconds on the source's clock.
+fn s(seconds: i64) -> SourceTime {
+    SourceTime::as_if(d(seconds))
 }
 
 /// One row in a small world: a source, notifications on their way, a mirror and a worker.
@@ -29,7 +31,7 @@ struct World {
     evidence: Evidence,
     known: Known,
     mirror: Option<i64>,
-    under_way: Option<(u32, Look, Option<i64>)>,
+    under_way: Option<(u32, Observed, Option<i64>)>,
 }
 
 impl World {
@@ -65,64 +67,74 @@ impl World {
         let (delete, at) = self.on_their_way.remove(index);
         let evidence = &mut self.evidence;
         if delete {
-            let known = evidence.deletion.map_or(i64::MIN, |deletion| (deletion.at - t(0)).num_seconds());
-            evidence.deletion = Some(Deletion { at: t(at.max(known)), received_at: t(self.now) });
+            let known = evidence.deletion.map_or(i64::MIN, |deletion| (deletion.at - s(0)).num_seconds());
+            evidence.deletion = Some(Deletion { at: s(at.max(known)), received_at: d(self.now) });
         } else {
-            let changed_at = self.dated.then(|| t(at));
+            let changed_at = self.dated.then(|| s(at));
             let latest = match evidence.announcement {
                 Some(earlier) => earlier.changed_at.zip(changed_at).map(|(one, other)| one.max(other)),
                 None => changed_at,
             };
             evidence.announcement = Some(Announcement { changed_at: latest });
         }
-        evidence.looks = 0;
+        evidence.rechecks = 0;
         self.generation += 1;
         self.dirty = true;
     }
 
-    /// Starts a look, or applies what needs none.
+    /// Starts a fetch, or applies what needs none.
     fn begin(&mut self) {
         if !self.dirty || self.under_way.is_some() {
             return;
         }
         self.now += 1;
-        match before_fetch(&self.evidence, &self.known) {
-            BeforeFetch::Delete(deletion) => {
+        match decide(&self.evidence, &self.known, Observed::Nothing) {
+            Verdict::Remove { deletion, .. } => {
                 self.remove(deletion);
                 self.finish();
             }
-            BeforeFetch::IgnoreStale => self.finish(),
-            BeforeFetch::Fetch => {
-                let sight = self.source.map_or(Sight::Missing, |at| Sight::Found(Some(t(at))));
-                self.under_way = Some((self.generation, Look { started_at: t(self.now), sight }, self.source));
+            Verdict::Keep { then: Then::Settled, .. } => self.finish(),
+            Verdict::Fetch => {
+                let started_at = d(self.now);
+                let observed = match self.source {
+                    Some(at) => Observed::Found { started_at, changed_at: Some(s(at)) },
+                    None => Observed::Missing { started_at },
+                };
+                self.under_way = Some((self.generation, observed, self.source));
             }
+            other => panic!("without a fetch: {other:?}"),
         }
     }
 
     fn end(&mut self) {
-        let Some((generation, look, row)) = self.under_way.take() else { return };
+        let Some((generation, observed, row)) = self.under_way.take() else { return };
         self.now += 1;
-        let settlement = after_fetch(look, &self.evidence, &self.known);
-        match settlement.action {
-            Action::Upsert => {
-                let at = row.expect("only a found row is written");
+        let then = match decide(&self.evidence, &self.known, observed) {
+            Verdict::Write { then, .. } => {
+                let (Some(at), Observed::Found { started_at, .. }) = (row, observed) else {
+                    panic!("only a found row is written")
+                };
                 if self.mirror != row {
-                    let fetched_at = look.started_at;
-                    self.known.mirrored = Some(Mirrored { changed_at: Some(t(at)), fetched_at });
+                    self.known.mirrored = Some(Mirrored { changed_at: Some(s(at)), fetched_at: started_at });
                 }
                 self.mirror = row;
                 self.known.tombstone = None;
+                then
             }
-            Action::Delete(deletion) => self.remove(deletion),
-            Action::Keep => {}
-        }
-        match settlement.next {
-            Next::Done if generation == self.generation => self.finish(),
-            Next::Done => {}
-            Next::LookAgain { pause } => {
+            Verdict::Remove { deletion, .. } => {
+                self.remove(deletion);
+                Then::Settled
+            }
+            Verdict::Keep { then, .. } => then,
+            Verdict::Fetch => panic!("the source was asked"),
+        };
+        match then {
+            Then::Settled if generation == self.generation => self.finish(),
+            Then::Settled => {}
+            Then::Recheck { pause, counts } => {
                 self.now += pause.num_seconds();
-                if generation == self.generation && !settlement.reason.is_overtaking() {
-                    self.evidence.looks += 1;
+                if generation == self.generation && counts {
+                    self.evidence.rechecks += 1;
                 }
             }
         }
@@ -147,9 +159,9 @@ impl World {
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
 
-    /// Up to six changes, delivered in any order, with looks under way at any time and clocks that disagree.
+    /// Up to six changes, delivered in any order, with fetches under way at any time and clocks that disagree.
     #[test]
-    fn every_order_of_events_and_looks_ends_in_the_truth(
+    fn every_order_of_events_and_fetches_ends_in_the_truth(
         steps in proptest::collection::vec((0..6_u8, proptest::prelude::any::<usize>(), 0..120_i64), 1..40),
         skew in proptest::sample::select(vec![0, -3_600, 3_600]),
         dated in proptest::prelude::any::<bool>(),

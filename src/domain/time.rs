@@ -1,21 +1,125 @@
-//! Instants as the source writes them.
+//! Times of two clocks.
 //!
-//! Business NXT has `datetime2` with seven decimals; PostgreSQL's `timestamptz` keeps six. Everything is cut to
-//! microseconds when it is read, so that "newer" means the same on both sides.
+//! The source stamps changes and deletions; the mirror's database stamps arrivals and the starts of requests. The two are
+//! types of their own, so that the compiler tells where they meet: in the functions of this file and nowhere else.
+
+use std::{
+    fmt,
+    ops::{Add, Sub},
+};
 
 use chrono::{DateTime, Datelike, Duration, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
 
-/// An instant in UTC with microseconds.
-pub type Time = DateTime<Utc>;
+/// How far two times of the source, or of the two clocks, may lie apart and still not tell which was first: a DELETE's
+/// `timestamp` is stamped a little after the deletion (webhook documentation, 2025-02).
+pub const AMBIGUITY_WINDOW: Duration = Duration::seconds(60);
 
-/// Cuts to the microseconds that PostgreSQL keeps.
-pub fn cut(time: Time) -> Time {
-    time.trunc_subsecs(6)
+macro_rules! clock {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, sqlx::Type)]
+        #[serde(transparent)]
+        #[sqlx(transparent)]
+        pub struct $name(DateTime<Utc>);
+
+        impl $name {
+            /// An instant of this clock, cut to the microseconds that PostgreSQL keeps.
+            pub fn new(instant: DateTime<Utc>) -> Self {
+                Self(instant.trunc_subsecs(6))
+            }
+
+            /// The instant, whose clock is forgotten.
+            pub fn utc(self) -> DateTime<Utc> {
+                self.0
+            }
+
+            /// Before the other by more than [`AMBIGUITY_WINDOW`].
+            pub fn is_clearly_before(self, other: Self) -> bool {
+                self.0 + AMBIGUITY_WINDOW < other.0
+            }
+        }
+
+        impl Add<Duration> for $name {
+            type Output = Self;
+
+            fn add(self, duration: Duration) -> Self {
+                Self(self.0 + duration)
+            }
+        }
+
+        impl Sub<Duration> for $name {
+            type Output = Self;
+
+            fn sub(self, duration: Duration) -> Self {
+                Self(self.0 - duration)
+            }
+        }
+
+        impl Sub for $name {
+            type Output = Duration;
+
+            fn sub(self, other: Self) -> Duration {
+                self.0 - other.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0.format("%Y-%m-%dT%H:%M:%S%.6fZ"))
+            }
+        }
+    };
+}
+
+clock! {
+    /// An instant by the source's clock: when a row was changed or deleted there.
+    SourceTime
+}
+clock! {
+    /// An instant by the clock of the mirror's database, which all replicas share: when something arrived or began.
+    DatabaseTime
+}
+
+impl SourceTime {
+    /// The source's time of something that was seen at this moment, taken as if the two clocks agreed.
+    pub fn as_if(seen_at: DatabaseTime) -> Self {
+        Self(seen_at.0)
+    }
+
+    /// Whether it lies in the future of this moment beyond doubt: a clock, or the zone it was read by, is wrong, and it
+    /// proves nothing.
+    pub fn is_ahead_of(self, moment: DatabaseTime) -> bool {
+        moment.0 + AMBIGUITY_WINDOW < self.0
+    }
+
+    /// Whether it reads later than this moment, by whatever little. The clocks may differ by more: to be used only where
+    /// the answer `true` leads to asking the source.
+    pub fn reads_after(self, moment: DatabaseTime) -> bool {
+        self.0 > moment.0
+    }
+}
+
+impl DatabaseTime {
+    /// Whether it lies before a time of the source beyond doubt.
+    pub fn is_clearly_before_source(self, source: SourceTime) -> bool {
+        source.is_ahead_of(self)
+    }
+
+    /// Whether it reads later than a time of the source, by whatever little. As [`SourceTime::reads_after`].
+    pub fn reads_after(self, source: SourceTime) -> bool {
+        self.0 > source.0
+    }
+
+    /// Reads a moment that a person wrote: ISO 8601, UTC where no offset says otherwise.
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_utc(text).map(|time| Self(time.0))
+    }
 }
 
 /// Reads the body's `timestamp`: ISO 8601, up to nine decimals, `Z`, an offset, or nothing for UTC.
-pub fn parse_utc(text: &str) -> Option<Time> {
+pub fn parse_utc(text: &str) -> Option<SourceTime> {
     parse_in_zone(text, Tz::UTC)
 }
 
@@ -24,10 +128,10 @@ pub fn parse_utc(text: &str) -> Option<Time> {
 /// Also takes the integer form `yyyymmddhhmmssfff`, since the API notes expect either form in either place. An
 /// hour that a zone's clock shows twice means the earlier one; an hour it skips means the same distance from UTC
 /// as just before.
-pub fn parse_in_zone(text: &str, zone: Tz) -> Option<Time> {
+pub fn parse_in_zone(text: &str, zone: Tz) -> Option<SourceTime> {
     let text = text.trim();
     if let Ok(with_offset) = DateTime::parse_from_rfc3339(text) {
-        return Some(cut(with_offset.with_timezone(&Utc))).filter(|time| in_range(time.year()));
+        return Some(SourceTime::new(with_offset.with_timezone(&Utc))).filter(|time| in_range(time.0.year()));
     }
     let local = match text.parse::<i64>() {
         Ok(digits) => from_digits(digits)?,
@@ -57,8 +161,8 @@ fn in_range(year: i32) -> bool {
 }
 
 /// Reads `ChangedTimestamp` of a webhook: the integer `yyyymmddhhmmssfff` in UTC (webhook documentation, 2025-02).
-pub fn from_webhook_digits(digits: i64) -> Option<Time> {
-    Some(Utc.from_utc_datetime(&from_digits(digits)?))
+pub fn from_webhook_digits(digits: i64) -> Option<SourceTime> {
+    Some(SourceTime::new(Utc.from_utc_datetime(&from_digits(digits)?)))
 }
 
 fn from_digits(digits: i64) -> Option<NaiveDateTime> {
@@ -72,20 +176,20 @@ fn from_digits(digits: i64) -> Option<NaiveDateTime> {
     )
 }
 
-fn in_zone(local: NaiveDateTime, zone: Tz) -> Option<Time> {
+fn in_zone(local: NaiveDateTime, zone: Tz) -> Option<SourceTime> {
     let found = zone.from_local_datetime(&local).earliest().or_else(|| {
         let hour = Duration::hours(1);
         Some(zone.from_local_datetime(&local.checked_sub_signed(hour)?).earliest()? + hour)
     })?;
-    Some(cut(found.with_timezone(&Utc)))
+    Some(SourceTime::new(found.with_timezone(&Utc)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> Time {
-        DateTime::parse_from_rfc3339(text).unwrap().with_timezone(&Utc)
+    fn at(text: &str) -> SourceTime {
+        SourceTime::new(DateTime::parse_from_rfc3339(text).unwrap().with_timezone(&Utc))
     }
 
     #[test]

@@ -1,43 +1,84 @@
-//! The replica: mirrored tables, and all their SQL.
+//! The mirrored tables, and all SQL on them.
 //!
 //! Every name in a statement comes from a [`TableSpec`](crate::domain::TableSpec), thus from the API's metadata, and
-//! passes `identifier`; every value is bound or copied. Rows of live work travel as one JSON parameter that PostgreSQL
-//! casts to the columns' types, pages of a walk by COPY, so that no statement depends on how many rows there are.
+//! passes `identifier`; every value is bound. Rows and keys travel as one typed array for each column, so that a
+//! statement's text depends on its table alone. Each statement names its tenant and returns nothing but keys, positions
+//! and stored columns, so that it can run on one node of a distributed database. Columns that are not ours are never
+//! named. A connection that is passed in is to come from [`Mirror::begin`], so that no statement waits for long.
 
+mod align;
+mod arrays;
+mod clause;
+mod diagnosis;
+mod ensure;
+mod error;
 mod identifier;
-mod rows;
+mod read;
 mod schema;
-mod stage;
 mod statement;
+mod unmet;
+mod write;
 
-pub use rows::{Fetched, Removal};
-pub use schema::{Replica, SchemaError};
-pub use stage::WalkId;
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+
+pub use diagnosis::{Carried, diagnose};
+pub use error::{MirrorError, SchemaError};
+pub use read::Comparison;
+pub use unmet::WalkId;
+pub use write::{Fetched, Removal, Written};
+
+use crate::{config::Deletes, domain::TargetTable};
+
+/// Begins a transaction in which no statement waits longer than this for what somebody else has locked.
+const BEGIN: &str = "begin; set local lock_timeout = '1s'";
+/// Distinguishes targets from what else is locked by number.
+const TARGET_LOCKS: i32 = 0x6e78_7401;
+
+/// The mirrored tables of this database. Cheap to clone; clones share what they know of the tables.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    pool: PgPool,
+    deletes: Deletes,
+    tables: Arc<ensure::Tables>,
+}
+
+impl Mirror {
+    /// The mirror in this database.
+    pub fn new(pool: PgPool, deletes: Deletes) -> Self {
+        Self { pool, deletes, tables: Arc::default() }
+    }
+
+    /// A transaction that waits only a moment for what users may lock.
+    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.pool.begin_with(BEGIN).await
+    }
+
+    /// Keeps everybody else who writes this target waiting until the transaction ends, so that what is read here still
+    /// holds when it is written.
+    pub async fn lock(&self, connection: &mut PgConnection, target: &TargetTable) -> Result<(), MirrorError> {
+        sqlx::query("select pg_advisory_xact_lock($1, $2)")
+            .bind(TARGET_LOCKS)
+            .bind(target.id)
+            .execute(connection)
+            .await
+            .map(drop)
+            .map_err(error::failed("lock the rows", target, Carried::Nothing))
+    }
+
+    /// Counts the rows that live.
+    pub async fn count(&self, connection: &mut PgConnection, target: &TargetTable) -> Result<i64, MirrorError> {
+        sqlx::query_scalar(AssertSqlSafe(statement::count(&target.table)))
+            .bind(target.tenant.number())
+            .fetch_one(connection)
+            .await
+            .map_err(error::failed("count the rows", target, Carried::Nothing))
+    }
+}
 
 /// A name as it enters SQL.
 #[cfg(any(test, fuzzing))]
 pub fn quote(name: &str) -> String {
     identifier::Identifier(name).to_string()
-}
-
-/// A statement against a mirrored table failed.
-#[derive(Debug, thiserror::Error)]
-#[error("the mirror could not {action} of {table}")]
-pub struct MirrorError {
-    /// What was attempted.
-    pub action: &'static str,
-    /// The source table.
-    pub table: String,
-    /// Why it failed.
-    #[source]
-    pub source: sqlx::Error,
-}
-
-impl MirrorError {
-    /// Whether the data is to blame, so that the same rows would fail again: PostgreSQL's classes 22 (data), 23
-    /// (constraints) and 54 (limits, such as an index entry's size).
-    pub fn is_about_data(&self) -> bool {
-        let code = self.source.as_database_error().and_then(|error| error.code());
-        code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
-    }
 }

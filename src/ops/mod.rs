@@ -1,5 +1,7 @@
 //! The operators' listener: readiness, metrics, and nothing for the internet.
 
+mod status;
+
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
@@ -7,7 +9,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use sqlx::PgPool;
 
-use crate::{clocks, database, queue::Queue, telemetry::Metrics, upstream::Outage};
+pub use status::Status;
+
+use crate::{clocks, database, queue, telemetry::Metrics, upstream::Outage};
 
 /// What the operators' handlers need.
 #[derive(Debug, Clone)]
@@ -62,20 +66,13 @@ async fn metrics(request: HttpRequest, ops: web::Data<Ops>) -> HttpResponse {
 
 /// Gauges are read from the database when they are asked for, so that they are never older than the question.
 async fn refresh(ops: &Ops) -> anyhow::Result<()> {
-    let backlog = Queue::new(ops.pool.clone()).backlog().await?;
+    let backlog = queue::status::backlog(&ops.pool).await?;
     ops.metrics.backlog_rows.set(backlog.rows);
     ops.metrics.oldest_waiting_seconds.set(backlog.lag_seconds);
-    let letters: Vec<(String, i64)> =
-        sqlx::query_as("select kind, count(*) from nxt_mirror.dead_letter group by kind").fetch_all(&ops.pool).await?;
-    for kind in ["body", "row"] {
-        let count = letters.iter().find(|(own, _)| own == kind).map_or(0, |(_, count)| *count);
-        ops.metrics.dead_letters.with_label_values(&[kind]).set(count);
-    }
-    let silent: i64 =
-        sqlx::query_scalar("select count(*) from nxt_mirror.mirrored_tenant where silent_since is not null")
-            .fetch_one(&ops.pool)
-            .await?;
-    ops.metrics.silent_tables.set(silent);
+    let letters = queue::dead_letter::count(&ops.pool).await?;
+    ops.metrics.dead_letters.with_label_values(&["body"]).set(letters.bodies);
+    ops.metrics.dead_letters.with_label_values(&["row"]).set(letters.rows);
+    ops.metrics.silent_tables.set(queue::status::silent_targets(&ops.pool).await?);
     ops.metrics.api_away.set(Outage::current(&ops.pool).await?.is_some().into());
     let clocks = clocks::evidence(&ops.pool).await?;
     ops.metrics.source_zone_shift_seconds.set(clocks.zone_shift.unwrap_or_default().num_seconds());

@@ -48,6 +48,8 @@ pub struct Notification {
     pub event: ChangeEvent,
     /// Who made the change.
     pub changed_by: Option<String>,
+    /// Names of the columns that changed, as received.
+    pub columns: Vec<String>,
     /// The body as received; UTF-8, since it was understood.
     pub body: Bytes,
 }
@@ -66,20 +68,27 @@ pub struct Quarantine {
 /// Something to store before it is answered.
 #[derive(Debug)]
 pub enum Delivery {
-    /// To the ledger and the dirty rows.
+    /// To the ledger.
     Notification(Notification),
     /// To the dead letters.
     Quarantine(Quarantine),
 }
 
+impl Delivery {
+    pub(super) fn body(&self) -> &Bytes {
+        match self {
+            Self::Notification(notification) => &notification.body,
+            Self::Quarantine(quarantine) => &quarantine.body,
+        }
+    }
+}
+
 /// How a delivery was stored. It survives any crash from here on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
-    /// A notification seen for the first time.
-    New,
-    /// A notification whose id was stored before.
-    Duplicate,
-    /// A dead letter.
+    /// In the ledger.
+    Stored,
+    /// Among the dead letters.
     Quarantined,
 }
 
@@ -89,7 +98,7 @@ pub enum AcceptError {
     /// Too many requests wait already.
     #[error("{WAITING_MAX} requests are waiting for a commit already")]
     Full,
-    /// No commit in time. It may still happen; the sender's retry will then be a duplicate.
+    /// No commit in time. It may still happen; the sender's retry is then stored a second time, which changes nothing.
     #[error("no commit within {ANSWER_TIMEOUT:?}")]
     TimedOut,
     /// The commit failed.

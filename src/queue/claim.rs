@@ -1,45 +1,17 @@
-//! Handing out dirty rows under a lease.
+//! Claiming: a worker takes the lease of a target and reads its rows. Nothing is written for a row.
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc};
 
-use sqlx::{PgPool, Row, postgres::PgRow, types::Uuid};
+use sqlx::PgPool;
 
-use super::QueueError;
+use super::{Claim, Claims, Queue, QueueError, WorkerId};
 use crate::domain::{
-    HintKey, RowHint, TableName, Tenant,
+    AnnouncedKey, DatabaseTime, SourceTime, TableName, Target, TargetId, Tenant,
     settle::{Announcement, Deletion, Evidence},
 };
 
-/// How long a claim holds unless it is renewed. Work that takes longer renews it, so a lease that runs out means a
-/// worker that is gone, and this is how long its rows wait for another one.
-const LEASE: Duration = Duration::from_secs(30);
-/// How often claims under way are renewed; several tries fit into a lease.
-pub const RENEW_INTERVAL: Duration = Duration::from_secs(8);
-
-/// Marks a batch as claimed by moving its due time behind the lease. One short statement; no transaction stays open
-/// while the source is asked.
-const CLAIM: &str = "
-with due as (
-    select tenant_kind, tenant_no, table_name, row_key
-      from nxt_mirror.dirty_row
-     where due_at <= now()
-       and (tenant_kind, tenant_no) not in (select * from unnest($4::text[], $5::bigint[]))
-       and ($6 or deleted_at is not null)
-     order by priority, due_at
-     limit $1
-       for update skip locked
-)
-update nxt_mirror.dirty_row d
-   set claim_id = $2, due_at = now() + make_interval(secs => $3)
-  from due
- where (d.tenant_kind, d.tenant_no, d.table_name, d.row_key)
-     = (due.tenant_kind, due.tenant_no, due.table_name, due.row_key)
-returning d.tenant_kind, d.tenant_no, d.table_name, d.row_key, d.generation, d.attempts, d.lane_failures, d.looks, d.notification_id,
-          d.deleted_at, d.delete_received_at, d.announced, d.changed_at
-";
-
 /// Whether work is live or may wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Priority {
     /// A notification.
     Live,
@@ -56,7 +28,7 @@ impl Priority {
     }
 }
 
-/// Which of the rows that are due may be claimed.
+/// Which of the rows that are due are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claimable {
     /// All of them.
@@ -65,165 +37,208 @@ pub enum Claimable {
     Deleted,
 }
 
-/// A dirty row as its columns say.
+/// Rows of a target that a worker has a place for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// The target.
+    pub target: TargetId,
+    /// Which of its rows.
+    pub priority: Priority,
+    /// How many at most.
+    pub rows_max: usize,
+}
+
+/// A row that needs a fetch.
 #[derive(Debug, Clone)]
-pub struct Claimed {
+pub struct DirtyRow {
     /// The row.
-    pub hint: RowHint,
+    pub key: AnnouncedKey,
+    /// Its canonical text, by which the queue knows it.
+    pub row_key: Arc<str>,
     /// Counts the notifications; a verdict settles the row only if it is still the same.
     pub generation: i64,
-    /// Failures so far that may be its own.
+    /// Failures so far, one after the other.
     pub attempts: u32,
-    /// Failures so far of its whole table or tenant.
-    pub lane_failures: u32,
+    /// Whether it may wait.
+    pub priority: Priority,
     /// The latest notification.
     pub notification_id: Option<i64>,
     /// What the notifications say.
     pub evidence: Evidence,
-}
-
-/// The rows that wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
-pub struct Backlog {
-    /// How many.
-    pub rows: i64,
-    /// Seconds that the oldest of them has waited, by the database's clock; 0 when none waits.
-    pub lag_seconds: i64,
-}
-
-/// The queue of dirty rows.
-#[derive(Debug, Clone)]
-pub struct Queue {
-    pool: PgPool,
+    /// When the oldest notification was received that is not settled.
+    pub waiting_since: DatabaseTime,
 }
 
 impl Queue {
-    /// A queue in this database.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool }
-    }
-
-    /// Claims up to `rows_max` rows that are due, oldest first, live ones before all others, none of `except`.
+    /// Claims due rows of each of these, those due first. Left out is what is in flight already, and what
+    /// belongs to a target that another living worker has.
     ///
-    /// A row is leased to `claim_id` for `LEASE`; when that has passed unsettled, it is due again.
+    /// There may be nothing although [`Queue::overview`] spoke of something: ask again when something has changed.
     pub async fn claim(
         &self,
-        claim_id: Uuid,
+        me: WorkerId,
+        claims: &Claims,
+        wanted: &[Wanted],
         claimable: Claimable,
-        rows_max: usize,
-        except: &[Tenant],
-    ) -> Result<Vec<Claimed>, QueueError> {
-        let rows = sqlx::query(CLAIM)
-            .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
-            .bind(claim_id)
-            .bind(LEASE.as_secs_f64())
-            .bind(except.iter().map(|tenant| tenant.kind()).collect::<Vec<_>>())
-            .bind(except.iter().map(|tenant| tenant.number()).collect::<Vec<_>>())
-            .bind(claimable == Claimable::All)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(QueueError::on("claim rows"))?;
-        rows.iter().map(read).collect::<Result<_, _>>().map_err(QueueError::on("read claimed rows"))
-    }
-
-    /// Extends the leases of claims whose work goes on.
-    pub async fn renew(&self, claim_ids: &[Uuid]) -> Result<(), QueueError> {
-        sqlx::query(
-            "update nxt_mirror.dirty_row set due_at = now() + make_interval(secs => $2)
-              where claim_id = any($1) and due_at > now()",
-        )
-        .bind(claim_ids)
-        .bind(LEASE.as_secs_f64())
-        .execute(&self.pool)
-        .await
-        .map(drop)
-        .map_err(QueueError::on("renew claims"))
-    }
-
-    /// Gives back, due at once, whatever these claims still hold.
-    pub async fn release(&self, claim_ids: &[Uuid]) -> Result<u64, QueueError> {
-        sqlx::query("update nxt_mirror.dirty_row set claim_id = null, due_at = now() where claim_id = any($1)")
-            .bind(claim_ids)
-            .execute(&self.pool)
-            .await
-            .map(|done| done.rows_affected())
-            .map_err(QueueError::on("give claims back"))
-    }
-
-    /// Key columns of a table in the order of its latest notification, to tell a key that nothing else tells.
-    pub async fn announced_key(&self, table: &TableName, tenant: Tenant) -> Result<Option<Vec<String>>, QueueError> {
-        let body: Option<String> = sqlx::query_scalar(
-            "select body from nxt_mirror.notification
-              where table_name = $1 and tenant_kind = $2 order by id desc limit 1",
-        )
-        .bind(table.as_str())
-        .bind(tenant.kind())
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(QueueError::on("read the latest notification"))?;
-        Ok(body.as_deref().and_then(key_order))
-    }
-
-    /// How many rows are due now, counting no further than `rows_max`.
-    pub async fn due(&self, claimable: Claimable, rows_max: usize) -> Result<usize, QueueError> {
-        let due: i64 = sqlx::query_scalar(
-            "select count(*)
-               from (select from nxt_mirror.dirty_row
-                      where due_at <= now() and ($2 or deleted_at is not null) limit $1) as due",
-        )
-        .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
-        .bind(claimable == Claimable::All)
-        .fetch_one(&self.pool)
-        .await
-        .map_err(QueueError::on("count due rows"))?;
-        Ok(usize::try_from(due).unwrap_or_default())
-    }
-
-    /// What waits.
-    pub async fn backlog(&self) -> Result<Backlog, QueueError> {
-        sqlx::query_as(
-            "select count(*) as rows,
-                    coalesce(greatest(extract(epoch from clock_timestamp() - min(waiting_since)), 0), 0)::bigint
-                        as lag_seconds
-               from nxt_mirror.dirty_row",
-        )
-        .fetch_one(&self.pool)
-        .await
-        .map_err(QueueError::on("count waiting rows"))
+    ) -> Result<Vec<Claim>, QueueError> {
+        let targets = lease(self.pool(), me, wanted).await.map_err(QueueError::on("lease targets"))?;
+        let wanted: Vec<_> = wanted.iter().copied().filter(|wanted| targets.contains_key(&wanted.target)).collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reading = claims.read();
+        let limits: Vec<_> = wanted.iter().map(|wanted| wanted.rows_max + claims.rows_of(wanted.target)).collect();
+        let mut rows = self.due_rows(&wanted, &limits, claimable).await.map_err(QueueError::on("claim rows"))?;
+        let hold = |wanted: Wanted| {
+            let target = targets.get(&wanted.target)?.clone();
+            reading.hold(target, rows.remove(&(wanted.target, wanted.priority))?, wanted.rows_max)
+        };
+        Ok(wanted.into_iter().filter_map(hold).collect())
     }
 }
 
-/// The column names of a stored body's `primaryKeys`.
-fn key_order(body: &str) -> Option<Vec<String>> {
-    let body: serde_json::Value = serde_json::from_str(body).ok()?;
-    let entries = body.get("primaryKeys")?.as_array()?.iter().filter_map(serde_json::Value::as_object);
-    Some(entries.flat_map(|entry| entry.keys().cloned()).collect())
+#[derive(sqlx::FromRow)]
+struct TargetRow {
+    id: TargetId,
+    tenant_kind: String,
+    tenant_no: i64,
+    table_name: String,
 }
 
-pub(super) fn read(row: &PgRow) -> Result<Claimed, sqlx::Error> {
-    let corrupt = |what: &str| sqlx::Error::Decode(format!("dirty_row: {what}").into());
-    let kind: String = row.try_get("tenant_kind")?;
-    let key: String = row.try_get("row_key")?;
-    let deletion = match (row.try_get("deleted_at")?, row.try_get("delete_received_at")?) {
-        (Some(at), Some(received_at)) => Some(Deletion { at, received_at }),
-        (None, None) => None,
-        _ => return Err(corrupt("half a deletion")),
-    };
-    let announcement = match row.try_get("announced")? {
-        true => Some(Announcement { changed_at: row.try_get("changed_at")? }),
-        false => None,
-    };
-    let unsigned = |column| row.try_get::<i32, _>(column).map(|number| u32::try_from(number).unwrap_or_default());
-    Ok(Claimed {
-        hint: RowHint {
-            tenant: Tenant::from_parts(&kind, row.try_get("tenant_no")?).ok_or_else(|| corrupt("tenant_kind"))?,
-            table: TableName::new(row.try_get::<String, _>("table_name")?).map_err(|_| corrupt("table_name"))?,
-            key: HintKey::from_canonical(&key).ok_or_else(|| corrupt("row_key"))?,
-        },
-        generation: row.try_get("generation")?,
-        attempts: unsigned("attempts")?,
-        lane_failures: unsigned("lane_failures")?,
-        notification_id: row.try_get("notification_id")?,
-        evidence: Evidence { deletion, announcement, looks: unsigned("looks")? },
-    })
+/// Puts a target together from its columns.
+pub(super) fn target_of(id: TargetId, kind: &str, tenant_no: i64, table_name: String) -> Result<Target, sqlx::Error> {
+    let tenant = Tenant::from_parts(kind, tenant_no).ok_or_else(|| corrupt("target: tenant_kind"))?;
+    let table = TableName::new(table_name).map_err(|_| corrupt("target: table_name"))?;
+    Ok(Target { id, tenant, table })
+}
+
+fn corrupt(what: &'static str) -> sqlx::Error {
+    sqlx::Error::Decode(what.into())
+}
+
+/// Takes the leases of targets that nobody alive has; returns those that are mine now. One that is locked just now is
+/// left for another time.
+async fn lease(pool: &PgPool, me: WorkerId, wanted: &[Wanted]) -> Result<HashMap<TargetId, Target>, sqlx::Error> {
+    let rows: Vec<TargetRow> = sqlx::query_as(
+        "with free as materialized (
+             select target.id from nxt_mirror.target as target
+              where target.id = any($2) and target.worker_id is distinct from $1
+                and not exists (select from nxt_mirror.worker as holder
+                                 where holder.id = target.worker_id and holder.alive_until > clock_timestamp())
+              order by target.id for no key update of target skip locked
+         ), taken as (
+             update nxt_mirror.target as target set worker_id = $1 from free where target.id = free.id
+             returning target.id, target.tenant_kind, target.tenant_no, target.table_name
+         )
+         select id, tenant_kind, tenant_no, table_name from taken
+          union all
+         select id, tenant_kind, tenant_no, table_name from nxt_mirror.target where id = any($2) and worker_id = $1",
+    )
+    .bind(me)
+    .bind(wanted.iter().map(|wanted| wanted.target).collect::<Vec<_>>())
+    .fetch_all(pool)
+    .await?;
+    let target = |row: TargetRow| Ok((row.id, target_of(row.id, &row.tenant_kind, row.tenant_no, row.table_name)?));
+    rows.into_iter().map(target).collect()
+}
+
+#[derive(sqlx::FromRow)]
+struct DirtyRecord {
+    target_id: TargetId,
+    wanted: i16,
+    row_key: String,
+    generation: i64,
+    attempts: i32,
+    due_at: DatabaseTime,
+    notification_id: Option<i64>,
+    waiting_since: DatabaseTime,
+    #[sqlx(flatten)]
+    evidence: EvidenceRecord,
+}
+
+/// The columns that hold what notifications say.
+#[derive(sqlx::FromRow)]
+pub(super) struct EvidenceRecord {
+    deleted_at: Option<SourceTime>,
+    delete_received_at: Option<DatabaseTime>,
+    announced: bool,
+    changed_at: Option<SourceTime>,
+    rechecks: i32,
+}
+
+impl EvidenceRecord {
+    pub(super) fn read(self) -> Evidence {
+        let deletion = self.deleted_at.zip(self.delete_received_at);
+        Evidence {
+            deletion: deletion.map(|(at, received_at)| Deletion { at, received_at }),
+            announcement: self.announced.then_some(Announcement { changed_at: self.changed_at }),
+            rechecks: u32::try_from(self.rechecks).unwrap_or_default(),
+        }
+    }
+}
+
+impl DirtyRecord {
+    fn read(self, priority: Priority) -> Result<DirtyRow, sqlx::Error> {
+        Ok(DirtyRow {
+            key: AnnouncedKey::from_canonical(&self.row_key).ok_or_else(|| corrupt("dirty_row: row_key"))?,
+            row_key: self.row_key.into(),
+            generation: self.generation,
+            attempts: u32::try_from(self.attempts).unwrap_or_default(),
+            priority,
+            notification_id: self.notification_id,
+            evidence: self.evidence.read(),
+            waiting_since: self.waiting_since,
+        })
+    }
+}
+
+type Rows = HashMap<(TargetId, Priority), Vec<DirtyRow>>;
+
+impl Queue {
+    /// Reads the due rows of each target up to its limit.
+    async fn due_rows(&self, wanted: &[Wanted], limits: &[usize], claimable: Claimable) -> Result<Rows, sqlx::Error> {
+        let records = read_due(self, wanted, limits, claimable).await?;
+        let mut rows = Rows::new();
+        for record in records {
+            let priority = if record.wanted == Priority::Live.code() { Priority::Live } else { Priority::Deferred };
+            let of_target = rows.entry((record.target_id, priority)).or_default();
+            if of_target.is_empty() && claimable == Claimable::All {
+                self.floors().see(record.target_id, priority, record.due_at);
+            }
+            of_target.push(record.read(priority)?);
+        }
+        Ok(rows)
+    }
+}
+
+async fn read_due(
+    queue: &Queue,
+    wanted: &[Wanted],
+    limits: &[usize],
+    claimable: Claimable,
+) -> Result<Vec<DirtyRecord>, sqlx::Error> {
+    // Planned for the value of $5, so that each has its index, for which "due_at > '-infinity'" asks.
+    sqlx::query_as(
+        "select wanted.target_id, wanted.priority as wanted, dirty.row_key, dirty.generation, dirty.attempts, dirty.due_at,
+                dirty.notification_id, dirty.waiting_since, dirty.deleted_at, dirty.delete_received_at,
+                dirty.announced, dirty.changed_at, dirty.rechecks
+           from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::timestamptz[])
+                    as wanted (target_id, priority, rows_max, since)
+          cross join lateral (
+                select row.row_key, row.generation, row.attempts, row.due_at, row.notification_id, row.waiting_since,
+                       row.deleted_at, row.delete_received_at, row.announced, row.changed_at, row.rechecks
+                  from nxt_mirror.dirty_row as row
+                 where row.target_id = wanted.target_id and row.priority = wanted.priority
+                   and row.due_at > '-infinity' and row.due_at >= coalesce(wanted.since, '-infinity')
+                   and row.due_at <= now()
+                   and ($5 or row.deleted_at is not null)
+                 order by row.due_at limit wanted.rows_max) as dirty",
+    )
+    .bind(wanted.iter().map(|wanted| wanted.target).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|wanted| wanted.priority.code()).collect::<Vec<_>>())
+    .bind(limits.iter().map(|&rows| i64::try_from(rows).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|wanted| queue.floors().of(wanted.target, wanted.priority)).collect::<Vec<_>>())
+    .bind(claimable == Claimable::All)
+    .fetch_all(queue.pool())
+    .await
 }

@@ -4,10 +4,10 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection, PgPool};
 
 use super::QueueError;
-use crate::domain::{TableName, Tenant, Time};
+use crate::domain::{DatabaseTime, TargetId};
 
 /// One entry.
-#[derive(Debug, Clone, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromRow)]
 pub struct DeadLetter {
     /// Its number.
     pub id: i64,
@@ -18,109 +18,231 @@ pub struct DeadLetter {
     /// Failures before it was set aside.
     pub attempts: i32,
     /// When it was set aside first.
-    pub first_at: Time,
+    pub first_at: DatabaseTime,
     /// When it was set aside last.
-    pub last_at: Time,
-    /// Whose row, such as `company 2000001`.
-    pub tenant: Option<String>,
+    pub last_at: DatabaseTime,
+    /// Whose row.
+    pub company_no: Option<i64>,
+    /// Whose row, of a customer-level table.
+    pub customer_no: Option<i64>,
     /// Of which table.
     pub table_name: Option<String>,
     /// Which row.
-    pub row_key: Option<String>,
+    pub key: Option<serde_json::Value>,
     /// Id of the delivery, of a body.
     pub delivery_id: Option<String>,
     /// The latest notification, of a row.
     pub notification_id: Option<i64>,
 }
 
-const COLUMNS: &str = "id, kind, reason, attempts, first_at, last_at, tenant_kind || ' ' || tenant_no as tenant, \
-                       table_name, row_key, delivery_id, notification_id";
+/// Entries with greater ids than `after`, oldest first, at most `limit`.
+pub async fn list(pool: &PgPool, after: i64, limit: i64) -> Result<Vec<DeadLetter>, QueueError> {
+    sqlx::query_as(
+        "select id, kind, reason, attempts, first_at, last_at, company_no, customer_no, table_name, key, delivery_id,
+                notification_id
+           from nxt_mirror.dead_letter where id > $1 order by id limit $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+    .map_err(QueueError::on("list dead letters"))
+}
 
-/// All entries, oldest first.
-pub async fn list(pool: &PgPool) -> Result<Vec<DeadLetter>, QueueError> {
-    let sql = format!("select {COLUMNS} from nxt_mirror.dead_letter order by id");
-    sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(pool).await.map_err(QueueError::on("list dead letters"))
+/// How many rows and how many bodies were set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+pub struct Counts {
+    /// Rows.
+    pub rows: i64,
+    /// Bodies.
+    pub bodies: i64,
+}
+
+/// Counts the entries.
+pub async fn count(pool: &PgPool) -> Result<Counts, QueueError> {
+    sqlx::query_as(
+        "select (select count(*) from nxt_mirror.dead_row) as rows, (select count(*) from nxt_mirror.quarantine) as bodies",
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(QueueError::on("count dead letters"))
 }
 
 /// One entry and, for a body, its bytes.
 pub async fn show(pool: &PgPool, id: i64) -> Result<Option<(DeadLetter, Option<Vec<u8>>)>, QueueError> {
-    let sql = format!("select {COLUMNS} from nxt_mirror.dead_letter where id = $1");
-    let letter: Option<DeadLetter> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+    let letter: Option<DeadLetter> = sqlx::query_as(
+        "select id, kind, reason, attempts, first_at, last_at, company_no, customer_no, table_name, key, delivery_id,
+                notification_id
+           from nxt_mirror.dead_letter where id = $1",
+    )
+    .bind(id)
+    .fetch_optional(pool)
+    .await
+    .map_err(QueueError::on("read a dead letter"))?;
+    let Some(letter) = letter else { return Ok(None) };
+    Ok(Some((letter, body(pool, id).await?)))
+}
+
+async fn body(pool: &PgPool, id: i64) -> Result<Option<Vec<u8>>, QueueError> {
+    sqlx::query_scalar("select body from nxt_mirror.quarantine where id = $1")
         .bind(id)
         .fetch_optional(pool)
         .await
-        .map_err(QueueError::on("read a dead letter"))?;
-    let Some(letter) = letter else { return Ok(None) };
-    let body = sqlx::query_scalar("select body from nxt_mirror.dead_letter where id = $1")
-        .bind(id)
-        .fetch_one(pool)
-        .await
-        .map_err(QueueError::on("read a dead letter"))?;
-    Ok(Some((letter, body)))
+        .map_err(QueueError::on("read the body of a dead letter"))
 }
-
-/// Makes rows dirty again with all that was known of them. To be put behind a `letters` that says which, and removes
-/// their letters.
-const RETRY: &str = "
-insert into nxt_mirror.dirty_row as d
-    (tenant_kind, tenant_no, table_name, row_key, due_at, waiting_since, notification_id,
-     deleted_at, delete_received_at, announced, changed_at)
-select tenant_kind, tenant_no, table_name, row_key, now(), now(), notification_id,
-       deleted_at, delete_received_at, announced, changed_at
-  from letters order by tenant_kind, tenant_no, table_name, row_key
-on conflict on constraint dirty_row_pkey do update set
-    generation = d.generation + 1, due_at = case when d.claim_id is null then now() else d.due_at end,
-    attempts = 0, lane_failures = 0, announced = d.announced or excluded.announced,
-    deleted_at = greatest(d.deleted_at, excluded.deleted_at),
-    delete_received_at = greatest(d.delete_received_at, excluded.delete_received_at)";
-/// Letters that come back by themselves in one transaction; the rest follows with the next.
-const REVIVED_MAX: i64 = 5_000;
 
 /// Makes rows dirty again with all that was known of them, and removes their letters. Bodies are left alone. Returns
 /// how many rows there were.
 pub async fn retry_rows(connection: &mut PgConnection, ids: &[i64]) -> Result<u64, QueueError> {
-    let sql = format!(
-        "with letters as (delete from nxt_mirror.dead_letter where id = any($1) and kind = 'row' returning *) {RETRY}"
-    );
-    sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(ids)
-        .execute(connection)
-        .await
-        .map(|done| done.rows_affected())
-        .map_err(QueueError::on("retry dead letters"))
+    sqlx::query(
+        "with letter as (
+             delete from nxt_mirror.dead_row where id = any($1)
+             returning target_id, row_key, notification_id, deleted_at, delete_received_at, announced, changed_at
+         )
+         insert into nxt_mirror.dirty_row as dirty
+             (target_id, row_key, due_at, waiting_since, notification_id, deleted_at, delete_received_at, announced,
+              changed_at)
+         select target_id, row_key, now(), now(), notification_id, deleted_at, delete_received_at, announced, changed_at
+           from letter order by target_id, row_key
+         on conflict on constraint dirty_row_pkey do update set
+             generation = dirty.generation + 1, priority = 0, due_at = least(dirty.due_at, now()), attempts = 0,
+             announced = dirty.announced or excluded.announced,
+             deleted_at = greatest(dirty.deleted_at, excluded.deleted_at),
+             delete_received_at = greatest(dirty.delete_received_at, excluded.delete_received_at)",
+    )
+    .bind(ids)
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected())
+    .map_err(QueueError::on("retry dead letters"))
 }
 
-/// A table of a tenant can be read: its rows that were set aside while it could not are tried again.
-pub async fn revive_lane(connection: &mut PgConnection, tenant: Tenant, table: &TableName) -> Result<(), QueueError> {
-    let sql = format!(
-        "with letters as (
-             delete from nxt_mirror.dead_letter where id = any(array(
-                 select id from nxt_mirror.dead_letter
-                  where kind = 'row' and of_lane and (tenant_kind, tenant_no, table_name) = ($1, $2, $3)
-                  order by id limit $4 for update skip locked))
-             returning *) {RETRY}"
-    );
-    let revived = sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(tenant.kind())
-        .bind(tenant.number())
-        .bind(table.as_str())
-        .bind(REVIVED_MAX)
+/// A target can be read and written: some of its rows that were set aside while it could not are tried again, behind
+/// live work. A few at a time, so that one success does not free thousands; and with the failures that they had, so
+/// that one that still fails is set aside for good at once. Returns how many.
+pub async fn requeue_dead(connection: &mut PgConnection, target: TargetId, rows_max: i64) -> Result<u64, QueueError> {
+    sqlx::query(
+        "with chosen as materialized (
+             select id from nxt_mirror.dead_row where target_id = $1 and of_target
+              order by row_key limit $2 for update skip locked
+         ), letter as (
+             delete from nxt_mirror.dead_row as dead using chosen where dead.id = chosen.id
+             returning dead.target_id, dead.row_key, dead.attempts, dead.notification_id, dead.deleted_at,
+                       dead.delete_received_at, dead.announced, dead.changed_at
+         )
+         insert into nxt_mirror.dirty_row as dirty
+             (target_id, row_key, priority, due_at, attempts, waiting_since, notification_id, deleted_at,
+              delete_received_at, announced, changed_at)
+         select target_id, row_key, 1, now(), attempts, now(), notification_id, deleted_at, delete_received_at,
+                announced, changed_at
+           from letter order by target_id, row_key
+         on conflict on constraint dirty_row_pkey do update set
+             generation = dirty.generation + 1, announced = dirty.announced or excluded.announced,
+             deleted_at = greatest(dirty.deleted_at, excluded.deleted_at),
+             delete_received_at = greatest(dirty.delete_received_at, excluded.delete_received_at)",
+    )
+    .bind(target)
+    .bind(rows_max)
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected())
+    .map_err(QueueError::on("retry dead letters of a target"))
+}
+
+/// Nothing of a target can be read or written: rows of it that are due are set aside, at most so many. Returns how many.
+pub async fn set_target_aside(pool: &PgPool, target: TargetId, reason: &str, rows_max: i64) -> Result<u64, QueueError> {
+    sqlx::query(
+        "with chosen as materialized (
+             select row_key from nxt_mirror.dirty_row where target_id = $1 and due_at <= now()
+              order by row_key limit $3 for update skip locked
+         ), gone as (
+             delete from nxt_mirror.dirty_row as dirty using chosen
+              where dirty.target_id = $1 and dirty.row_key = chosen.row_key
+             returning dirty.row_key, dirty.attempts, dirty.notification_id, dirty.deleted_at, dirty.delete_received_at,
+                       dirty.announced, dirty.changed_at
+         ), logged as (
+             insert into nxt_mirror.sync_log (target_id, key, action, reason, notification_id)
+             select $1, nxt_mirror.shown_key(gone.row_key, mirrored.spec), 'dead_letter', $2, gone.notification_id
+               from gone
+               join nxt_mirror.target as target on target.id = $1
+               left join nxt_mirror.mirrored_table as mirrored on mirrored.table_name = target.table_name
+         )
+         insert into nxt_mirror.dead_row as dead
+             (target_id, row_key, reason, attempts, notification_id, deleted_at, delete_received_at, announced,
+              changed_at, of_target)
+         select $1, row_key, $2, attempts + 1, notification_id, deleted_at, delete_received_at, announced, changed_at, true
+           from gone order by row_key
+         on conflict on constraint dead_row_row do update set
+             reason = excluded.reason, attempts = dead.attempts + excluded.attempts, last_at = excluded.last_at,
+             notification_id = greatest(dead.notification_id, excluded.notification_id),
+             announced = dead.announced or excluded.announced,
+             deleted_at = greatest(dead.deleted_at, excluded.deleted_at),
+             delete_received_at = greatest(dead.delete_received_at, excluded.delete_received_at),
+             changed_at = greatest(dead.changed_at, excluded.changed_at), of_target = true",
+    )
+    .bind(target)
+    .bind(reason.replace('\0', "\u{fffd}"))
+    .bind(rows_max)
+    .execute(pool)
+    .await
+    .map(|done| done.rows_affected())
+    .map_err(QueueError::on("set the rows of a target aside"))
+}
+
+/// One row of each target that could not be read or written is tried again, unless the target is paused or has others
+/// that wait, so that one that can be is noticed. Returns how many.
+pub async fn probe_targets(connection: &mut PgConnection) -> Result<u64, QueueError> {
+    let failed = || QueueError::on("probe targets that could not be read");
+    let targets: Vec<TargetId> = sqlx::query_scalar(
+        "select target.id from nxt_mirror.target as target
+          where (target.paused_until is null or target.paused_until <= now())
+            and exists (select from nxt_mirror.dead_row as dead where dead.target_id = target.id and dead.of_target)
+            and not exists (select from nxt_mirror.dirty_row as dirty where dirty.target_id = target.id)
+          order by target.id limit 100",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(failed())?;
+    let mut requeued = 0;
+    for target in targets {
+        requeued += requeue_dead(connection, target, 1).await?;
+    }
+    Ok(requeued)
+}
+
+/// Whether any row of a target is set aside.
+pub async fn has_any(connection: &mut PgConnection, target: TargetId) -> Result<bool, QueueError> {
+    sqlx::query_scalar("select exists (select from nxt_mirror.dead_row where target_id = $1)")
+        .bind(target)
+        .fetch_one(connection)
+        .await
+        .map_err(QueueError::on("look for dead letters"))
+}
+
+/// Removes the letters of rows that have come right, by canonical key: what was set aside is no longer so.
+pub async fn clear_dead(connection: &mut PgConnection, target: TargetId, keys: &[String]) -> Result<(), QueueError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("delete from nxt_mirror.dead_row where target_id = $1 and row_key = any($2)")
+        .bind(target)
+        .bind(keys)
         .execute(connection)
         .await
-        .map_err(QueueError::on("retry dead letters"))?
-        .rows_affected();
-    if revived > 0 {
-        tracing::info!(%tenant, row.table = %table, rows = revived, "the table can be read again, rows leave the dead letters");
-    }
-    Ok(())
+        .map(drop)
+        .map_err(QueueError::on("remove letters of rows that came right"))
 }
 
 /// Removes letters for good. Returns how many there were.
 pub async fn remove(connection: &mut PgConnection, ids: &[i64]) -> Result<u64, QueueError> {
-    sqlx::query("delete from nxt_mirror.dead_letter where id = any($1)")
-        .bind(ids)
-        .execute(connection)
-        .await
-        .map(|done| done.rows_affected())
-        .map_err(QueueError::on("remove dead letters"))
+    sqlx::query_scalar(
+        "with row as (delete from nxt_mirror.dead_row where id = any($1) returning id),
+              body as (delete from nxt_mirror.quarantine where id = any($1) returning id)
+         select (select count(*) from row) + (select count(*) from body)",
+    )
+    .bind(ids)
+    .fetch_one(connection)
+    .await
+    .map(|removed: i64| u64::try_from(removed).unwrap_or_default())
+    .map_err(QueueError::on("remove dead letters"))
 }

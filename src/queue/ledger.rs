@@ -1,38 +1,84 @@
 //! Reading the ledger back: replay, and the story of one row.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use sqlx::{FromRow, PgPool};
 
-use super::QueueError;
-use crate::domain::{HintKey, TableName, Time};
+use super::{QueueError, error::repeated};
+use crate::domain::{AnnouncedKey, DatabaseTime, TableName};
+
+/// Blocks replayed by one transaction, so that none holds its rows for long.
+const BLOCKS_MAX: i64 = 100;
 
 /// Which notifications are replayed.
 #[derive(Debug, Clone)]
 pub struct ReplayRange {
     /// Received at or after.
-    pub since: Time,
+    pub since: DatabaseTime,
     /// Received before.
-    pub until: Option<Time>,
+    pub until: Option<DatabaseTime>,
     /// Only of this company.
     pub company: Option<i64>,
     /// Only of this table.
     pub table: Option<TableName>,
 }
 
-/// Marks the rows of stored notifications for another look. Nothing is announced by it: the source decides. Returns how
-/// many rows were marked.
+/// Marks the rows of stored notifications for another fetch, behind live work. Nothing is announced by it: the source
+/// decides. Returns how many rows were marked; one that was notified at very different times may count twice.
 pub async fn replay(pool: &PgPool, range: &ReplayRange) -> Result<u64, QueueError> {
-    sqlx::query(
-        "insert into nxt_mirror.dirty_row as d
-             (tenant_kind, tenant_no, table_name, row_key, priority, due_at, waiting_since, announced)
-         select distinct tenant_kind, tenant_no, table_name, row_key, 1, now(), now(), false
-           from nxt_mirror.notification
-          where received_at >= $1 and ($2::timestamptz is null or received_at < $2)
-            and ($3::bigint is null or (tenant_kind = 'company' and tenant_no = $3))
-            and ($4::text is null or lower(table_name) = lower($4))
-          order by tenant_kind, tenant_no, table_name, row_key
-         on conflict on constraint dirty_row_pkey do update set generation = d.generation + 1",
+    let (mut rows, mut after) = (0, 0);
+    while let Some(through) = next_blocks(pool, range, after).await.map_err(QueueError::on("read the ledger"))? {
+        let marked = repeated(|| mark(pool, range, after, through)).await;
+        rows += marked.map_err(QueueError::on("replay notifications"))?;
+        after = through;
+    }
+    Ok(rows)
+}
+
+/// As [`replay`], of one table and of the time before now that is given.
+pub async fn replay_latest(pool: &PgPool, table: &TableName, age: Duration) -> Result<u64, QueueError> {
+    let since = sqlx::query_scalar("select clock_timestamp() - make_interval(secs => $1)").bind(age.as_secs_f64());
+    let since = since.fetch_one(pool).await.map_err(QueueError::on("read the clock"))?;
+    replay(pool, &ReplayRange { since, until: None, company: None, table: Some(table.clone()) }).await
+}
+
+/// The last of the next blocks that were received in the range.
+async fn next_blocks(pool: &PgPool, range: &ReplayRange, after: i64) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select max(id)
+           from (select id from nxt_mirror.ledger_block
+                  where id > $1 and received_at >= $2 and ($3::timestamptz is null or received_at < $3)
+                  order by id limit $4) as next",
     )
+    .bind(after)
+    .bind(range.since)
+    .bind(range.until)
+    .bind(BLOCKS_MAX)
+    .fetch_one(pool)
+    .await
+}
+
+async fn mark(pool: &PgPool, range: &ReplayRange, after: i64, through: i64) -> Result<u64, sqlx::Error> {
+    sqlx::query(
+        r#"insert into nxt_mirror.dirty_row as dirty (target_id, row_key, priority, due_at, waiting_since, announced)
+           select distinct target.id as target_id, entry.row_key collate "C" as row_key, 1, now(), now(), false
+             from nxt_mirror.ledger_block as block
+            cross join lateral unnest(block.is_company, block.tenant_no, block.table_name, block.row_key)
+                               as entry (is_company, tenant_no, table_name, row_key)
+             join nxt_mirror.target as target
+                  on target.tenant_kind = case when entry.is_company then 'company' else 'customer' end
+                 and target.tenant_no = entry.tenant_no
+                 and lower(target.table_name) = lower(entry.table_name collate "C")
+            where block.id > $1 and block.id <= $2
+              and block.received_at >= $3 and ($4::timestamptz is null or block.received_at < $4)
+              and ($5::bigint is null or (entry.is_company and entry.tenant_no = $5))
+              and ($6::text is null or lower(entry.table_name collate "C") = lower($6 collate "C"))
+            order by target_id, row_key
+           on conflict on constraint dirty_row_pkey do update set generation = dirty.generation + 1"#,
+    )
+    .bind(after)
+    .bind(through)
     .bind(range.since)
     .bind(range.until)
     .bind(range.company)
@@ -40,16 +86,34 @@ pub async fn replay(pool: &PgPool, range: &ReplayRange) -> Result<u64, QueueErro
     .execute(pool)
     .await
     .map(|done| done.rows_affected())
-    .map_err(QueueError::on("replay notifications"))
+}
+
+/// The row whose story is told, in the forms that its tables know it by.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// Of which table.
+    pub table: TableName,
+    /// The key as notifications give it.
+    pub key: AnnouncedKey,
+    /// The key as people read it (see `RowKey::shown`).
+    pub key_json: String,
+    /// The key that tombstones go by (see `RowKey::folded_text`).
+    pub folded_key: String,
+    /// Only of this company.
+    pub company: Option<i64>,
+    /// Only of this customer.
+    pub customer: Option<i64>,
 }
 
 /// Something that is known of a row.
-#[derive(Debug, Clone, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
 pub struct Event {
     /// When, by the database's clock.
-    pub at: Time,
-    /// Whose row, such as `company 2000001`.
-    pub tenant: String,
+    pub at: DatabaseTime,
+    /// Whose row.
+    pub company_no: Option<i64>,
+    /// Whose row, of a customer-level table.
+    pub customer_no: Option<i64>,
     /// `notification`, `sync`, `waiting`, `tombstone` or `dead letter`.
     pub source: String,
     /// What happened, in words.
@@ -57,45 +121,58 @@ pub struct Event {
     /// The notification, where one led to it.
     pub notification_id: Option<i64>,
     /// When the request started that told, where one did.
-    pub fetch_started_at: Option<Time>,
+    pub fetch_started_at: Option<DatabaseTime>,
 }
 
 /// Everything known of one row, in order. Reads the whole ledger, which has no index by row.
-pub async fn explain(
-    pool: &PgPool,
-    table: &TableName,
-    key: &HintKey,
-    folded_key: Option<&str>,
-    company: Option<i64>,
-) -> Result<Vec<Event>, QueueError> {
+pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, QueueError> {
     sqlx::query_as(
-        "with events as (
-            select received_at as at, tenant_kind, tenant_no, 'notification' as source,
-                   event || coalesce(' of ' || coalesce(changed_at, deleted_at), '') || coalesce(' by ' || changed_by, '') as what,
-                   id as notification_id, null::timestamptz as fetch_started_at
-              from nxt_mirror.notification where lower(table_name) = lower($1) and row_key = $2
+        r#"with chosen as (
+            select id, tenant_kind, tenant_no from nxt_mirror.target
+             where lower(table_name) = lower($1 collate "C")
+               and ($5::bigint is null or (tenant_kind = 'company' and tenant_no = $5))
+               and ($6::bigint is null or (tenant_kind = 'customer' and tenant_no = $6))
+         ), event as (
+            select block.received_at as at, chosen.id as target_id, 'notification' as source,
+                   entry.event || coalesce(' of ' || coalesce(entry.changed_at, entry.deleted_at), '')
+                       || coalesce(' by ' || entry.changed_by, '') as what,
+                   block.id * 1024 + entry.position - 1 as notification_id, null::timestamptz as fetch_started_at
+              from nxt_mirror.ledger_block as block
+             cross join lateral unnest(block.is_company, block.tenant_no, block.table_name, block.row_key, block.event,
+                                       block.changed_at, block.deleted_at, block.changed_by) with ordinality
+                                as entry (is_company, tenant_no, table_name, row_key, event, changed_at, deleted_at,
+                                          changed_by, position)
+              join chosen on (chosen.tenant_kind = 'company') = entry.is_company and chosen.tenant_no = entry.tenant_no
+             where block.row_key @> array[$2] and entry.row_key = $2
+               and lower(entry.table_name collate "C") = lower($1 collate "C")
             union all
-            select at, tenant_kind, tenant_no, 'sync', action || ': ' || reason, notification_id, fetch_started_at
-              from nxt_mirror.sync_log where lower(table_name) = lower($1) and row_key = $2
+            select log.at, log.target_id, 'sync', log.action || ': ' || log.reason, log.notification_id,
+                   log.fetch_started_at
+              from nxt_mirror.sync_log as log join chosen on chosen.id = log.target_id where log.key = $3::jsonb
             union all
-            select waiting_since, tenant_kind, tenant_no, 'waiting',
-                   'waits for a look, due ' || due_at || coalesce(', last error: ' || last_error, ''), notification_id, null
-              from nxt_mirror.dirty_row where lower(table_name) = lower($1) and row_key = $2
+            select dirty.waiting_since, dirty.target_id, 'waiting',
+                   'waits for a fetch, due ' || dirty.due_at || coalesce(', last error: ' || dirty.last_error, ''),
+                   dirty.notification_id, null
+              from nxt_mirror.dirty_row as dirty join chosen on chosen.id = dirty.target_id where dirty.row_key = $2
             union all
-            select received_at, tenant_kind, tenant_no, 'tombstone', 'deleted at ' || deleted_at, null, null
-              from nxt_mirror.tombstone where lower(table_name) = lower($1) and folded_key = $4
+            select stone.received_at, stone.target_id, 'tombstone', 'deleted at ' || stone.deleted_at, null, null
+              from nxt_mirror.tombstone as stone join chosen on chosen.id = stone.target_id where stone.folded_key = $4
             union all
-            select last_at, tenant_kind, tenant_no, 'dead letter', 'set aside: ' || reason, notification_id, null
-              from nxt_mirror.dead_letter where lower(table_name) = lower($1) and row_key = $2
+            select dead.last_at, dead.target_id, 'dead letter', 'set aside: ' || dead.reason, dead.notification_id, null
+              from nxt_mirror.dead_row as dead join chosen on chosen.id = dead.target_id where dead.row_key = $2
          )
-         select at, tenant_kind || ' ' || tenant_no as tenant, source, what, notification_id, fetch_started_at
-           from events where $3::bigint is null or (tenant_kind = 'company' and tenant_no = $3)
-          order by at, notification_id nulls last",
+         select event.at, case when chosen.tenant_kind = 'company' then chosen.tenant_no end as company_no,
+                case when chosen.tenant_kind = 'customer' then chosen.tenant_no end as customer_no,
+                event.source, event.what, event.notification_id, event.fetch_started_at
+           from event join chosen on chosen.id = event.target_id
+          order by event.at, event.notification_id nulls last"#,
     )
-    .bind(table.as_str())
-    .bind(key.canonical())
-    .bind(company)
-    .bind(folded_key)
+    .bind(subject.table.as_str())
+    .bind(subject.key.canonical())
+    .bind(&subject.key_json)
+    .bind(&subject.folded_key)
+    .bind(subject.company)
+    .bind(subject.customer)
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("read what is known of a row"))

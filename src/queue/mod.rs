@@ -1,39 +1,81 @@
 //! The durable queue in PostgreSQL, and all its SQL.
 //!
-//! * [`Acceptor`] stores notifications: the ledger, one acceptance for each notification id, and one dirty row for
-//!   each row of the source, by one commit for all that wait.
-//! * [`Queue`] hands dirty rows out under a lease and takes the verdicts back. A verdict counts only while the lease
-//!   is its own, and settles a row only if no notification has come since.
-//! * [`maintenance`] keeps the ledger's partitions.
+//! * Receiving is an append: [`Acceptor`] hands deliveries to the [`Appender`], which stores one block of the ledger
+//!   for all that wait. It only inserts, on a connection of its own.
+//! * [`Queue::fold`] turns blocks into dirty rows, one for each row of the source, exactly once.
+//! * [`Queue::overview`] tells what is due by target, [`Queue::claim`] takes it: a living worker leases the target, and
+//!   the rows in flight are known to this process alone ([`Claims`]). Double work is harmless.
+//! * [`settle()`] takes the outcomes back, in the transaction that writes the mirror, and clears a row only if no
+//!   notification has come since.
+//!
+//! Locks of dirty rows are taken in the order of their keys, here and everywhere.
 
 mod accept;
+mod announced;
+mod append;
+mod block;
 mod claim;
-mod commit;
 pub mod dead_letter;
+mod error;
+mod evidence;
+mod flights;
+mod floors;
+mod fold;
 pub mod ledger;
 pub mod maintenance;
-pub mod settle;
+mod mark;
+mod overview;
+mod settle;
+pub mod status;
+mod sync_log;
+pub mod target;
 pub mod tombstone;
+mod worker;
+
+use std::sync::{Arc, atomic::AtomicI32};
+
+use sqlx::PgPool;
 
 pub use accept::{AcceptError, Accepted, Acceptor, Delivery, DeliveryId, Notification, Quarantine};
-pub use claim::{Backlog, Claimable, Claimed, Priority, Queue, RENEW_INTERVAL};
-pub use commit::Committer;
-pub use settle::{FailureOf, Locked, Outcome, SyncAction, SyncEntry};
+pub use announced::{announced_columns, announced_counts, announced_key};
+pub use append::Appender;
+pub use claim::{Claimable, DirtyRow, Priority, Wanted};
+pub use error::QueueError;
+pub use evidence::{HasEvidence, Pending, evidence, has_evidence};
+pub use flights::{Claim, Claims};
+pub use fold::Folded;
+pub use mark::mark;
+pub use overview::{Due, Overview};
+pub use settle::{Outcome, settle};
+pub use sync_log::{SyncAction, SyncEntry, log};
+pub use target::{Applied, note_applied};
 pub use tombstone::Tombstone;
+pub use worker::{BEAT_INTERVAL, WorkerId};
 
-/// A statement against the queue's tables failed.
-#[derive(Debug, thiserror::Error)]
-#[error("the queue could not {action}")]
-pub struct QueueError {
-    /// What was attempted.
-    pub action: &'static str,
-    /// Why it failed.
-    #[source]
-    pub source: sqlx::Error,
+/// The queue of dirty rows. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    pool: PgPool,
+    /// Behind which target the next overview begins.
+    cursor: Arc<AtomicI32>,
+    floors: floors::Floors,
 }
 
-impl QueueError {
-    fn on(action: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| Self { action, source }
+impl Queue {
+    /// A queue in this database.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool, cursor: Arc::default(), floors: floors::Floors::default() }
+    }
+
+    fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    fn cursor(&self) -> &AtomicI32 {
+        &self.cursor
+    }
+
+    fn floors(&self) -> &floors::Floors {
+        &self.floors
     }
 }

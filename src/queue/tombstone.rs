@@ -3,10 +3,10 @@
 use sqlx::PgConnection;
 
 use super::QueueError;
-use crate::domain::{RowKey, TableName, Tenant, Time, settle::Deletion};
+use crate::domain::{DatabaseTime, RowKey, SourceTime, TargetId, settle::Deletion};
 
 /// A deletion to remember.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tombstone {
     /// The key as the mirror or the notification spells it.
     pub key: RowKey,
@@ -14,20 +14,17 @@ pub struct Tombstone {
     pub deletion: Deletion,
 }
 
-/// The deletions remembered for these keys of one table, by folded key.
+/// The deletions remembered for these keys of a target, by folded key.
 pub async fn of_keys(
     connection: &mut PgConnection,
-    tenant: Tenant,
-    table: &TableName,
+    target: TargetId,
     folded_keys: &[String],
 ) -> Result<Vec<(String, Deletion)>, QueueError> {
-    let rows: Vec<(String, Time, Time)> = sqlx::query_as(
+    let rows: Vec<(String, SourceTime, DatabaseTime)> = sqlx::query_as(
         "select folded_key, deleted_at, received_at from nxt_mirror.tombstone
-          where tenant_kind = $1 and tenant_no = $2 and table_name = $3 and folded_key = any($4)",
+          where target_id = $1 and folded_key = any($2)",
     )
-    .bind(tenant.kind())
-    .bind(tenant.number())
-    .bind(table.as_str())
+    .bind(target)
     .bind(folded_keys)
     .fetch_all(connection)
     .await
@@ -36,53 +33,44 @@ pub async fn of_keys(
 }
 
 /// Remembers deletions; of two for one key, the later counts.
-pub async fn bury(
+pub async fn remember(
     connection: &mut PgConnection,
-    tenant: Tenant,
-    table: &TableName,
+    target: TargetId,
     tombstones: &[Tombstone],
 ) -> Result<(), QueueError> {
     if tombstones.is_empty() {
         return Ok(());
     }
     sqlx::query(
-        "insert into nxt_mirror.tombstone as t (tenant_kind, tenant_no, table_name, folded_key, deleted_at, received_at)
-         select $1, $2, $3, folded_key, max(deleted_at), max(received_at)
-           from unnest($4::text[], $5::timestamptz[], $6::timestamptz[]) as i (folded_key, deleted_at, received_at)
-          group by folded_key order by folded_key
-         on conflict on constraint tombstone_pkey do update set
-             deleted_at = greatest(t.deleted_at, excluded.deleted_at),
-             received_at = greatest(t.received_at, excluded.received_at)",
+        r#"insert into nxt_mirror.tombstone as known (target_id, folded_key, deleted_at, received_at)
+           select $1, folded_key collate "C", max(deleted_at), max(received_at)
+             from unnest($2::text[], $3::timestamptz[], $4::timestamptz[])
+                  as given (folded_key, deleted_at, received_at)
+            group by folded_key collate "C" order by folded_key collate "C"
+           on conflict on constraint tombstone_pkey do update set
+               deleted_at = greatest(known.deleted_at, excluded.deleted_at),
+               received_at = greatest(known.received_at, excluded.received_at)"#,
     )
-    .bind(tenant.kind())
-    .bind(tenant.number())
-    .bind(table.as_str())
+    .bind(target)
     .bind(tombstones.iter().map(|tombstone| tombstone.key.folded_text()).collect::<Vec<_>>())
     .bind(tombstones.iter().map(|tombstone| tombstone.deletion.at).collect::<Vec<_>>())
     .bind(tombstones.iter().map(|tombstone| tombstone.deletion.received_at).collect::<Vec<_>>())
     .execute(connection)
     .await
-    .map_err(QueueError::on("write tombstones"))?;
-    Ok(())
+    .map(drop)
+    .map_err(QueueError::on("write tombstones"))
 }
 
 /// Forgets the deletions of rows that live again.
-pub async fn revive(
-    connection: &mut PgConnection,
-    tenant: Tenant,
-    table: &TableName,
-    folded_keys: &[String],
-) -> Result<(), QueueError> {
-    sqlx::query(
-        "delete from nxt_mirror.tombstone
-          where tenant_kind = $1 and tenant_no = $2 and table_name = $3 and folded_key = any($4)",
-    )
-    .bind(tenant.kind())
-    .bind(tenant.number())
-    .bind(table.as_str())
-    .bind(folded_keys)
-    .execute(connection)
-    .await
-    .map_err(QueueError::on("remove tombstones"))?;
-    Ok(())
+pub async fn forget(connection: &mut PgConnection, target: TargetId, folded_keys: &[String]) -> Result<(), QueueError> {
+    if folded_keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("delete from nxt_mirror.tombstone where target_id = $1 and folded_key = any($2)")
+        .bind(target)
+        .bind(folded_keys)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(QueueError::on("remove tombstones"))
 }

@@ -18,7 +18,7 @@ pub struct Metrics {
     pub rows_fetched: IntCounter,
     /// Rows settled, by what was done.
     pub rows_settled: IntCounterVec,
-    /// Rows that wait for a look.
+    /// Rows and notifications that wait.
     pub backlog_rows: IntGauge,
     /// Seconds since the oldest waiting notification was received.
     pub oldest_waiting_seconds: IntGauge,
@@ -70,7 +70,7 @@ impl Metrics {
             api_requests: vec("nxt_mirror_api_requests_total", "GraphQL requests", "outcome"),
             rows_fetched,
             rows_settled: vec("nxt_mirror_rows_settled_total", "Rows settled", "action"),
-            backlog_rows: gauge("nxt_mirror_backlog_rows", "Rows waiting for a look at the source"),
+            backlog_rows: gauge("nxt_mirror_backlog_rows", "Rows and notifications that wait to be settled"),
             oldest_waiting_seconds: gauge(
                 "nxt_mirror_oldest_waiting_seconds",
                 "Seconds since the oldest waiting notification was received",

@@ -1,16 +1,32 @@
 //! Reading the answer of a row fetch: each part by itself, nothing taken for granted.
 //!
-//! Errors may stand beside data. An error with a path belongs to the part its path leads to; one without belongs
-//! to the parts that have no data, and to all of them when every part has some. Only a part that is free of errors
-//! and of exactly the shape that was asked for counts as an answer; anything else is never taken for "no row".
+//! Errors may stand beside data. An error with a path belongs to the part its path leads to; one without, but with a
+//! line of the query that is some parts' own, to these; any other to the parts that have no data, and to all of them
+//! when every part has some. Only a part that is free of errors and of exactly the shape that was asked for counts as
+//! an answer; anything else is never taken for "no row".
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use chrono_tz::Tz;
-use serde_json::{Map, Value as Json};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::{AskError, GraphqlError, client::Answer, value};
+use super::{GraphqlError, envelope::Answer, value};
 use crate::domain::{Row, RowKey, TableSpec, Value};
+
+/// Why one part of a request brought no rows, while others may have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The API reports errors for it.
+    #[error("the API reports: {}", super::error::list(.0))]
+    Graphql(Vec<GraphqlError>),
+    /// It is not what was asked for.
+    #[error("the API's answer has another shape than was asked for: {0}")]
+    Shape(String),
+    /// The request was refused because of another part of it.
+    #[error("the request was refused because of another of its tables")]
+    Unanswered,
+}
 
 /// One part's rows.
 #[derive(Debug)]
@@ -37,69 +53,206 @@ pub(super) struct Place {
     pub(super) part: String,
     /// What the rows look like.
     pub(super) table: Arc<TableSpec>,
+    /// Lines of the query that are about this part, or about its table.
+    pub(super) lines: Vec<u64>,
+}
+
+/// Members of an object, unread.
+pub(super) type Members<'a> = HashMap<&'a str, &'a RawValue>;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPage<'a> {
+    #[serde(borrow)]
+    items: Vec<&'a RawValue>,
+    page_info: PageInfo,
+    #[serde(borrow, default)]
+    total_count: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageInfo {
+    has_next_page: bool,
 }
 
 /// Takes the answer apart, one result for each place.
-pub(super) fn read(answer: Answer, places: &[Place], zone: Tz) -> Vec<Result<Page, AskError>> {
-    let Answer { data, errors, .. } = answer;
-    let branch = |place: &Place| data.get(&place.context)?.get(&place.part).filter(|branch| !branch.is_null());
-    let every_part_has_data = places.iter().all(|place| branch(place).is_some());
-    places
-        .iter()
-        .map(|place| {
-            let branch = branch(place);
-            let concerns = |error: &&GraphqlError| match error.path.as_slice() {
-                [] => branch.is_none() || every_part_has_data,
-                [context] => *context == place.context,
-                [context, part, ..] => *context == place.context && *part == place.part,
-            };
-            let own: Vec<GraphqlError> = errors.iter().filter(concerns).cloned().collect();
-            match (own.is_empty(), branch) {
-                (false, _) => Err(AskError::Graphql(own)),
-                (true, None) => Err(AskError::Shape("a part of the answer is null without an error".into())),
-                (true, Some(branch)) => page(branch, &place.table, zone).map_err(AskError::Shape),
-            }
-        })
-        .collect()
+pub(super) fn read(answer: &Answer, places: &[Place], zone: Tz) -> Vec<Result<Page, AskError>> {
+    let contexts: HashMap<&str, Members<'_>> =
+        members(answer.data()).into_iter().map(|(alias, context)| (alias, members(context.get()))).collect();
+    let branch = |place: &Place| {
+        let branch = contexts.get(place.context.as_str())?.get(place.part.as_str())?.get();
+        (branch != "null").then_some(branch)
+    };
+    let branches: Vec<Option<&str>> = places.iter().map(branch).collect();
+    let errors = Errors::new(&answer.errors, places, branches.iter().all(Option::is_some));
+    let read = |(place, branch): (&Place, Option<&str>)| match (errors.of(place, branch.is_some()), branch) {
+        (own, _) if !own.is_empty() => Err(AskError::Graphql(own)),
+        (_, None) if errors.are_of_others() => Err(AskError::Unanswered),
+        (_, None) => Err(AskError::Shape("a part of the answer is null without an error".into())),
+        (_, Some(branch)) => page(branch, &place.table, zone).map_err(AskError::Shape),
+    };
+    places.iter().zip(branches).map(read).collect()
 }
 
-fn page(branch: &Json, table: &Arc<TableSpec>, zone: Tz) -> Result<Page, String> {
-    let items = branch.get("items").and_then(Json::as_array).ok_or("items is not a list")?;
-    let has_next = branch
-        .get("pageInfo")
-        .and_then(|info| info.get("hasNextPage"))
-        .and_then(Json::as_bool)
-        .ok_or("pageInfo.hasNextPage is not a boolean")?;
-    let rows = items
-        .iter()
-        .map(|item| row(item.as_object().ok_or("a row is not an object")?, table, zone))
-        .collect::<Result<_, _>>()?;
-    let total = branch.get("totalCount").and_then(Json::as_u64);
-    Ok(Page { rows, has_next, total })
+/// The errors of an answer, and whom they concern.
+struct Errors<'a> {
+    errors: &'a [GraphqlError],
+    places: &'a [Place],
+    every_part_has_data: bool,
+}
+
+impl<'a> Errors<'a> {
+    fn new(errors: &'a [GraphqlError], places: &'a [Place], every_part_has_data: bool) -> Self {
+        Self { errors, places, every_part_has_data }
+    }
+
+    fn of(&self, place: &Place, has_data: bool) -> Vec<GraphqlError> {
+        let concerns = |error: &&GraphqlError| match error.path.as_slice() {
+            [] if self.is_placed(error) => is_at(error, place),
+            [] => !has_data || self.every_part_has_data,
+            [context] => *context == place.context,
+            [context, part, ..] => *context == place.context && *part == place.part,
+        };
+        self.errors.iter().filter(concerns).cloned().collect()
+    }
+
+    /// Whether its line tells which parts it concerns.
+    fn is_placed(&self, error: &GraphqlError) -> bool {
+        self.places.iter().any(|place| is_at(error, place))
+    }
+
+    /// Whether a request without data is explained by errors that concern some of its parts.
+    fn are_of_others(&self) -> bool {
+        self.errors.iter().any(|error| error.path.is_empty() && self.is_placed(error))
+    }
+}
+
+fn is_at(error: &GraphqlError, place: &Place) -> bool {
+    error.lines.iter().any(|line| place.lines.contains(line))
+}
+
+/// The members of an object; none of anything else.
+pub(super) fn members(text: &str) -> Members<'_> {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn page(branch: &str, table: &Arc<TableSpec>, zone: Tz) -> Result<Page, String> {
+    if !branch.starts_with('{') {
+        return Err("a part is not an object".into());
+    }
+    let page: RawPage<'_> = serde_json::from_str(branch).map_err(|error| error.to_string())?;
+    let rows = page.items.into_iter().map(|item| row(item, table, zone)).collect::<Result<_, _>>()?;
+    let total = page.total_count.and_then(|count| count.get().parse().ok());
+    Ok(Page { rows, has_next: page.page_info.has_next_page, total })
 }
 
 /// A row without a readable key fails the page, since nobody can say whose it is.
-fn row(item: &Map<String, Json>, table: &Arc<TableSpec>, zone: Tz) -> Result<Result<Row, BadRow>, String> {
+fn row(item: &RawValue, table: &Arc<TableSpec>, zone: Tz) -> Result<Result<Row, BadRow>, String> {
+    let item: Members<'_> =
+        serde_json::from_str(item.get()).map_err(|error| format!("a row is not an object: {error}"))?;
     let read = |index: usize| {
         let column = &table.columns[index];
-        let json = item.get(&column.name).ok_or_else(|| format!("column {} is missing", column.name))?;
-        value::read(&column.name, column.kind, json, zone).map_err(|error| error.to_string())
+        let raw = item.get(column.name.as_str()).ok_or_else(|| format!("column {} is missing", column.name))?;
+        value::read(&column.name, column.kind, raw, zone).map_err(|error| error.to_string())
     };
-    let key = table
-        .key
-        .iter()
-        .map(|&index| {
-            read(index)?.to_key().ok_or_else(|| format!("key column {} has no value", table.columns[index].name))
-        })
-        .collect::<Result<Vec<_>, String>>()?;
-    let key = RowKey::from_values(key);
-    let values = match (0..table.columns.len()).map(read).collect::<Result<Vec<_>, String>>() {
-        Ok(values) => values,
-        Err(problem) => return Ok(Err(BadRow { key, problem })),
+    let key = key(table, read)?;
+    Ok(match (0..table.columns.len()).map(read).collect::<Result<Vec<_>, String>>() {
+        Ok(values) => {
+            let changed_at = changed_at(table, &values);
+            Ok(Row { table: Arc::clone(table), key, changed_at, values })
+        }
+        Err(problem) => Err(BadRow { key, problem }),
+    })
+}
+
+fn key(table: &TableSpec, read: impl Fn(usize) -> Result<Value, String>) -> Result<RowKey, String> {
+    let part = |&index: &usize| {
+        read(index)?.to_key().ok_or_else(|| format!("key column {} has no value", table.columns[index].name))
     };
-    let changed_at = table.changed_column().and_then(|index| match &values[index] {
+    table.key.iter().map(part).collect::<Result<Vec<_>, String>>().map(RowKey::from_values)
+}
+
+fn changed_at(table: &TableSpec, values: &[Value]) -> Option<crate::domain::SourceTime> {
+    match values.get(table.changed_column()?)? {
         Value::TimestampTz(time) => Some(*time),
         _ => None,
-    });
-    Ok(Ok(Row { table: Arc::clone(table), key, changed_at, values }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Column, ColumnType, DatabaseTime, KeyValue, TableLevel, TableName};
+
+    fn place(part: &str, lines: &[u64]) -> Place {
+        let column = |name: &str, kind| Column { name: name.into(), sql_name: name.into(), kind };
+        let table = TableSpec {
+            name: TableName::new("Product").unwrap(),
+            field: "product".into(),
+            sql_name: "product".into(),
+            level: TableLevel::Company,
+            columns: vec![column("no", ColumnType::Integer), column("name", ColumnType::Text)],
+            key: vec![0],
+        };
+        Place { context: "c0".into(), part: part.into(), table: Arc::new(table), lines: lines.into() }
+    }
+
+    fn pages(text: &str) -> Vec<Result<Page, AskError>> {
+        let answer = Answer::parse(text.as_bytes().to_vec(), None, DatabaseTime::default()).unwrap();
+        read(&answer, &[place("t0", &[3, 6]), place("t1", &[4, 7])], chrono_tz::UTC)
+    }
+
+    fn part(items: &str) -> String {
+        format!(r#"{{"pageInfo":{{"hasNextPage":false}},"items":{items}}}"#)
+    }
+
+    #[test]
+    fn rows_are_read_and_bad_values_are_their_row_s_alone() {
+        let items = r#"[{"no":1,"name":"a\"b"},{"no":2,"name":"\ud800"},{"name":null,"no":3}]"#;
+        let pages = pages(&format!(r#"{{"data":{{"c0":{{"t0":{},"t1":{}}}}}}}"#, part(items), part("[]")));
+        let rows = &pages[0].as_ref().unwrap().rows;
+        assert_eq!(rows[0].as_ref().unwrap().values, [Value::Int(1), Value::Text("a\"b".into())]);
+        assert_eq!(rows[1].as_ref().unwrap_err().key, RowKey::from_values(vec![KeyValue::Int(2)]));
+        assert_eq!(rows[2].as_ref().unwrap().values[1], Value::Null);
+        assert!(pages[1].as_ref().unwrap().rows.is_empty());
+    }
+
+    #[test]
+    fn an_error_with_a_path_is_its_part_s_alone() {
+        let text = format!(
+            r#"{{"errors":[{{"message":"m","path":["c0","t1"]}}],"data":{{"c0":{{"t0":{},"t1":null}}}}}}"#,
+            part("[]")
+        );
+        assert!(matches!(&pages(&text)[..], [Ok(_), Err(AskError::Graphql(_))]));
+    }
+
+    #[test]
+    fn an_error_with_a_line_leaves_the_other_tables_unanswered() {
+        let text = r#"{"errors":[{"message":"m","locations":[{"line":7,"column":3}]}]}"#;
+        assert!(matches!(&pages(text)[..], [Err(AskError::Unanswered), Err(AskError::Graphql(_))]));
+        let elsewhere = r#"{"errors":[{"message":"m","locations":[{"line":1,"column":3}]}]}"#;
+        assert!(matches!(&pages(elsewhere)[..], [Err(AskError::Graphql(_)), Err(AskError::Graphql(_))]));
+    }
+
+    #[test]
+    fn nothing_but_the_shape_that_was_asked_for_is_an_answer() {
+        for branch in
+            ["null", "[]", "{}", r#"{"items":[],"pageInfo":{}}"#, r#"{"items":null,"pageInfo":{"hasNextPage":false}}"#]
+        {
+            let text = format!(r#"{{"data":{{"c0":{{"t0":{branch},"t1":{}}}}}}}"#, part("[5]"));
+            assert!(pages(&text).iter().all(|page| matches!(page, Err(AskError::Shape(_)))), "{branch}");
+        }
+        assert!(pages(r#"{"data":{"c0":5}}"#).iter().all(|page| matches!(page, Err(AskError::Shape(_)))));
+    }
+    #[test]
+    fn an_answer_that_is_cut_anywhere_is_refused_or_read() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/answer");
+        for file in std::fs::read_dir(folder).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            for end in 0..=bytes.len() {
+                _ = crate::upstream::read_answer(&bytes[..end], &place("t0", &[]).table);
+            }
+        }
+    }
 }

@@ -4,12 +4,15 @@
 //! network does in between, no 60 s can contain more requests than there are slots. A request whose process was
 //! killed keeps its slot as if it had run for the longest time a request may take.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use sqlx::{PgPool, Row};
 
 use super::UpstreamError;
-use crate::domain::{Tenant, Time};
+use crate::domain::{DatabaseTime, Tenant};
 
 /// After this a request is over, even if nobody said so. Longer than the client's own time-out.
 const HOLD: Duration = Duration::from_secs(75);
@@ -19,13 +22,16 @@ const POLL_MAX: Duration = Duration::from_secs(1);
 const LIVE_SHARE: u32 = 5;
 /// One in so many is out of reach for live work while walks want any, so that they never starve.
 const WALK_FLOOR: u32 = 20;
+/// How long a count of used slots is good enough.
+const USED_HOLDS: Duration = Duration::from_millis(200);
 
-/// Who asks: live work may use the whole budget but for the walks' floor, walks leave a share of it free.
+/// Whose share of the budget a request uses: live work may use all of it but for the walks' floor, walks leave a share
+/// of it free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lane {
-    /// Notifications.
+pub enum Share {
+    /// Notifications, and whatever they wait for.
     Live,
-    /// Metadata, first loads, sweeps and walks.
+    /// First loads, sweeps and walks.
     Background,
 }
 
@@ -35,6 +41,7 @@ pub struct Budget {
     pool: PgPool,
     requests_per_minute: u32,
     in_flight_max: u32,
+    used: Arc<Mutex<Option<(Instant, u32)>>>,
 }
 
 /// One granted request. Give it back with [`Permit::finish`].
@@ -44,7 +51,7 @@ pub(super) struct Permit {
     pool: PgPool,
     slot: i32,
     /// When it was granted, by the database's clock: the start of the request.
-    pub(super) started_at: Time,
+    pub(super) started_at: DatabaseTime,
 }
 
 impl Budget {
@@ -55,7 +62,7 @@ impl Budget {
             .execute(&pool)
             .await
             .map_err(UpstreamError::Budget)?;
-        Ok(Self { pool, requests_per_minute, in_flight_max })
+        Ok(Self { pool, requests_per_minute, in_flight_max, used: Arc::default() })
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -63,10 +70,10 @@ impl Budget {
     }
 
     /// Waits until a request for these tenants may be sent.
-    pub(super) async fn acquire(&self, tenants: &[Tenant], lane: Lane) -> Result<Permit, UpstreamError> {
+    pub(super) async fn acquire(&self, tenants: &[Tenant], share: Share) -> Result<Permit, UpstreamError> {
         let names: Vec<_> = tenants.iter().map(ToString::to_string).collect();
         loop {
-            let wait = match self.try_acquire(&names, lane).await? {
+            let wait = match self.try_acquire(&names, share).await? {
                 Ok(permit) => return Ok(permit),
                 Err(wait) => wait,
             };
@@ -74,12 +81,15 @@ impl Budget {
         }
     }
 
-    async fn try_acquire(&self, tenants: &[String], lane: Lane) -> Result<Result<Permit, Duration>, UpstreamError> {
-        let granted = "select * from nxt_mirror.grant_request($1, $2, $3, $4, $5, $6, make_interval(secs => $7))";
-        let row = sqlx::query(granted)
+    async fn try_acquire(&self, tenants: &[String], share: Share) -> Result<Result<Permit, Duration>, UpstreamError> {
+        let granted = sqlx::query(
+            "select granted_slot, granted_at, wait_seconds
+               from nxt_mirror.grant_request($1, $2, $3, $4, $5, $6, make_interval(secs => $7))",
+        );
+        let row = granted
             .bind(clamp(self.requests_per_minute))
             .bind(clamp(self.in_flight_max))
-            .bind(lane == Lane::Background)
+            .bind(share == Share::Background)
             .bind(clamp(self.requests_per_minute / LIVE_SHARE))
             .bind(clamp(self.requests_per_minute / WALK_FLOOR))
             .bind(tenants)
@@ -97,12 +107,21 @@ impl Budget {
         Ok(granted.map_err(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(POLL_MAX)))
     }
 
-    /// Whether less than half of the budget is in use, by all replicas together.
-    pub(super) async fn has_headroom(&self) -> Result<bool, sqlx::Error> {
-        sqlx::query_scalar("select count(*) * 2 < $1 from nxt_mirror.api_slot where free_at > clock_timestamp()")
-            .bind(clamp(self.requests_per_minute))
-            .fetch_one(&self.pool)
-            .await
+    /// Requests that may be sent in any 60 seconds, by all replicas together.
+    pub fn per_minute(&self) -> u32 {
+        self.requests_per_minute
+    }
+
+    /// Slots in use now, by all replicas together. Asks the database at most five times a second.
+    pub async fn used(&self) -> Result<u32, sqlx::Error> {
+        let known = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, used)) = known.filter(|(at, _)| at.elapsed() < USED_HOLDS) {
+            return Ok(used);
+        }
+        let asked_at = Instant::now();
+        let used = used(&self.pool).await?;
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked_at, used));
+        Ok(used)
     }
 
     /// Nobody sends anything for this long, in no replica.
@@ -117,6 +136,14 @@ impl Budget {
         .map_err(UpstreamError::Budget)?;
         Ok(())
     }
+}
+
+/// Slots in use now, by all replicas together.
+pub async fn used(pool: &PgPool) -> Result<u32, sqlx::Error> {
+    let used: i64 = sqlx::query_scalar("select count(*) from nxt_mirror.api_slot where free_at > clock_timestamp()")
+        .fetch_one(pool)
+        .await?;
+    Ok(u32::try_from(used).unwrap_or(u32::MAX))
 }
 
 impl Permit {

@@ -1,34 +1,35 @@
-//! One request to the API, from permit to parsed JSON.
+//! One request to the API: token, permit, exchange.
 
 use std::{sync::Arc, time::Duration};
 
-use reqwest::{Client, Response, StatusCode, header, redirect};
+use reqwest::{Client, header, redirect};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sqlx::PgPool;
 use url::Url;
 
 use super::{
-    Budget, GraphqlError, Lane, UpstreamError,
+    Budget, Share, UpstreamError, diagnose,
+    envelope::Answer,
+    http::{self, broken},
+    memory::AnswerMemory,
     outage::Watch,
-    retry::{Remedy, remedy},
     token::TokenCache,
+    width::Widths,
 };
 use crate::{
     config::UpstreamSettings,
-    domain::{Tenant, Time},
+    domain::{DatabaseTime, Owner, Tenant},
     failpoint::Failpoint,
-    telemetry::Metrics,
+    telemetry::{Metrics, chain},
 };
 
 /// The API cuts synchronous requests at 59 s (release note 2023-12-07). Waiting a little longer lets it end them,
 /// since a request that its client abandons keeps its place for 30 minutes (rate limit documentation).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(65);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are read.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The API, as this daemon uses it.
+/// The API, as this daemon uses it. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     http: Client,
@@ -36,43 +37,33 @@ pub struct Upstream {
     budget: Budget,
     graphql_url: Url,
     metrics: Arc<Metrics>,
+    memory: Arc<AnswerMemory>,
+    pub(super) widths: Arc<Widths>,
     pub(super) watch: Arc<Watch>,
     /// How timestamps without a zone are read.
     pub(super) timezone: chrono_tz::Tz,
 }
 
-/// A GraphQL answer, its errors not yet weighed.
-#[derive(Debug)]
-pub(super) struct Answer {
-    /// Start of the request.
-    pub(super) started_at: Time,
-    /// `data`, empty when null or absent.
-    pub(super) data: Map<String, Value>,
-    /// `errors`.
-    pub(super) errors: Vec<GraphqlError>,
-}
-
 impl Upstream {
     /// A client. Sends nothing yet.
     pub fn new(settings: &UpstreamSettings, budget: Budget, metrics: Arc<Metrics>) -> Result<Self, UpstreamError> {
-        // The process may have a provider already; either is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = Client::builder()
-            .user_agent(concat!("nxt-mirror/", env!("CARGO_PKG_VERSION")))
-            .timeout(REQUEST_TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(redirect::Policy::none())
-            .build()
-            .map_err(UpstreamError::Transport)?;
+        let http = http_client()?;
         Ok(Self {
+            token: Arc::new(TokenCache::new(settings.clone(), http.clone())),
             http,
-            token: Arc::new(TokenCache::new(settings.clone())),
             budget,
             graphql_url: settings.graphql_url.clone(),
             metrics,
+            memory: Arc::default(),
+            widths: Arc::default(),
             watch: Arc::default(),
             timezone: settings.timezone,
         })
+    }
+
+    /// What it may spend.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -84,43 +75,62 @@ impl Upstream {
         self.budget.pool()
     }
 
-    /// Whether requests may be spent on something that is only better, not needed.
-    pub async fn has_headroom(&self) -> bool {
-        self.budget.has_headroom().await.unwrap_or(false)
-    }
-
     /// Sends one GraphQL request within the budget. A 401 is tried once more with a new token, as a request of its
     /// own; a 429 pauses all replicas.
-    pub(super) async fn post(&self, tenants: &[Tenant], lane: Lane, body: &Value) -> Result<Answer, UpstreamError> {
+    pub(super) async fn post(&self, tenants: &[Tenant], share: Share, body: &Value) -> Result<Answer, UpstreamError> {
+        self.post_telling(tenants, share, body, &|| {}).await
+    }
+
+    /// As [`Upstream::post`]; tells when the request is sent, after it has waited for the budget.
+    pub(super) async fn post_telling(
+        &self,
+        tenants: &[Tenant],
+        share: Share,
+        body: &Value,
+        on_sent: &(dyn Fn() + Send + Sync),
+    ) -> Result<Answer, UpstreamError> {
         let body = body.to_string();
-        let mut result = self.post_once(tenants, lane, &body).await;
+        let mut result = self.post_once(tenants, share, &body, on_sent).await;
         if matches!(result, Err(UpstreamError::Unauthorized)) {
-            result = self.post_once(tenants, lane, &body).await;
+            result = self.post_once(tenants, share, &body, on_sent).await;
         }
-        if let Err(error @ UpstreamError::Throttled { .. }) = &result
-            && let Remedy::Wait(pause) = remedy(error)
-        {
-            self.budget.pause(pause).await?;
+        if let Err(error) = &result {
+            let diagnosis = diagnose(error);
+            if let (Owner::Api, Some(pause)) = (diagnosis.owner, diagnosis.pause) {
+                self.budget.pause(pause).await?;
+            }
         }
         result
     }
 
-    async fn post_once(&self, tenants: &[Tenant], lane: Lane, body: &str) -> Result<Answer, UpstreamError> {
-        let token = self.token.get(&self.http).await?;
-        let permit = self.budget.acquire(tenants, lane).await?;
+    async fn post_once(
+        &self,
+        tenants: &[Tenant],
+        share: Share,
+        body: &str,
+        on_sent: &(dyn Fn() + Send + Sync),
+    ) -> Result<Answer, UpstreamError> {
+        let token = self.token.get().await?;
+        let permit = self.budget.acquire(tenants, share).await?;
         let started_at = permit.started_at;
         Failpoint::Granted.pass();
+        on_sent();
         let result = self.exchange(&token, body, started_at).await;
         Failpoint::Answered.pass();
         permit.finish().await;
         if matches!(result, Err(UpstreamError::Unauthorized)) {
-            self.token.forget(&token).await;
+            self.token.forget(&token);
         }
         self.metrics.api_requests.with_label_values(&[outcome(&result)]).inc();
         result
     }
 
-    async fn exchange(&self, token: &SecretString, body: &str, started_at: Time) -> Result<Answer, UpstreamError> {
+    async fn exchange(
+        &self,
+        token: &SecretString,
+        body: &str,
+        started_at: DatabaseTime,
+    ) -> Result<Answer, UpstreamError> {
         let response = self
             .http
             .post(self.graphql_url.clone())
@@ -131,70 +141,40 @@ impl Upstream {
             .send()
             .await
             .map_err(broken)?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED => return Err(UpstreamError::Unauthorized),
-            StatusCode::TOO_MANY_REQUESTS => {
-                return Err(UpstreamError::Throttled { retry_after: retry_after(&response) });
+        let trace_id = http::trace_id(&response);
+        let result = http::read_answer(response, self.memory.reserve(), started_at).await;
+        log_trace(&result, trace_id.as_deref());
+        result
+    }
+}
+
+fn http_client() -> Result<Client, UpstreamError> {
+    // The process may have a provider already; either is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(concat!("nxt-mirror/", env!("CARGO_PKG_VERSION")))
+        .timeout(REQUEST_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(redirect::Policy::none())
+        .build()
+        .map_err(UpstreamError::Transport)
+}
+
+/// Says which trace to give to Visma's support. The failure itself is handled, and logged, further up.
+fn log_trace(result: &Result<Answer, UpstreamError>, header: Option<&str>) {
+    match result {
+        Ok(answer) => {
+            let trace_id = answer.trace_id.as_deref().or(header);
+            if let (Some(error), Some(trace_id)) = (answer.errors.first(), trace_id) {
+                tracing::info!(trace.id = trace_id, %error, "the API reports an error; its trace is {trace_id}");
             }
-            // GraphQL servers may answer an invalid request with 400 and the usual body.
-            StatusCode::BAD_REQUEST => {}
-            other => return Err(UpstreamError::Status(other.as_u16())),
         }
-        let status = response.status();
-        let bytes = read_limited(response, ANSWER_BYTES_MAX).await?;
-        match parse(&bytes, started_at) {
-            Err(_) if status != StatusCode::OK => Err(UpstreamError::Status(status.as_u16())),
-            parsed => parsed,
+        Err(error) => {
+            if let Some(trace_id) = header {
+                tracing::info!(trace.id = trace_id, error = %chain(error), "a request failed; its trace is {trace_id}");
+            }
         }
     }
-}
-
-/// Reads a body up to a size.
-pub(super) async fn read_limited(mut response: Response, bytes_max: usize) -> Result<Vec<u8>, UpstreamError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(broken)? {
-        if body.len() + chunk.len() > bytes_max {
-            return Err(UpstreamError::TooLarge(bytes_max));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-pub(super) fn parse(bytes: &[u8], started_at: Time) -> Result<Answer, UpstreamError> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| UpstreamError::NotJson(error.to_string()))?;
-    let Value::Object(mut fields) = value else {
-        return Err(UpstreamError::Shape("not a JSON object".into()));
-    };
-    let errors = match fields.get("errors") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(entries)) => entries.iter().map(GraphqlError::read).collect(),
-        Some(_) => return Err(UpstreamError::Shape("errors is not a list".into())),
-    };
-    let data = match fields.remove("data") {
-        None | Some(Value::Null) if errors.is_empty() => {
-            return Err(UpstreamError::Shape("neither data nor errors".into()));
-        }
-        None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(data)) => data,
-        Some(_) => return Err(UpstreamError::Shape("data is not an object".into())),
-    };
-    Ok(Answer { started_at, data, errors })
-}
-
-fn broken(error: reqwest::Error) -> UpstreamError {
-    if error.is_timeout() && !error.is_connect() {
-        UpstreamError::TimedOut
-    } else {
-        UpstreamError::Transport(error.without_url())
-    }
-}
-
-/// Seconds, the form that gateways use; a date is not understood and counts as none.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 fn outcome(result: &Result<Answer, UpstreamError>) -> &'static str {

@@ -13,6 +13,8 @@ pub struct GraphqlError {
     pub codes: Vec<String>,
     /// Aliases from the root to the failed field; empty when the error names none.
     pub path: Vec<String>,
+    /// Lines of the query that it concerns, counted from 1; empty when the error names none.
+    pub lines: Vec<u64>,
 }
 
 impl GraphqlError {
@@ -24,7 +26,8 @@ impl GraphqlError {
         let mut codes = list(&extensions["codes"]);
         codes.extend(text(&extensions["code"]).filter(|code| !codes.contains(code)));
         let message = entry["message"].as_str().unwrap_or("an error without a message");
-        Self { message: message.chars().take(500).collect(), codes, path: list(&entry["path"]) }
+        let lines = entry["locations"].as_array().into_iter().flatten().filter_map(|place| place["line"].as_u64());
+        Self { message: message.chars().take(500).collect(), codes, path: list(&entry["path"]), lines: lines.collect() }
     }
 
     /// Whether it carries this code.
@@ -76,6 +79,9 @@ pub enum UpstreamError {
     /// Errors that concern the whole request.
     #[error("the API reports: {}", list(.0))]
     Graphql(Vec<GraphqlError>),
+    /// Nothing was sent, because the API was found to be away and has not answered a probe since.
+    #[error("the API is away")]
+    Away,
     /// No access token.
     #[error("no access token: {0}")]
     Token(String),

@@ -50,8 +50,8 @@ pub(super) fn through(table: &TableSpec, key: &RowKey) -> Value {
     bounded(table, key, ["_lt", "_lte"], "_lte")
 }
 
-/// Rows on one side of a key: `operators` compare a column that is not the key's last and the last one. The bound on the
-/// first column alone is implied by the rest; it is there so that the source need not look beyond it.
+/// Rows on one side of a key: `operators` compare a column that is not the key's last and the last one. The bound on
+/// the first column alone is implied by the rest; it is there so that the source need not look beyond it.
 fn bounded(table: &TableSpec, key: &RowKey, operators: [&str; 2], first: &str) -> Value {
     let columns: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
     let mut terms = Vec::with_capacity(columns.len());

@@ -1,43 +1,52 @@
 //! The outbound edge: everything that is asked of Visma.
 //!
-//! * [`Upstream::fetch`] asks for rows by key, many tables and tenants in one request;
-//! * [`Catalog`] knows what the tables look like;
-//! * every request passes the budget that all replicas share, carries a cached token, and is read with suspicion.
+//! * [`Upstream::fetch`] asks for rows by key, many tables and tenants in one request; [`Upstream::fetch_apart`] for
+//!   rows that failed together, each by itself; [`Upstream::page`] for a whole table, page by page;
+//! * [`Catalogue`] knows what the tables look like;
+//! * [`diagnose`] says whose a failure is, [`Upstream::examine`] does after a probe;
+//! * every request passes the budget that all replicas share, carries a cached token, and is read with suspicion and
+//!   within a bound of memory.
 
 mod answer;
+mod apart;
 mod budget;
-mod catalog;
+mod catalogue;
 mod client;
 mod describe;
+mod diagnosis;
+mod envelope;
 mod error;
 mod fetch;
 mod filter;
+mod http;
+mod memory;
 mod outage;
 mod page;
+mod probe;
 mod queries;
 mod request;
-mod retry;
 mod token;
 mod value;
+mod width;
 
-pub use budget::{Budget, Lane};
-pub use catalog::{Catalog, CatalogError};
+pub use answer::AskError;
+pub use apart::APART_MAX;
+pub use budget::{Budget, Share, used};
+pub use catalogue::{CatalogError, Catalogue};
 pub use client::Upstream;
+pub use diagnosis::{diagnose, diagnose_part};
 pub use error::{GraphqlError, UpstreamError};
-pub use fetch::{Ask, AskError, KeySight, Sighting};
+pub use fetch::{Ask, Sight};
 pub use outage::Outage;
 pub use page::{ChangesAsk, PageAsk, TablePage};
 pub use queries::Company;
-pub use retry::{Remedy, remedy};
 
 /// The rows of one table in an answer's bytes.
 #[cfg(any(test, fuzzing))]
 pub fn read_answer(bytes: &[u8], table: &std::sync::Arc<crate::domain::TableSpec>) -> Option<Vec<crate::domain::Row>> {
-    let answer = client::parse(bytes, crate::domain::Time::default()).ok()?;
-    let place = answer::Place { context: "c0".into(), part: "t0".into(), table: std::sync::Arc::clone(table) };
-    let page = answer::read(answer, &[place], chrono_tz::UTC).pop()?.ok()?;
+    let answer = envelope::Answer::parse(bytes.to_vec(), None, crate::domain::DatabaseTime::default()).ok()?;
+    let place =
+        answer::Place { context: "c0".into(), part: "t0".into(), table: std::sync::Arc::clone(table), lines: vec![] };
+    let page = answer::read(&answer, &[place], chrono_tz::UTC).pop()?.ok()?;
     Some(page.rows.into_iter().flatten().collect())
 }
-
-/// GraphQL code of a request refused because too many of the same company are under way.
-const TOO_MANY_IN_PROGRESS: &str = "OUTSTANDING_LIMIT_EXCEEDED";

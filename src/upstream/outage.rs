@@ -5,19 +5,23 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::PgPool;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
-use super::{Remedy, Upstream, UpstreamError, remedy};
-use crate::{domain::Time, telemetry::chain};
+use super::{Upstream, UpstreamError, diagnose};
+use crate::{
+    domain::{DatabaseTime, Diagnosis, Owner, backoff},
+    telemetry::chain,
+};
 
 /// Between the first failure and the first probe; doubles up to [`PROBE_PAUSE_MAX`].
 const PROBE_PAUSE_MIN: Duration = Duration::from_millis(500);
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// What nobody has seen for so long is over: a probe may take a minute, and comes again half a minute later.
+/// An outage counts as over when nobody has noted it for so long: a probe may take a minute, and the next one follows
+/// half a minute later.
 const NOTED_WITHIN: Duration = Duration::from_secs(180);
 
 /// What one daemon knows of the API's availability.
@@ -25,6 +29,9 @@ const NOTED_WITHIN: Duration = Duration::from_secs(180);
 pub(super) struct Watch {
     is_away: AtomicBool,
     noticed: Notify,
+    /// When the last probe after a failure ended, and whether the API answered. Held by the one who probes, so that
+    /// those who fail together share one probe.
+    probed: Mutex<Option<(Instant, bool)>>,
 }
 
 impl Watch {
@@ -38,7 +45,7 @@ impl Watch {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
 pub struct Outage {
     /// When it was first noticed.
-    pub since: Time,
+    pub since: DatabaseTime,
     /// What the last probe came to.
     pub reason: String,
 }
@@ -83,25 +90,42 @@ impl Upstream {
         self.watch.is_away.load(Ordering::SeqCst)
     }
 
+    /// The diagnosis of a failed request, after a probe where the failure leaves open whether the API is away. When the
+    /// API answers others, the failure is the target's.
+    pub async fn examine(&self, error: &UpstreamError) -> Diagnosis {
+        let diagnosis = diagnose(error);
+        if is_perhaps_away(&diagnosis) && self.answers_after(error).await {
+            return Diagnosis { owner: Owner::Target, ..diagnosis };
+        }
+        diagnosis
+    }
+
     /// Whether the API still answers after this failure of a request. When it does not, it counts as away from now on.
     pub async fn answers_after(&self, error: &UpstreamError) -> bool {
-        if !matches!(remedy(error), Remedy::Probe) {
-            return true;
+        match diagnose(error) {
+            // Without its database the daemon cannot ask at all, which says nothing of the API.
+            Diagnosis { owner: Owner::Database, .. } => false,
+            diagnosis if is_perhaps_away(&diagnosis) => !self.is_away() && self.answers_now().await,
+            _ => true,
         }
-        // Without its database the daemon cannot ask at all, which says nothing of the API.
-        if self.is_away() || matches!(error, UpstreamError::Budget(_)) {
-            return false;
+    }
+
+    async fn answers_now(&self) -> bool {
+        let asked_at = Instant::now();
+        let mut probed = self.watch.probed.lock().await;
+        if let Some((_, answers)) = probed.filter(|(at, _)| *at >= asked_at) {
+            return answers;
         }
-        match self.probe().await {
-            Ok(()) => true,
-            Err(error) => {
-                // One that asks for patience is there.
-                if !matches!(remedy(&error), Remedy::Wait(_)) && !matches!(error, UpstreamError::Budget(_)) {
-                    self.leave(&error).await;
-                }
-                false
+        let result = self.probe().await;
+        if let Err(error) = &result {
+            let diagnosis = diagnose(error);
+            // An API that asks for patience is there.
+            if diagnosis.pause.is_none() && diagnosis.owner != Owner::Database {
+                self.leave(error).await;
             }
         }
+        *probed = Some((Instant::now(), result.is_ok()));
+        result.is_ok()
     }
 
     /// Probes once whether an API that was away is back.
@@ -118,8 +142,8 @@ impl Upstream {
         }
     }
 
-    /// Watches over outages, for ever: whenever the API is away, probes until it is back, then calls `on_return`. Begins
-    /// with the outage that another replica or an earlier run has noted, if there is one.
+    /// Watches over outages, for ever: whenever the API is away, probes until it is back, then calls `on_return`.
+    /// Begins with the outage that another replica or an earlier run has noted, if there is one.
     pub async fn watch_outages(&self, on_return: impl Fn()) {
         if matches!(Outage::current(self.pool()).await, Ok(Some(_))) && !self.is_back().await {
             self.watch.set(true);
@@ -129,10 +153,11 @@ impl Upstream {
             if !self.is_away() {
                 noticed.await;
             }
-            let mut pause = PROBE_PAUSE_MIN;
-            while self.is_away() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PROBE_PAUSE_MAX);
+            for failures in 1.. {
+                if !self.is_away() {
+                    break;
+                }
+                tokio::time::sleep(backoff(failures, PROBE_PAUSE_MIN, PROBE_PAUSE_MAX)).await;
                 self.is_back().await;
             }
             on_return();
@@ -161,4 +186,9 @@ impl Upstream {
             tracing::warn!(%error, "the outage is not noted");
         }
     }
+}
+
+/// Whether only a probe can tell if the API is there.
+fn is_perhaps_away(diagnosis: &Diagnosis) -> bool {
+    diagnosis.owner == Owner::Api && diagnosis.pause.is_none()
 }

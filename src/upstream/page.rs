@@ -5,12 +5,13 @@ use std::{fmt::Write, sync::Arc};
 use serde_json::{Map, Value, json};
 
 use super::{
-    AskError, Lane, Upstream, UpstreamError,
+    AskError, Share, Upstream, UpstreamError,
     answer::{self, Page, Place},
+    envelope::Answer,
     filter,
-    request::{PartOf, Request, fragment},
+    request::{PartOf, Request, context_field, fragment},
 };
-use crate::domain::{Row, RowKey, TableSpec, Tenant, Time};
+use crate::domain::{DatabaseTime, Row, RowKey, SourceTime, TableSpec, Tenant};
 
 /// Which rows of a table to ask for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,7 +21,7 @@ pub struct PageAsk<'a> {
     /// Rows up to this key and with it.
     pub through: Option<&'a RowKey>,
     /// Rows changed after this moment.
-    pub changed_since: Option<Time>,
+    pub changed_since: Option<SourceTime>,
     /// Rows to leave out at the beginning.
     pub skip: usize,
     /// Rows at most.
@@ -37,14 +38,14 @@ pub struct ChangesAsk<'a> {
     /// Of which table, one with a change time.
     pub table: &'a Arc<TableSpec>,
     /// Rows changed after this moment.
-    pub since: Time,
+    pub since: SourceTime,
 }
 
 /// Some rows of a table, in the source's order.
 #[derive(Debug)]
 pub struct TablePage {
     /// Start of the request, by the database's clock.
-    pub started_at: Time,
+    pub started_at: DatabaseTime,
     /// The rows that can be read.
     pub rows: Vec<Row>,
     /// Keys of rows with a value that cannot be read, and why.
@@ -58,7 +59,7 @@ pub struct TablePage {
 }
 
 impl TablePage {
-    fn new(started_at: Time, page: Page) -> Result<Self, AskError> {
+    fn new(started_at: DatabaseTime, page: Page) -> Result<Self, AskError> {
         if page.has_next && page.rows.is_empty() {
             return Err(AskError::Shape("a page promises more rows but brings none".into()));
         }
@@ -82,7 +83,9 @@ impl Upstream {
         table: &Arc<TableSpec>,
         ask: PageAsk<'_>,
     ) -> Result<Result<TablePage, AskError>, UpstreamError> {
-        let (started_at, page) = self.ask_page(tenant, table, ask).await?;
+        let answer = self.ask_page(tenant, table, ask).await?;
+        let started_at = answer.started_at;
+        let page = self.read_pages(answer, &[only_place(table)]).pop().expect("one place gives one page");
         Ok(page.and_then(|page| TablePage::new(started_at, page)))
     }
 
@@ -97,9 +100,9 @@ impl Upstream {
             PartOf { tenant: ask.tenant, table: ask.table, filter: self.page_filter(ask.table, &changed), rows_max }
         });
         let request = Request::build("ChangedRows", parts.collect());
-        let answer = self.post(&request.tenants, Lane::Background, &request.body).await?;
+        let answer = self.post(&request.tenants, Share::Background, &request.body).await?;
         let started_at = answer.started_at;
-        let pages = answer::read(answer, &request.places, self.timezone);
+        let pages = self.read_pages(answer, &request.places);
         Ok(pages.into_iter().map(|page| page.and_then(|page| TablePage::new(started_at, page))).collect())
     }
 
@@ -113,8 +116,22 @@ impl Upstream {
         let columns: Vec<_> = table.key_columns().cloned().collect();
         let keys_alone = Arc::new(TableSpec { key: (0..columns.len()).collect(), columns, ..table.clone() });
         let ask = PageAsk { skip: place, rows_max: 1, ..PageAsk::default() };
-        let (_, page) = self.ask_page(tenant, &keys_alone, ask).await?;
-        Ok(page.map(|page| page.rows.into_iter().next()?.ok().map(|row| row.key)))
+        let answer = self.ask_page(tenant, &keys_alone, ask).await?;
+        let page = answer::read(&answer, &[only_place(&keys_alone)], self.timezone).pop();
+        Ok(page.expect("one place gives one page").map(|page| page.rows.into_iter().next()?.ok().map(|row| row.key)))
+    }
+
+    /// Takes an answer apart and learns how wide its rows are.
+    pub(super) fn read_pages(&self, answer: Answer, places: &[Place]) -> Vec<Result<Page, AskError>> {
+        let pages = answer::read(&answer, places, self.timezone);
+        // What was read from it is enough.
+        drop(answer);
+        for (place, page) in places.iter().zip(&pages) {
+            if let Ok(page) = page {
+                self.widths.learn(&place.table, page);
+            }
+        }
+        pages
     }
 
     async fn ask_page(
@@ -122,13 +139,9 @@ impl Upstream {
         tenant: Tenant,
         table: &Arc<TableSpec>,
         ask: PageAsk<'_>,
-    ) -> Result<(Time, Result<Page, AskError>), UpstreamError> {
+    ) -> Result<Answer, UpstreamError> {
         let body = request(tenant, table, &ask, &self.page_filter(table, &ask));
-        let answer = self.post(&[tenant], Lane::Background, &body).await?;
-        let started_at = answer.started_at;
-        let place = Place { context: "c0".into(), part: "t0".into(), table: Arc::clone(table) };
-        let page = answer::read(answer, &[place], self.timezone).pop().expect("one place gives one page");
-        Ok((started_at, page))
+        self.post(&[tenant], Share::Background, &body).await
     }
 
     fn page_filter(&self, table: &TableSpec, ask: &PageAsk<'_>) -> Value {
@@ -136,7 +149,8 @@ impl Upstream {
         let up_to = ask.through.map(|key| filter::through(table, key));
         let changed = ask.changed_since.zip(table.changed_column()).map(|(since, column)| {
             // Without an offset, as the API itself writes it.
-            let local = since.with_timezone(&self.timezone).naive_local().format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+            let local =
+                since.utc().with_timezone(&self.timezone).naive_local().format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
             json!({ &table.columns[column].name: { "_gt": local } })
         });
         let mut terms: Vec<Value> = [behind, up_to, changed].into_iter().flatten().collect();
@@ -148,11 +162,12 @@ impl Upstream {
     }
 }
 
+/// Where the rows of a request for one table are.
+fn only_place(table: &Arc<TableSpec>) -> Place {
+    Place { context: "c0".into(), part: "t0".into(), table: Arc::clone(table), lines: vec![] }
+}
+
 fn request(tenant: Tenant, table: &TableSpec, ask: &PageAsk<'_>, filter: &Value) -> Value {
-    let context = match tenant {
-        Tenant::Company(_) => "useCompany",
-        Tenant::Customer(_) => "useCustomer",
-    };
     let order: Vec<String> = table.key_columns().map(|column| format!("{{ {}: ASC }}", column.name)).collect();
     let (mut header, mut arguments, mut variables) = (String::new(), String::new(), Map::new());
     if ask.skip > 0 {
@@ -167,7 +182,8 @@ fn request(tenant: Tenant, table: &TableSpec, ask: &PageAsk<'_>, filter: &Value)
     }
     let query = format!(
         "query WalkTable($no: Int!, $n: Int{header}) {{ c0: {context}(no: $no) {{ \
-         t0: {field}(first: $n{arguments}, orderBy: [{order}]) {{ {total}pageInfo {{ hasNextPage }} items {{ ...{name}Row }} }} }} }}{fragment}",
+         t0: {field}(first: $n{arguments}, orderBy: [{order}]) {{ {total}pageInfo {{ hasNextPage }} items {{ ...{name}Row }} }} }} }}\n{fragment}",
+        context = context_field(tenant),
         name = table.name,
         field = table.field,
         order = order.join(", "),

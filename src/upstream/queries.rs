@@ -1,9 +1,9 @@
 //! The fixed operations of `graphql/`, typed by graphql_client.
 
 use graphql_client::GraphQLQuery;
-use serde_json::Value;
+use serde_json::json;
 
-use super::{Lane, Upstream, UpstreamError};
+use super::{GraphqlError, Share, Upstream, UpstreamError, answer::members};
 use crate::domain::{ColumnType, TableLevel};
 
 /// `Long` of the API.
@@ -15,6 +15,7 @@ struct Tables;
 
 #[derive(GraphQLQuery)]
 #[graphql(schema_path = "graphql/schema.graphql", query_path = "graphql/table_description.graphql")]
+#[expect(dead_code, reason = "only the types of its answer are used, for each alias of one request")]
 struct TableDescription;
 
 #[derive(GraphQLQuery)]
@@ -67,10 +68,13 @@ impl Leaf {
     }
 }
 
+/// The fields of a row type, or `None` when the schema has no such type, or why it cannot be told.
+pub(super) type RowType = Result<Option<Vec<RowField>>, UpstreamError>;
+
 impl Upstream {
     /// The tables of both levels, by the fields of the two context types.
-    pub(super) async fn tables(&self) -> Result<Vec<TableField>, UpstreamError> {
-        let data: tables::ResponseData = self.fixed::<Tables>(tables::Variables {}).await?;
+    pub(super) async fn tables(&self, share: Share) -> Result<Vec<TableField>, UpstreamError> {
+        let data: tables::ResponseData = self.fixed::<Tables>(tables::Variables {}, share).await?;
         let contexts = data.schema.query_type.fields.unwrap_or_default();
         let mut found = Vec::new();
         for context in contexts {
@@ -90,32 +94,28 @@ impl Upstream {
         Ok(found)
     }
 
-    /// The fields of a row type; `None` when the schema has no such type.
-    pub(super) async fn row_fields(&self, row_type: &str) -> Result<Option<Vec<RowField>>, UpstreamError> {
-        use table_description::__TypeKind as Kind;
-        let variables = table_description::Variables { name: row_type.to_owned() };
-        let data: table_description::ResponseData = self.fixed::<TableDescription>(variables).await?;
-        let Some(found) = data.type_ else { return Ok(None) };
-        let leaf = |kind: Kind, name: Option<String>| match kind {
-            Kind::SCALAR => name.map(Leaf::Scalar),
-            Kind::ENUM => Some(Leaf::Enum),
-            _ => None,
+    /// The fields of several row types, in one request: of each, or `None` when the schema has no such type.
+    pub(super) async fn row_types(&self, names: &[&str], share: Share) -> Result<Vec<RowType>, UpstreamError> {
+        let body = row_types_body(names);
+        let answer = self.post(&[], share, &body).await?;
+        let described = members(answer.data());
+        let row_type = |index: usize| {
+            let alias = format!("d{index}");
+            let own: Vec<GraphqlError> =
+                answer.errors.iter().filter(|error| concerns(error, &alias)).cloned().collect();
+            match described.get(alias.as_str()) {
+                _ if !own.is_empty() => Err(UpstreamError::Graphql(own)),
+                Some(raw) => row_fields(raw.get()).map_err(|error| UpstreamError::Shape(error.to_string())),
+                None => Err(UpstreamError::Shape("a description is missing".into())),
+            }
         };
-        let fields = found.fields.unwrap_or_default().into_iter().map(|field| {
-            let type_ = field.type_;
-            let leaf = match (type_.kind, type_.of_type) {
-                (Kind::NON_NULL, Some(inner)) => leaf(inner.kind, inner.name),
-                (kind, _) => leaf(kind, type_.name),
-            };
-            RowField { name: field.name, description: field.description.unwrap_or_default(), leaf }
-        });
-        Ok(Some(fields.collect()))
+        Ok((0..names.len()).map(row_type).collect())
     }
 
     /// The companies that the service may see.
     pub async fn available_companies(&self) -> Result<Vec<Company>, UpstreamError> {
         let data: available_companies::ResponseData =
-            self.fixed::<AvailableCompanies>(available_companies::Variables {}).await?;
+            self.fixed::<AvailableCompanies>(available_companies::Variables {}, Share::Background).await?;
         let items = data.available_companies.and_then(|companies| companies.items).unwrap_or_default();
         Ok(items
             .into_iter()
@@ -131,13 +131,85 @@ impl Upstream {
     }
 
     /// Sends a fixed operation. Any error fails it: half a description is none.
-    async fn fixed<Q: GraphQLQuery>(&self, variables: Q::Variables) -> Result<Q::ResponseData, UpstreamError> {
+    async fn fixed<Q: GraphQLQuery>(
+        &self,
+        variables: Q::Variables,
+        share: Share,
+    ) -> Result<Q::ResponseData, UpstreamError> {
         let body = serde_json::to_value(Q::build_query(variables))
             .map_err(|error| UpstreamError::Shape(format!("the operation cannot be written: {error}")))?;
-        let answer = self.post(&[], Lane::Background, &body).await?;
-        if !answer.errors.is_empty() {
-            return Err(UpstreamError::Graphql(answer.errors));
-        }
-        serde_json::from_value(Value::Object(answer.data)).map_err(|error| UpstreamError::Shape(error.to_string()))
+        self.post(&[], share, &body).await?.into_data()
+    }
+}
+
+/// [`TableDescription`] for several types, each under an alias of its own.
+fn row_types_body(names: &[&str]) -> serde_json::Value {
+    let numbers = 0..names.len();
+    let header: Vec<String> = numbers.clone().map(|index| format!("$n{index}: String!")).collect();
+    let types: String =
+        numbers.clone().map(|index| format!("d{index}: __type(name: $n{index}) {{ ...Columns }}\n")).collect();
+    let query = format!(
+        "query TableDescriptions({}) {{\n{types}}}\n\
+         fragment Columns on __Type {{ name description fields(includeDeprecated: true) {{ \
+         name description type {{ kind name ofType {{ kind name }} }} }} }}",
+        header.join(", "),
+    );
+    let variables: serde_json::Map<_, _> =
+        numbers.zip(names).map(|(index, name)| (format!("n{index}"), json!(name))).collect();
+    json!({ "query": query, "variables": variables, "operationName": "TableDescriptions" })
+}
+
+/// Whether an error is about this alias: it names it, or none.
+fn concerns(error: &GraphqlError, alias: &str) -> bool {
+    error.path.first().is_none_or(|first| first == alias)
+}
+
+/// Reads the answer of one alias.
+fn row_fields(description: &str) -> Result<Option<Vec<RowField>>, serde_json::Error> {
+    let found: Option<table_description::TableDescriptionType> = serde_json::from_str(description)?;
+    let fields = found.map(|found| found.fields.unwrap_or_default());
+    Ok(fields.map(|fields| fields.into_iter().map(row_field).collect()))
+}
+
+fn row_field(field: table_description::TableDescriptionTypeFields) -> RowField {
+    use table_description::__TypeKind as Kind;
+    let leaf = |kind: Kind, name: Option<String>| match kind {
+        Kind::SCALAR => name.map(Leaf::Scalar),
+        Kind::ENUM => Some(Leaf::Enum),
+        _ => None,
+    };
+    let leaf = match (field.type_.kind, field.type_.of_type) {
+        (Kind::NON_NULL, Some(inner)) => leaf(inner.kind, inner.name),
+        (kind, _) => leaf(kind, field.type_.name),
+    };
+    RowField { name: field.name, description: field.description.unwrap_or_default(), leaf }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_has_an_alias_and_a_variable() {
+        let body = row_types_body(&["Order", "Text"]);
+        let query = body["query"].as_str().unwrap();
+        assert!(
+            query.starts_with("query TableDescriptions($n0: String!, $n1: String!) {\nd0: __type(name: $n0)"),
+            "{query}"
+        );
+        assert_eq!(body["variables"], json!({ "n0": "Order", "n1": "Text" }));
+    }
+
+    #[test]
+    fn a_type_that_the_schema_lacks_is_told_from_one_without_fields() {
+        assert_eq!(row_fields("null").unwrap(), None);
+        assert_eq!(row_fields(r#"{"name":"T","fields":null}"#).unwrap(), Some(vec![]));
+        assert!(row_fields("5").is_err());
+        let field = r#"{"fields":[{"name":"no","type":{"kind":"NON_NULL","name":null,"ofType":{"kind":"SCALAR","name":"Int"}}}]}"#;
+        let leaf = Some(Leaf::Scalar("Int".into()));
+        assert_eq!(
+            row_fields(field).unwrap(),
+            Some(vec![RowField { name: "no".into(), description: String::new(), leaf }])
+        );
     }
 }

@@ -1,15 +1,18 @@
 //! How far a walk has come, range by range.
+//!
+//! Several processes may walk one table, a command beside the daemon for example: they share one walk. Each step names
+//! the walk it belongs to, and whoever finds it gone was overtaken.
 
-use sqlx::{PgConnection, PgPool, types::Uuid};
-
-use super::{Target, ranges::Range};
-use crate::{
-    domain::{KeyValue, RowKey, Time},
-    mirror::WalkId,
+use sqlx::{
+    PgConnection, PgPool,
+    types::{Json, Uuid},
 };
 
-const LOAD: &str = "load";
-const SWEEP: &str = "sweep";
+use super::{WalkError, ranges::Range};
+use crate::{
+    domain::{DatabaseTime, KeyValue, RowKey, TargetId},
+    mirror::WalkId,
+};
 
 /// A walk of a whole table that is under way.
 #[derive(Debug, Clone)]
@@ -22,140 +25,195 @@ pub(super) struct Walk {
     pub(super) ranges: Vec<Range>,
 }
 
-/// Binds the table's identity and the purpose as `$1` to `$4`.
-macro_rules! query {
-    ($kind:ident, $target:expr, $purpose:expr, $sql:expr) => {
-        sqlx::$kind($sql)
-            .bind($target.tenant.kind())
-            .bind($target.tenant.number())
-            .bind($target.table.name.as_str())
-            .bind($purpose)
-    };
+/// A page that is done, of one range.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step<'a> {
+    pub(super) walk: WalkId,
+    pub(super) range_no: i32,
+    pub(super) rows: usize,
+    pub(super) position: Option<&'a RowKey>,
+    pub(super) is_last: bool,
 }
 
-type Columns = (Option<Uuid>, Time, Option<Time>, Option<Time>, i64, Option<i64>);
+#[derive(sqlx::FromRow)]
+struct WalkRow {
+    walk_id: Uuid,
+    started_at: DatabaseTime,
+    finished_before: bool,
+    rows_walked: i64,
+    rows_total: Option<i64>,
+}
 
-/// Takes up a walk that was interrupted, or begins a new one.
-pub(super) async fn begin(pool: &PgPool, target: &Target) -> Result<Walk, sqlx::Error> {
+#[derive(sqlx::FromRow)]
+struct RangeRow {
+    range_no: i32,
+    after_key: Option<serde_json::Value>,
+    through_key: Option<serde_json::Value>,
+    position: Option<serde_json::Value>,
+    finished: bool,
+}
+
+/// Takes up the walk that is under way, or begins a new one; `anew` begins a new one in any case.
+pub(super) async fn begin(pool: &PgPool, target: TargetId, anew: bool) -> Result<Walk, sqlx::Error> {
     let mut transaction = pool.begin().await?;
-    let existing: Option<Columns> = query!(
-        query_as,
-        target,
-        LOAD,
-        "select walk_id, started_at, finished_at, last_finished_at, rows_walked, rows_total from nxt_mirror.checkpoint
-          where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, $4) for update"
-    )
-    .fetch_optional(&mut *transaction)
-    .await?;
-    let finished_before = matches!(existing, Some((_, _, _, Some(_), ..)));
-    if let Some((Some(id), started_at, None, _, rows_walked, rows_total)) = existing {
-        let ranges = ranges(&mut transaction, target).await?;
-        let (rows_walked, rows_total) = (rows_walked.unsigned_abs(), rows_total.map(i64::unsigned_abs));
-        return Ok(Walk { id: WalkId { id, started_at }, finished_before, rows_walked, rows_total, ranges });
+    let is_new = insert(&mut transaction, target, anew).await?;
+    if is_new {
+        write_ranges(&mut transaction, target, &[Range::whole()]).await?;
     }
-    let id = Uuid::new_v4();
-    let started_at: Time = query!(
-        query_scalar,
-        target,
-        LOAD,
-        "insert into nxt_mirror.checkpoint (tenant_kind, tenant_no, table_name, purpose, walk_id, started_at)
-         values ($1, $2, $3, $4, $5, clock_timestamp())
-         on conflict on constraint checkpoint_pkey do update set
-             started_at = excluded.started_at, walk_id = excluded.walk_id, finished_at = null, rows_walked = 0,
-             rows_total = null
-         returning started_at"
-    )
-    .bind(id)
-    .fetch_one(&mut *transaction)
-    .await?;
-    let ranges = vec![Range::whole()];
-    write_ranges(&mut transaction, target, &ranges).await?;
-    sqlx::query(
-        "insert into nxt_mirror.mirrored_tenant (tenant_kind, tenant_no, table_name) values ($1, $2, $3)
-         on conflict do nothing",
-    )
-    .bind(target.tenant.kind())
-    .bind(target.tenant.number())
-    .bind(target.table.name.as_str())
-    .execute(&mut *transaction)
-    .await?;
+    let row = lock(&mut transaction, target).await?;
+    let ranges = ranges(&mut transaction, target).await?;
     transaction.commit().await?;
-    Ok(Walk { id: WalkId { id, started_at }, finished_before, rows_walked: 0, rows_total: None, ranges })
+    Ok(Walk {
+        id: WalkId { id: row.walk_id, started_at: row.started_at },
+        finished_before: row.finished_before,
+        rows_walked: row.rows_walked.unsigned_abs(),
+        rows_total: row.rows_total.map(i64::unsigned_abs),
+        ranges,
+    })
 }
 
-/// The walk goes on in these ranges, in the place of those it had; `rows_total` is what the source counted.
+/// Whether a walk was begun, since none was under way.
+async fn insert(connection: &mut PgConnection, target: TargetId, anew: bool) -> Result<bool, sqlx::Error> {
+    sqlx::query(
+        "insert into nxt_mirror.walk as own (target_id, walk_id, started_at)
+         values ($1, $2, clock_timestamp())
+         on conflict on constraint walk_pkey do update set
+             walk_id = excluded.walk_id, started_at = excluded.started_at, finished_at = null, rows_walked = 0,
+             rows_total = null, note = null
+          where own.finished_at is not null or $3",
+    )
+    .bind(target)
+    .bind(Uuid::new_v4())
+    .bind(anew)
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected() > 0)
+}
+
+async fn lock(connection: &mut PgConnection, target: TargetId) -> Result<WalkRow, sqlx::Error> {
+    sqlx::query_as(
+        "select walk_id, started_at, last_finished_at is not null as finished_before, rows_walked, rows_total
+           from nxt_mirror.walk where target_id = $1 for update",
+    )
+    .bind(target)
+    .fetch_one(connection)
+    .await
+}
+
+/// The walk goes on in these ranges, in the place of the one it had; `rows_total` is what the source counted.
 pub(super) async fn cut(
     connection: &mut PgConnection,
-    target: &Target,
+    target: TargetId,
+    walk: WalkId,
     rows_total: Option<u64>,
     ranges: &[Range],
-) -> Result<(), sqlx::Error> {
-    query!(
-        query,
-        target,
-        LOAD,
-        "update nxt_mirror.checkpoint set rows_total = $5
-          where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, $4)"
+) -> Result<(), WalkError> {
+    let counted = sqlx::query(
+        "update nxt_mirror.walk set rows_total = $3
+          where target_id = $1 and walk_id = $2
+            and (select count(*) from nxt_mirror.walk_range where target_id = $1) = 1",
     )
+    .bind(target)
+    .bind(walk.id)
     .bind(rows_total.map(|total| i64::try_from(total).unwrap_or(i64::MAX)))
     .execute(&mut *connection)
     .await?;
-    write_ranges(connection, target, ranges).await
+    if counted.rows_affected() == 0 {
+        return Err(WalkError::Overtaken);
+    }
+    Ok(write_ranges(connection, target, ranges).await?)
 }
 
-/// Records a page, in the transaction that applies it.
-pub(super) async fn advance(
-    connection: &mut PgConnection,
-    target: &Target,
-    range_no: i32,
-    rows: usize,
-    position: Option<&RowKey>,
-    is_last: bool,
-) -> Result<(), sqlx::Error> {
-    query!(
-        query,
-        target,
-        LOAD,
-        "update nxt_mirror.walk_range set position = coalesce($6, position), finished = $7
-          where (tenant_kind, tenant_no, table_name, purpose, range_no) = ($1, $2, $3, $4, $5)"
+/// Records a page, in the transaction that writes it. The same page twice counts once.
+pub(super) async fn advance(connection: &mut PgConnection, target: TargetId, step: Step<'_>) -> Result<(), WalkError> {
+    if !is_under_way(connection, target, step.walk).await? {
+        return Err(WalkError::Overtaken);
+    }
+    if !move_range(connection, target, step).await? {
+        return Ok(());
+    }
+    sqlx::query("update nxt_mirror.walk set rows_walked = rows_walked + $2 where target_id = $1")
+        .bind(target)
+        .bind(i64::try_from(step.rows).unwrap_or(i64::MAX))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn move_range(connection: &mut PgConnection, target: TargetId, step: Step<'_>) -> Result<bool, sqlx::Error> {
+    sqlx::query(
+        "update nxt_mirror.walk_range set position = coalesce($3, position), finished = $4
+          where target_id = $1 and range_no = $2
+            and (position is distinct from coalesce($3, position) or finished <> $4)",
     )
-    .bind(range_no)
-    .bind(position.map(key_json))
-    .bind(is_last)
-    .execute(&mut *connection)
-    .await?;
-    query!(
-        query,
-        target,
-        LOAD,
-        "update nxt_mirror.checkpoint set rows_walked = rows_walked + $5
-          where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, $4)"
-    )
-    .bind(i64::try_from(rows).unwrap_or(i64::MAX))
+    .bind(target)
+    .bind(step.range_no)
+    .bind(step.position.map(key_json))
+    .bind(step.is_last)
     .execute(connection)
     .await
-    .map(drop)
+    .map(|done| done.rows_affected() > 0)
+}
+
+/// Whether this walk has not come to its end, and stays so until the transaction ends.
+pub(super) async fn is_under_way(
+    connection: &mut PgConnection,
+    target: TargetId,
+    walk: WalkId,
+) -> Result<bool, sqlx::Error> {
+    let found: Option<i32> = sqlx::query_scalar(
+        "select 1 from nxt_mirror.walk
+          where target_id = $1 and walk_id = $2 and finished_at is null
+            for no key update",
+    )
+    .bind(target)
+    .bind(walk.id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
+}
+
+/// Whether this very walk has come to its end.
+pub(super) async fn has_finished(pool: &PgPool, target: TargetId, walk: WalkId) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "select exists (select from nxt_mirror.walk
+                         where target_id = $1 and walk_id = $2 and finished_at is not null)",
+    )
+    .bind(target)
+    .bind(walk.id)
+    .fetch_one(pool)
+    .await
+}
+
+/// How many rows a walk has walked.
+pub(super) async fn rows_walked(connection: &mut PgConnection, target: TargetId) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select rows_walked from nxt_mirror.walk where target_id = $1")
+        .bind(target)
+        .fetch_one(connection)
+        .await
 }
 
 /// The walk has come to the end of the table. `note` says what it could not read.
 pub(super) async fn finish(
     connection: &mut PgConnection,
-    target: &Target,
+    target: TargetId,
     walk: WalkId,
     note: Option<String>,
-) -> Result<(), sqlx::Error> {
-    forget_met(connection, walk).await?;
-    query!(
-        query,
-        target,
-        LOAD,
-        "update nxt_mirror.checkpoint set finished_at = now(), last_finished_at = now(), note = $5
-          where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, $4)"
+) -> Result<(), WalkError> {
+    let finished = sqlx::query(
+        "update nxt_mirror.walk set finished_at = now(), last_finished_at = now(), note = $3
+          where target_id = $1 and walk_id = $2 and finished_at is null",
     )
+    .bind(target)
+    .bind(walk.id)
     .bind(note)
     .execute(&mut *connection)
     .await?;
-    write_ranges(connection, target, &[]).await
+    if finished.rows_affected() == 0 {
+        return Err(WalkError::Overtaken);
+    }
+    write_ranges(connection, target, &[]).await?;
+    Ok(forget_met(connection, walk).await?)
 }
 
 /// Forgets which keys a walk has met.
@@ -164,78 +222,41 @@ pub(super) async fn forget_met(connection: &mut PgConnection, walk: WalkId) -> R
     forget.execute(connection).await.map(drop)
 }
 
-/// Where the last sweep ended; at first, now.
-pub(super) async fn watermark(pool: &PgPool, target: &Target) -> Result<Time, sqlx::Error> {
-    query!(
-        query_scalar,
-        target,
-        SWEEP,
-        "insert into nxt_mirror.checkpoint (tenant_kind, tenant_no, table_name, purpose, started_at)
-         values ($1, $2, $3, $4, clock_timestamp())
-         on conflict on constraint checkpoint_pkey do update set purpose = excluded.purpose
-         returning started_at"
+async fn ranges(connection: &mut PgConnection, target: TargetId) -> Result<Vec<Range>, sqlx::Error> {
+    let rows: Vec<RangeRow> = sqlx::query_as(
+        "select range_no, after_key, through_key, position, finished
+           from nxt_mirror.walk_range where target_id = $1 order by range_no",
     )
-    .fetch_one(pool)
-    .await
-}
-
-/// A sweep has applied everything up to this change.
-pub(super) async fn set_watermark(
-    connection: &mut PgConnection,
-    target: &Target,
-    watermark: Time,
-) -> Result<(), sqlx::Error> {
-    query!(
-        query,
-        target,
-        SWEEP,
-        "update nxt_mirror.checkpoint set started_at = greatest(started_at, $5), last_finished_at = now()
-          where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, $4)"
-    )
-    .bind(watermark)
-    .execute(connection)
-    .await
-    .map(drop)
-}
-
-type RangeColumns = (i32, Option<serde_json::Value>, Option<serde_json::Value>, Option<serde_json::Value>, bool);
-
-async fn ranges(connection: &mut PgConnection, target: &Target) -> Result<Vec<Range>, sqlx::Error> {
-    let rows: Vec<RangeColumns> = query!(
-        query_as,
-        target,
-        LOAD,
-        "select range_no, after_key, through_key, position, finished from nxt_mirror.walk_range
-          where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, $4) order by range_no"
-    )
+    .bind(target)
     .fetch_all(connection)
     .await?;
-    let read = |key: Option<serde_json::Value>| key.map(|key| read_key(&key)).transpose();
-    rows.into_iter()
-        .map(|(no, after, through, position, finished)| {
-            Ok(Range { no, after: read(after)?, through: read(through)?, position: read(position)?, finished })
-        })
-        .collect()
+    rows.into_iter().map(RangeRow::read).collect()
 }
 
-async fn write_ranges(connection: &mut PgConnection, target: &Target, ranges: &[Range]) -> Result<(), sqlx::Error> {
-    query!(
-        query,
-        target,
-        LOAD,
-        "delete from nxt_mirror.walk_range where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, $4)"
-    )
-    .execute(&mut *connection)
-    .await?;
+impl RangeRow {
+    fn read(self) -> Result<Range, sqlx::Error> {
+        let key = |key: Option<serde_json::Value>| key.map(|key| read_key(&key)).transpose();
+        Ok(Range {
+            no: self.range_no,
+            after: key(self.after_key)?,
+            through: key(self.through_key)?,
+            position: key(self.position)?,
+            finished: self.finished,
+        })
+    }
+}
+
+async fn write_ranges(connection: &mut PgConnection, target: TargetId, ranges: &[Range]) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from nxt_mirror.walk_range where target_id = $1")
+        .bind(target)
+        .execute(&mut *connection)
+        .await?;
     for range in ranges {
-        query!(
-            query,
-            target,
-            LOAD,
-            "insert into nxt_mirror.walk_range
-                 (tenant_kind, tenant_no, table_name, purpose, range_no, after_key, through_key, position, finished)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+        sqlx::query(
+            "insert into nxt_mirror.walk_range (target_id, range_no, after_key, through_key, position, finished)
+             values ($1, $2, $3, $4, $5, $6)",
         )
+        .bind(target)
         .bind(range.no)
         .bind(range.after.as_ref().map(key_json))
         .bind(range.through.as_ref().map(key_json))
@@ -247,8 +268,8 @@ async fn write_ranges(connection: &mut PgConnection, target: &Target, ranges: &[
     Ok(())
 }
 
-fn key_json(key: &RowKey) -> sqlx::types::Json<Vec<KeyValue>> {
-    sqlx::types::Json(key.values().to_vec())
+fn key_json(key: &RowKey) -> Json<Vec<KeyValue>> {
+    Json(key.values().to_vec())
 }
 
 fn read_key(json: &serde_json::Value) -> Result<RowKey, sqlx::Error> {

@@ -1,38 +1,43 @@
-//! First load and healing walks, and how both and sweeps write: what a page brings by the rules that live work follows.
+//! Full scans: the load of a table, and its later resyncs.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
-use sqlx::{PgConnection, PgPool};
-use tokio::sync::{Mutex, MutexGuard};
+use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 use super::{
-    Progress, Source, Target, WalkError,
+    Progress, Source, WalkError,
     checkpoint::{self, Walk},
-    ranges::{self, Range, Visitor},
+    error::Recovery,
+    extras,
+    pacer::Pacer,
+    patience::{Patience, Retries},
+    ranges,
+    write::{Job, PageWriter, announced},
 };
 use crate::{
-    domain::{
-        Row, RowHint, RowKey, Time,
-        settle::{self, Action, Known, Look, Next, Sight},
-    },
+    domain::{RowKey, TableSpec, TargetTable},
     failpoint::Failpoint,
-    mirror::{MirrorError, Replica, WalkId},
-    queue::{self, Priority, SyncAction, SyncEntry},
-    upstream::TablePage,
+    mirror::WalkId,
+    queue::{self, Priority},
+    reconcile::Writer,
+    telemetry::chain,
 };
 
-/// Walks tables into the mirror.
+/// Pages that are written at the same time, over all walks of a process, so that connections are left for live work.
+const PAGES_AT_ONCE: usize = 6;
+/// Rows that only the mirror has, marked in one transaction.
+const MARKED_AT_ONCE: usize = 5_000;
+/// Times that a walk is taken up after it could do something about its end.
+const RECOVERIES_MAX: u32 = 3;
+
+/// Walks tables into the mirror. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Loader {
     pub(super) pool: PgPool,
-    pub(super) replica: Replica,
+    pub(super) writer: Writer,
     pub(super) source: Source,
+    pub(super) places: Arc<Semaphore>,
 }
 
 /// What a walk came to.
@@ -46,272 +51,124 @@ pub struct Loaded {
 
 impl Loader {
     /// A loader.
-    pub fn new(pool: PgPool, replica: Replica, source: Source) -> Self {
-        Self { pool, replica, source }
+    pub fn new(pool: PgPool, writer: Writer, source: Source) -> Self {
+        Self { pool, writer, source, places: Arc::new(Semaphore::new(PAGES_AT_ONCE)) }
     }
 
-    /// The same, but in no hurry.
-    pub(super) fn paced(&self, pacer: Arc<super::pacer::Pacer>) -> Self {
-        Self { source: Source { pacer: Some(pacer), ..self.source.clone() }, ..self.clone() }
+    /// The same, with pages spread over time.
+    pub(super) fn paced(&self, pacer: Option<Arc<Pacer>>) -> Self {
+        Self { source: self.source.clone().paced(pacer), ..self.clone() }
     }
 
     /// Walks a whole table, from where an interrupted walk stopped if there is one, and marks the rows that only the
-    /// mirror has for a look by key.
-    pub async fn load(&self, target: &Target, progress: &Arc<Progress>) -> Result<Loaded, WalkError> {
-        self.replica.ensure(&target.table).await?;
-        let walk = checkpoint::begin(&self.pool, target).await?;
-        progress.add(walk.rows_walked);
-        if let Some(total) = walk.rows_total {
-            progress.set_total(total);
-        }
-        let Walk { id, finished_before, ranges, .. } = walk;
-        // A first load is one event; what a later walk changes is drift, and each row of it is worth a line.
-        let writer = Arc::new(self.writer(target, Some(id), finished_before));
-        let skipped = ranges::walk(&self.source, target, ranges, &writer, progress).await?;
-        let extra = self.mark_extras(target, id).await?;
-        Failpoint::WalkMarked.pass();
-        let note = (skipped > 0).then(|| format!("{skipped} rows could not be read and were passed over"));
-        let mut transaction = self.pool.begin().await?;
-        checkpoint::finish(&mut transaction, target, id, note).await?;
-        transaction.commit().await?;
-        Failpoint::WalkFinished.pass();
-        Ok(Loaded { changed: writer.changed() + extra, skipped })
-    }
-
-    pub(super) fn writer(&self, target: &Target, walk: Option<WalkId>, is_logged: bool) -> Writer {
-        Writer {
-            pool: self.pool.clone(),
-            replica: self.replica.clone(),
-            target: target.clone(),
-            walk,
-            is_logged,
-            changed: AtomicU64::new(0),
-            turn: Mutex::default(),
-        }
-    }
-
-    /// Rows of the mirror that the walk has not met and that nothing has brought since it began: the source is asked
-    /// about each by its key, and that decides.
-    async fn mark_extras(&self, target: &Target, walk: WalkId) -> Result<u64, WalkError> {
-        let mut reading = self.pool.begin().await?;
-        self.replica.declare_unmet(&mut reading, target.tenant, &target.table, walk).await?;
-        let mut marked = 0;
-        loop {
-            let keys = self.replica.next_unmet(&mut reading, &target.table).await?;
-            if keys.is_empty() {
-                return Ok(marked);
+    /// mirror has for a fetch by key.
+    pub async fn load(&self, target: &TargetTable, progress: &Arc<Progress>) -> Result<Loaded, WalkError> {
+        let mut target = target.clone();
+        let mut anew = false;
+        for _ in 0..RECOVERIES_MAX {
+            let error = match self.scan(&target, anew, progress).await {
+                Ok(loaded) => return Ok(loaded),
+                Err(error) => error,
+            };
+            let recovery = error.recovery();
+            match recovery {
+                Recovery::None => return Err(error),
+                Recovery::TakeUp => {}
+                Recovery::Remake => self.writer.mirror().forget(&target.table),
+                Recovery::Redescribe => target.table = self.describe_anew(&target).await?,
             }
-            let extra: Vec<RowHint> = keys.iter().filter_map(|key| hint(target, key)).collect();
-            marked += extra.len() as u64;
-            let mut marking = self.pool.acquire().await?;
-            queue::settle::mark(&mut marking, &extra, Priority::Deferred).await?;
+            anew = recovery == Recovery::Remake;
+            tracing::warn!(%target, ?recovery, error = %chain(&error), "the walk goes on after a change");
         }
+        self.scan(&target, anew, progress).await
     }
-}
 
-/// Writes pages.
-pub(super) struct Writer {
-    pool: PgPool,
-    replica: Replica,
-    target: Target,
-    /// The walk whose checkpoint moves with each page; none for a sweep.
-    walk: Option<WalkId>,
-    is_logged: bool,
-    changed: AtomicU64,
-    /// Held from the lock of a page's rows until its commit.
-    turn: Mutex<()>,
-}
-
-impl Visitor for Writer {
-    async fn visit(&self, range: &Range, page: &TablePage, is_last: bool) -> Result<(), WalkError> {
-        match self.write(&page.rows, page, Some((range, is_last))).await {
-            Err(WalkError::Mirror(error)) if error.is_about_data() => {
-                self.write_apart(range, page, is_last, &error).await
+    /// One try of a walk.
+    async fn scan(&self, target: &TargetTable, anew: bool, progress: &Arc<Progress>) -> Result<Loaded, WalkError> {
+        let target = self.ensure_patiently(target).await?;
+        let walk = checkpoint::begin(&self.pool, target.id, anew).await?;
+        let id = walk.id;
+        match self.go_on(&target, walk, progress).await {
+            // Another process has walked it to its end, which is as good.
+            Err(WalkError::Overtaken) if checkpoint::has_finished(&self.pool, target.id, id).await? => {
+                Ok(Loaded::default())
             }
             result => result,
         }
     }
 
-    async fn cut(&self, total: Option<u64>, ranges: &[Range]) -> Result<(), WalkError> {
-        let mut transaction = self.pool.begin().await?;
-        checkpoint::cut(&mut transaction, &self.target, total, ranges).await?;
-        transaction.commit().await?;
-        Failpoint::WalkCut.pass();
-        Ok(())
-    }
-}
-
-impl Writer {
-    /// Rows that were new or different.
-    pub(super) fn changed(&self) -> u64 {
-        self.changed.load(Ordering::Relaxed)
-    }
-
-    pub(super) async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
-        self.pool.begin().await
+    async fn go_on(&self, target: &TargetTable, walk: Walk, progress: &Arc<Progress>) -> Result<Loaded, WalkError> {
+        progress.begin(walk.rows_walked, walk.rows_total);
+        let Walk { id, finished_before, ranges, .. } = walk;
+        // A load is one event; what a resync changes is drift, and each row of it is worth a line.
+        let job = Job { walk: Some(id), is_logged: finished_before, patience: Patience::Endless };
+        let writer = Arc::new(PageWriter::new(self, target, job, progress));
+        let skipped = ranges::walk(&self.source, target, ranges, &writer, progress).await?;
+        let extra = self.mark_extras(target, id).await?;
+        Failpoint::WalkMarked.pass();
+        self.finish(target, id, skipped).await?;
+        Failpoint::WalkFinished.pass();
+        Ok(Loaded { changed: writer.changed() + extra, skipped })
     }
 
-    /// Writes rows, and with `page_of` moves the checkpoint behind their page, in one transaction.
-    async fn write(&self, rows: &[Row], page: &TablePage, page_of: Option<(&Range, bool)>) -> Result<(), WalkError> {
-        let mut turn = None;
-        let mut transaction = self.pool.begin().await?;
-        let written = self.write_rows(&mut transaction, rows, page.started_at, &mut turn).await?;
-        if let Some((range, is_last)) = page_of {
-            self.finish_page(&mut transaction, range, page, is_last).await?;
-        }
-        if self.walk.is_some() {
-            Failpoint::WalkWritten.pass();
-        }
-        transaction.commit().await?;
-        if self.walk.is_some() {
-            Failpoint::WalkCommitted.pass();
-        }
-        self.changed.fetch_add(written, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// One of the rows does not fit the mirror: halves until it stands alone, and leaves it to live work, which sets it
-    /// aside with its reason.
-    async fn write_apart(
-        &self,
-        range: &Range,
-        page: &TablePage,
-        is_last: bool,
-        error: &MirrorError,
-    ) -> Result<(), WalkError> {
-        tracing::warn!(target = %self.target, error = %crate::telemetry::chain(error), "a page is written row by row");
-        let mut parts = vec![page.rows.as_slice()];
-        let mut unfit = vec![];
-        while let Some(part) = parts.pop() {
-            match self.write(part, page, None).await {
-                Err(WalkError::Mirror(error)) if error.is_about_data() && part.len() > 1 => {
-                    let (left, right) = part.split_at(part.len() / 2);
-                    parts.extend([right, left]);
-                }
-                Err(WalkError::Mirror(error)) if error.is_about_data() => unfit.extend(part),
-                result => result?,
-            }
-        }
-        let mut transaction = self.pool.begin().await?;
-        let hints: Vec<RowHint> = unfit.iter().filter_map(|row| hint(&self.target, &row.key)).collect();
-        queue::settle::mark(&mut transaction, &hints, Priority::Deferred).await?;
-        self.finish_page(&mut transaction, range, page, is_last).await?;
+    /// The end of a walk: its rows are those of the target.
+    async fn finish(&self, target: &TargetTable, walk: WalkId, skipped: u64) -> Result<(), WalkError> {
+        let note = (skipped > 0).then(|| format!("{skipped} rows could not be read and were passed over"));
+        let mut transaction = self.writer.begin().await?;
+        // Locked in the order in which pages do it: first the target, then the walk.
+        let rows = checkpoint::rows_walked(&mut transaction, target.id).await?;
+        queue::target::set_rows(&mut *transaction, target.id, rows).await?;
+        checkpoint::finish(&mut transaction, target.id, walk, note).await?;
         Ok(transaction.commit().await?)
     }
 
-    async fn finish_page(
-        &self,
-        connection: &mut PgConnection,
-        range: &Range,
-        page: &TablePage,
-        is_last: bool,
-    ) -> Result<(), WalkError> {
-        let unreadable: Vec<RowHint> = page.unreadable.iter().filter_map(|(key, _)| hint(&self.target, key)).collect();
-        queue::settle::mark(connection, &unreadable, Priority::Deferred).await?;
-        if self.walk.is_some() {
-            let position = page.last_key.as_ref();
-            checkpoint::advance(connection, &self.target, range.no, page.rows.len(), position, is_last).await?;
-        }
-        Ok(())
+    /// The target by a description that is fetched now: the API no longer fits the one at hand.
+    async fn describe_anew(&self, target: &TargetTable) -> Result<Arc<TableSpec>, WalkError> {
+        let TargetTable { tenant, table, .. } = target;
+        self.source.catalogue.renew(tenant.level(), &table.name);
+        Ok(self.source.catalogue.table(tenant.level(), &table.name, None).await?)
     }
 
-    /// Writes what differs. Rows that are already as fetched need neither lock nor verdict.
-    async fn write_rows<'a>(
-        &'a self,
-        connection: &mut PgConnection,
-        rows: &[Row],
-        started_at: Time,
-        turn: &mut Option<MutexGuard<'a, ()>>,
-    ) -> Result<u64, WalkError> {
-        if rows.is_empty() {
-            return Ok(0);
-        }
-        let Target { tenant, table } = &self.target;
-        self.replica.stage(connection, *tenant, table, rows, started_at).await?;
-        if let Some(walk) = self.walk {
-            self.replica.note_met(connection, table, walk).await?;
-        }
-        let positions = self.replica.staged_differences(connection, table).await?;
-        if positions.is_empty() {
-            return Ok(0);
-        }
-        // One page at a time asks for the lock, so that live work never queues behind more than one.
-        *turn = Some(self.turn.lock().await);
-        // What live work has written until here is seen by the verdicts, and by the merge.
-        self.replica.lock(connection, *tenant, table).await?;
-        let candidates: Vec<&Row> = positions.iter().filter_map(|&position| rows.get(position as usize)).collect();
-        let verdicts = self.judge(connection, &positions, &candidates, started_at).await?;
-        let (mut accepted, mut before, mut revived, mut doubtful) = (vec![], HashMap::new(), vec![], vec![]);
-        for ((row, position), (settlement, known)) in candidates.iter().zip(&positions).zip(&verdicts) {
-            if settlement.action == Action::Upsert {
-                accepted.push(*position);
-                before.insert(&row.key, (*row, known));
-                revived.extend(known.tombstone.is_some().then(|| row.key.folded_text()));
-            }
-            if matches!(settlement.next, Next::LookAgain { .. }) {
-                doubtful.extend(hint(&self.target, &row.key));
+    async fn ensure_patiently(&self, target: &TargetTable) -> Result<TargetTable, WalkError> {
+        let mut retries = Retries::new(Patience::Endless);
+        loop {
+            match self.ensure(target).await {
+                Ok(target) => return Ok(target),
+                Err(error) => retries.pause(target, error).await?,
             }
         }
-        if !revived.is_empty() {
-            queue::tombstone::revive(connection, *tenant, &table.name, &revived).await?;
+    }
+
+    /// The target as its mirrored table is: columns that cannot be added yet are left out.
+    pub(super) async fn ensure(&self, target: &TargetTable) -> Result<TargetTable, WalkError> {
+        let table = self.writer.mirror().ensure(&target.table).await?;
+        Ok(TargetTable { table, ..target.clone() })
+    }
+
+    /// Rows of the mirror that the walk has not met: the source is asked about each by its key, and that decides.
+    async fn mark_extras(&self, target: &TargetTable, walk: WalkId) -> Result<u64, WalkError> {
+        let mut marked = 0;
+        loop {
+            let keys = extras::read(&self.writer, target, walk).await?;
+            for keys in keys.chunks(MARKED_AT_ONCE) {
+                marked += self.mark(target, walk, keys).await?;
+            }
+            if keys.len() < extras::KEYS_MAX {
+                return Ok(marked);
+            }
         }
-        queue::settle::mark(connection, &doubtful, Priority::Deferred).await?;
-        if !self.is_logged {
-            return Ok(self.replica.merge_staged(connection, table, &accepted).await?);
+    }
+
+    async fn mark(&self, target: &TargetTable, walk: WalkId, keys: &[RowKey]) -> Result<u64, WalkError> {
+        let extra = announced(target, keys);
+        let mut transaction = self.writer.begin().await?;
+        // Whoever brings a walk to its end forgets which keys it has met: then these are not extra at all.
+        if !checkpoint::is_under_way(&mut transaction, target.id, walk).await? {
+            return Err(WalkError::Overtaken);
         }
-        let written = self.replica.merge_staged_and_tell(connection, table, &accepted).await?;
-        let healed = written.iter().filter_map(|key| before.get(key));
-        let entries: Vec<_> = healed.filter_map(|(row, known)| self.entry(row, known, started_at)).collect();
-        queue::settle::log(connection, &entries).await?;
-        Ok(written.len() as u64)
+        queue::mark(&mut transaction, target.id, &extra, Priority::Deferred).await?;
+        extras::note_read(&self.writer, &mut transaction, target, walk, keys).await?;
+        transaction.commit().await?;
+        Ok(extra.len() as u64)
     }
-
-    /// The verdict on each row, by what the mirror and the waiting notifications know.
-    async fn judge(
-        &self,
-        connection: &mut PgConnection,
-        positions: &[i32],
-        rows: &[&Row],
-        started_at: Time,
-    ) -> Result<Vec<(settle::Settlement, Known)>, WalkError> {
-        let Target { tenant, table } = &self.target;
-        let mirrored = self.replica.staged_known(connection, table, positions).await?;
-        let folded: Vec<String> = rows.iter().map(|row| row.key.folded_text()).collect();
-        let hints: Vec<Option<RowHint>> = rows.iter().map(|row| hint(&self.target, &row.key)).collect();
-        let evidence = queue::settle::has_evidence(connection, *tenant, &table.name).await?;
-        let tombstones: HashMap<_, _> = match evidence.of_deletions {
-            true => queue::tombstone::of_keys(connection, *tenant, &table.name, &folded).await?.into_iter().collect(),
-            false => HashMap::new(),
-        };
-        let waiting = match evidence.of_notifications {
-            true => queue::settle::waiting(connection, hints.iter().flatten()).await?,
-            false => HashMap::new(),
-        };
-        let verdicts =
-            rows.iter().zip(mirrored).zip(folded.iter().zip(&hints)).map(|((row, mirrored), (folded, hint))| {
-                let known = Known { mirrored, tombstone: tombstones.get(folded).copied() };
-                let evidence = hint.as_ref().and_then(|hint| waiting.get(hint).copied());
-                let look = Look { started_at, sight: Sight::Found(row.changed_at) };
-                (settle::after_fetch(look, &evidence.unwrap_or_default(), &known), known)
-            });
-        Ok(verdicts.collect())
-    }
-
-    fn entry(&self, row: &Row, known: &Known, started_at: Time) -> Option<SyncEntry> {
-        let action = if known.mirrored.is_some() { SyncAction::Updated } else { SyncAction::Inserted };
-        Some(SyncEntry {
-            hint: hint(&self.target, &row.key)?,
-            action,
-            reason: "found by a walk".to_owned(),
-            notification_id: None,
-            source_changed_at: row.changed_at,
-            fetch_started_at: Some(started_at),
-        })
-    }
-}
-
-pub(super) fn hint(target: &Target, key: &RowKey) -> Option<RowHint> {
-    let Target { tenant, table } = target;
-    let key = key.to_hint(table).ok()?;
-    Some(RowHint { tenant: *tenant, table: table.name.clone(), key })
 }

@@ -3,29 +3,25 @@
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
-use super::Target;
-use crate::domain::Time;
+use crate::domain::{DatabaseTime, TargetId, TargetTable};
 
 /// An order under way.
 #[derive(Debug, Clone)]
 pub struct Order {
     selection: String,
-    started_at: Time,
+    started_at: DatabaseTime,
     is_new: bool,
 }
 
 impl Order {
     /// Takes up the order of these targets if it was given within the last day and has not come to its end, or gives it.
-    pub async fn begin(pool: &PgPool, targets: &[Target]) -> Result<Self, sqlx::Error> {
-        let mut names: Vec<String> = targets.iter().map(ToString::to_string).collect();
-        names.sort_unstable();
-        let digest = Sha256::digest(names.join("\n"));
-        let selection: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    pub async fn begin(pool: &PgPool, targets: &[TargetTable]) -> Result<Self, sqlx::Error> {
+        let selection = digest(targets);
         let (started_at, is_new) = sqlx::query_as(
-            "insert into nxt_mirror.ordered_load as o (selection, started_at) values ($1, now())
+            "insert into nxt_mirror.ordered_load as own (selection, started_at) values ($1, now())
              on conflict on constraint ordered_load_pkey do update set
-                 started_at = case when o.started_at < now() - interval '1 day' then excluded.started_at
-                                   else o.started_at end
+                 started_at = case when own.started_at < now() - interval '1 day' then excluded.started_at
+                                   else own.started_at end
              returning started_at, started_at = now()",
         )
         .bind(&selection)
@@ -40,16 +36,12 @@ impl Order {
     }
 
     /// Whether a walk of this table has come to its end since the order was given, and has read every row.
-    pub async fn has_done(&self, pool: &PgPool, target: &Target) -> Result<bool, sqlx::Error> {
+    pub async fn has_done(&self, pool: &PgPool, target: TargetId) -> Result<bool, sqlx::Error> {
         sqlx::query_scalar(
-            "select exists (
-                 select from nxt_mirror.checkpoint
-                  where (tenant_kind, tenant_no, table_name, purpose) = ($1, $2, $3, 'load')
-                    and finished_at is not null and note is null and started_at >= $4)",
+            "select exists (select from nxt_mirror.walk
+                             where target_id = $1 and finished_at is not null and note is null and started_at >= $2)",
         )
-        .bind(target.tenant.kind())
-        .bind(target.tenant.number())
-        .bind(target.table.name.as_str())
+        .bind(target)
         .bind(self.started_at)
         .fetch_one(pool)
         .await
@@ -60,4 +52,10 @@ impl Order {
         let done = sqlx::query("delete from nxt_mirror.ordered_load where selection = $1").bind(self.selection);
         done.execute(pool).await.map(drop)
     }
+}
+
+fn digest(targets: &[TargetTable]) -> String {
+    let mut names: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    names.sort_unstable();
+    Sha256::digest(names.join("\n")).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,32 +1,45 @@
 //! Spreading pages over time, so that walks of tables that are known to be right disturb nobody.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 /// Lets one page through in each gap, over all tables that share it.
 #[derive(Debug)]
-pub(super) struct Pacer {
+pub(super) struct Pacer(Mutex<Turns>);
+
+#[derive(Debug, Clone, Copy)]
+struct Turns {
     gap: Duration,
-    next: Mutex<Instant>,
+    next: Instant,
 }
 
 impl Pacer {
     pub(super) fn new(gap: Duration) -> Self {
-        Self { gap, next: Mutex::new(Instant::now()) }
+        Self(Mutex::new(Turns { gap, next: Instant::now() }))
+    }
+
+    /// Pages are this far apart from now on.
+    pub(super) fn set_gap(&self, gap: Duration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).gap = gap;
     }
 
     /// Waits for the next turn.
     pub(super) async fn wait(&self) {
-        let turn = take_turn(&mut *self.next.lock().await, Instant::now(), self.gap);
+        let turn = self.0.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
         tokio::time::sleep_until(turn).await;
     }
 }
 
-fn take_turn(next: &mut Instant, now: Instant, gap: Duration) -> Instant {
-    let turn = (*next).max(now);
-    *next = turn + gap;
-    turn
+impl Turns {
+    fn take(&mut self, now: Instant) -> Instant {
+        let turn = self.next.max(now);
+        self.next = turn + self.gap;
+        turn
+    }
 }
 
 /// The gap at which so many pages fill half of the interval, so that a walk is over before the next is due; but never
@@ -51,11 +64,11 @@ mod tests {
     #[test]
     fn turns_are_a_gap_apart_and_are_not_saved_up() {
         let (now, gap) = (Instant::now(), Duration::from_secs(5));
-        let mut next = now;
-        assert_eq!(take_turn(&mut next, now, gap), now);
-        assert_eq!(take_turn(&mut next, now, gap), now + gap);
+        let mut turns = Turns { gap, next: now };
+        assert_eq!(turns.take(now), now);
+        assert_eq!(turns.take(now), now + gap);
         let later = now + gap * 10;
-        assert_eq!(take_turn(&mut next, later, gap), later);
-        assert_eq!(take_turn(&mut next, later, gap), later + gap);
+        assert_eq!(turns.take(later), later);
+        assert_eq!(turns.take(later), later + gap);
     }
 }

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Source, Target, WalkError, ranges::Range};
+use super::{Progress, Source, WalkError, ranges::Range};
 use crate::{
-    domain::{ColumnType, KeyValue, RowKey, TableSpec, Time},
-    upstream::{Ask, AskError, PageAsk, Remedy, TablePage, UpstreamError, remedy},
+    domain::{ColumnType, Diagnosis, KeyValue, Owner, RowKey, SourceTime, TableSpec, TargetTable, backoff},
+    upstream::{Ask, PageAsk, TablePage},
 };
 
 /// Failures in a row before a walk gives up for now, and before a sweep does, which comes again soon.
@@ -17,7 +17,7 @@ const REFUSALS_MAX: u32 = 2;
 const SINGLE_TRIES: u32 = 3;
 /// Rows passed over one after the other before a walk gives up: then it is not the rows that are to blame.
 const SKIPPED_MAX: usize = 50;
-/// Pause after the first failure, doubling, at most half a minute.
+/// Pause after the first failure, and the longest one.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Rows of a page for each key that a request may name: a page names none, so it may be larger.
@@ -31,9 +31,10 @@ const VALUES_MAX: usize = 100_000;
 #[derive(Debug)]
 pub(super) struct Pages<'a> {
     source: &'a Source,
-    target: &'a Target,
+    target: &'a TargetTable,
+    progress: &'a Progress,
     through: Option<&'a RowKey>,
-    changed_since: Option<Time>,
+    changed_since: Option<SourceTime>,
     failures_max: u32,
     refusals_max: u32,
     /// Whether the next page counts the rows.
@@ -47,6 +48,15 @@ pub(super) struct Pages<'a> {
     pub(super) skipped: u64,
 }
 
+/// Failures on the way to one page.
+#[derive(Debug, Default)]
+struct Tries {
+    failures: u32,
+    refusals: u32,
+    /// Times that one row alone was asked for.
+    single: u32,
+}
+
 /// What a failed page came to.
 enum Trouble {
     /// After this pause the same again.
@@ -58,11 +68,12 @@ enum Trouble {
 }
 
 impl<'a> Pages<'a> {
-    pub(super) fn new(source: &'a Source, target: &'a Target, range: &'a Range) -> Self {
+    pub(super) fn new(source: &'a Source, target: &'a TargetTable, range: &'a Range, progress: &'a Progress) -> Self {
         let rows_max = rows_max(&target.table, source.keys_max);
         Self {
             source,
             target,
+            progress,
             through: range.through.as_ref(),
             changed_since: None,
             failures_max: FAILURES_MAX,
@@ -77,7 +88,7 @@ impl<'a> Pages<'a> {
     }
 
     /// Pages of a sweep.
-    pub(super) fn changed_since(self, moment: Time) -> Self {
+    pub(super) fn changed_since(self, moment: SourceTime) -> Self {
         Self { changed_since: Some(moment), failures_max: SWEEP_FAILURES_MAX, refusals_max: 0, ..self }
     }
 
@@ -90,52 +101,64 @@ impl<'a> Pages<'a> {
         if let Some(pacer) = &self.source.pacer {
             pacer.wait().await;
         }
-        let (mut failures, mut refusals, mut single_tries) = (0, 0, 0);
+        let mut tries = Tries::default();
         loop {
-            let (remedy, error) = match self.ask().await {
-                Ok(Ok(page)) => {
-                    self.size = (self.size * 2).min(self.rows_max);
-                    self.is_counted = false;
-                    self.skip = 0;
-                    self.position = page.last_key.clone().or_else(|| self.position.take());
-                    return Ok(page);
-                }
-                Ok(Err(error)) => (error.remedy(), WalkError::Denied(error.to_string())),
-                Err(error) => (remedy(&error), WalkError::Upstream(error)),
+            let error = match self.ask().await {
+                Ok(page) => return Ok(self.arrive(page)),
+                Err(error) => error,
             };
-            let trouble = match remedy {
-                Remedy::Redescribe => Trouble::Final,
-                Remedy::Wait(pause) => Trouble::Again(pause),
-                // A row may fail the whole request; then the table still answers a question that no row does.
-                Remedy::Probe if failures > 0 && matches!(self.is_readable().await, Ok(true)) => Trouble::Smaller,
-                Remedy::Probe => Trouble::Again(PAUSE.saturating_mul(1 << failures.min(6)).min(PAUSE_MAX)),
-                // An API that refuses the table refuses a question that no row answers, too.
-                Remedy::Split if !self.is_readable().await? => {
-                    refusals += 1;
-                    if refusals > self.refusals_max { Trouble::Final } else { Trouble::Again(PAUSE) }
-                }
-                Remedy::Split => Trouble::Smaller,
-            };
-            match trouble {
+            match self.judge(&error.diagnose(), &mut tries).await? {
                 Trouble::Final => return Err(error),
-                Trouble::Again(pause) => {
-                    failures += 1;
-                    if failures >= self.failures_max {
-                        return Err(error);
-                    }
-                    tokio::time::sleep(pause).await;
-                }
+                Trouble::Again(pause) => tokio::time::sleep(pause).await,
                 Trouble::Smaller if self.size > 1 => self.size = (self.size / 2).max(1),
-                Trouble::Smaller => {
-                    single_tries += 1;
-                    tokio::time::sleep(PAUSE).await;
-                    if single_tries >= SINGLE_TRIES {
-                        single_tries = 0;
-                        self.pass_over(error)?;
-                    }
-                }
+                Trouble::Smaller => self.try_single(error, &mut tries).await?,
             }
         }
+    }
+
+    fn arrive(&mut self, page: TablePage) -> TablePage {
+        self.size = (self.size * 2).min(self.rows_max);
+        self.is_counted = false;
+        self.skip = 0;
+        self.position = page.last_key.clone().or_else(|| self.position.take());
+        page
+    }
+
+    async fn judge(&self, diagnosis: &Diagnosis, tries: &mut Tries) -> Result<Trouble, WalkError> {
+        match (diagnosis.owner, diagnosis.pause) {
+            (Owner::Schema, _) => Ok(Trouble::Final),
+            (_, Some(pause)) => Ok(self.again(pause, tries)),
+            // A row may fail the whole request; then the table still answers a question that no row does.
+            (Owner::Api, None) if tries.failures > 0 && matches!(self.is_readable().await, Ok(true)) => {
+                Ok(Trouble::Smaller)
+            }
+            (Owner::Api | Owner::Tenant | Owner::Database, None) => {
+                let pause = backoff(tries.failures + 1, PAUSE, PAUSE_MAX);
+                Ok(self.again(pause, tries))
+            }
+            // An API that refuses the table refuses a question that no row answers, too.
+            (Owner::Row | Owner::Target, None) if self.is_readable().await? => Ok(Trouble::Smaller),
+            (Owner::Row | Owner::Target, None) => {
+                tries.refusals += 1;
+                Ok(if tries.refusals > self.refusals_max { Trouble::Final } else { Trouble::Again(PAUSE) })
+            }
+        }
+    }
+
+    fn again(&self, pause: Duration, tries: &mut Tries) -> Trouble {
+        tries.failures += 1;
+        if tries.failures < self.failures_max { Trouble::Again(pause) } else { Trouble::Final }
+    }
+
+    /// One row alone has failed.
+    async fn try_single(&mut self, error: WalkError, tries: &mut Tries) -> Result<(), WalkError> {
+        tries.single += 1;
+        tokio::time::sleep(PAUSE).await;
+        if tries.single < SINGLE_TRIES {
+            return Ok(());
+        }
+        tries.single = 0;
+        self.pass_over(error)
     }
 
     fn pass_over(&mut self, error: WalkError) -> Result<(), WalkError> {
@@ -151,27 +174,27 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
-    async fn ask(&self) -> Result<Result<TablePage, AskError>, UpstreamError> {
-        let Target { tenant, table } = self.target;
+    async fn ask(&self) -> Result<TablePage, WalkError> {
+        let TargetTable { tenant, table, .. } = self.target;
         let ask = PageAsk {
             after: self.position.as_ref(),
             through: self.through,
             changed_since: self.changed_since,
             skip: self.skip,
-            rows_max: self.size,
+            rows_max: self.source.upstream.rows_max(table, self.size),
             is_counted: self.is_counted,
         };
-        let page = self.source.upstream.page(*tenant, table, ask).await?;
-        Ok(page.map(|mut page| {
-            // A key that came twice would be written twice by one statement.
-            page.rows.dedup_by(|one, other| one.key == other.key);
-            page
-        }))
+        let _waiting = self.progress.wait();
+        let mut page = self.source.upstream.page(*tenant, table, ask).await?.map_err(WalkError::Refused)?;
+        // A key that came twice would be written twice by one statement.
+        page.rows.dedup_by(|one, other| one.key == other.key);
+        Ok(page)
     }
 
     async fn is_readable(&self) -> Result<bool, WalkError> {
-        let Target { tenant, table } = self.target;
+        let TargetTable { tenant, table, .. } = self.target;
         let ask = Ask { tenant: *tenant, table: Arc::clone(table), keys: vec![any_key(table)] };
+        let _waiting = self.progress.wait();
         Ok(self.source.upstream.probe_table(&ask).await?.is_ok())
     }
 }

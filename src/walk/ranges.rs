@@ -1,17 +1,17 @@
 //! Walking the key ranges of one table at the same time.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    Source, Target, WalkError,
+    Progress, Source, WalkError,
     page::{self, Pages},
 };
-use crate::{domain::RowKey, upstream::TablePage};
+use crate::{
+    domain::{RowKey, TargetTable},
+    upstream::TablePage,
+};
 
 /// Ranges of one table that are walked at the same time.
 const AT_ONCE: usize = 4;
@@ -37,33 +37,6 @@ impl Range {
     }
 }
 
-/// How far a walk has come, for whoever watches.
-#[derive(Debug, Default)]
-pub struct Progress {
-    walked: AtomicU64,
-    total: AtomicU64,
-}
-
-impl Progress {
-    /// Rows walked so far.
-    pub fn walked(&self) -> u64 {
-        self.walked.load(Ordering::Relaxed)
-    }
-
-    /// Rows of the table as the source counted them, once known.
-    pub fn total(&self) -> Option<u64> {
-        Some(self.total.load(Ordering::Relaxed)).filter(|total| *total > 0)
-    }
-
-    pub(super) fn add(&self, rows: u64) {
-        self.walked.fetch_add(rows, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_total(&self, rows: u64) {
-        self.total.store(rows, Ordering::Relaxed);
-    }
-}
-
 /// What is done with each page.
 pub(super) trait Visitor: Send + Sync + 'static {
     /// Takes a page of a range. Pages of one range come one after the other.
@@ -82,7 +55,7 @@ pub(super) trait Visitor: Send + Sync + 'static {
 /// of rows that could not be read and were passed over.
 pub(super) async fn walk<V: Visitor>(
     source: &Source,
-    target: &Target,
+    target: &TargetTable,
     mut ranges: Vec<Range>,
     visitor: &Arc<V>,
     progress: &Arc<Progress>,
@@ -112,12 +85,12 @@ pub(super) async fn walk<V: Visitor>(
 /// Takes the first page, which also counts the rows, and cuts what is behind it into ranges.
 async fn begin<V: Visitor>(
     source: &Source,
-    target: &Target,
+    target: &TargetTable,
     visitor: &Arc<V>,
     progress: &Progress,
 ) -> Result<(Vec<Range>, u64), WalkError> {
     let mut whole = Range::whole();
-    let mut pages = Pages::new(source, target, &whole).counted();
+    let mut pages = Pages::new(source, target, &whole, progress).counted();
     let page = pages.next().await?;
     let skipped = pages.skipped;
     if let Some(total) = page.total {
@@ -130,19 +103,25 @@ async fn begin<V: Visitor>(
     if whole.finished {
         return Ok((vec![whole], skipped));
     }
-    let bounds = bounds(source, target, page.total.unwrap_or_default()).await?;
+    let bounds = bounds(source, target, page.total.unwrap_or_default(), progress).await?;
     let ranges = cut(whole, bounds);
     visitor.cut(page.total, &ranges).await?;
     Ok((ranges, skipped))
 }
 
 /// Keys that part a table of so many rows into ranges of about one size.
-async fn bounds(source: &Source, target: &Target, total: u64) -> Result<Vec<RowKey>, WalkError> {
+async fn bounds(
+    source: &Source,
+    target: &TargetTable,
+    total: u64,
+    progress: &Progress,
+) -> Result<Vec<RowKey>, WalkError> {
     let range_rows = page::rows_max(&target.table, source.keys_max) as u64 * PAGES_MIN;
     let count = (total / range_rows).clamp(1, AT_ONCE as u64);
     let mut bounds = vec![];
     for number in 1..count {
         let place = usize::try_from(total / count * number).unwrap_or(usize::MAX);
+        let _waiting = progress.wait();
         match source.upstream.key_at(target.tenant, &target.table, place).await? {
             Ok(Some(key)) => bounds.push(key),
             Ok(None) => {}
@@ -166,12 +145,12 @@ fn cut(whole: Range, bounds: Vec<RowKey>) -> Vec<Range> {
 /// Walks one range: while a page is being written, the next one is fetched.
 async fn walk_range<V: Visitor>(
     source: &Source,
-    target: &Target,
+    target: &TargetTable,
     range: Range,
     visitor: &V,
     progress: &Progress,
 ) -> Result<u64, WalkError> {
-    let mut pages = Pages::new(source, target, &range);
+    let mut pages = Pages::new(source, target, &range, progress);
     let mut page = pages.next().await?;
     loop {
         let (visited, next) = tokio::join!(visitor.visit(&range, &page, !page.has_next), async {

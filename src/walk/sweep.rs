@@ -1,21 +1,33 @@
 //! Sweeps: what changed since the last one, less an overlap. They find INSERTs and UPDATEs whose notifications were lost.
 //!
-//! Mostly little has changed, so that many tables are asked about in one request; a table of which more has changed than
-//! fits, or that fails beside others, is asked about by itself, page by page.
+//! Mostly little has changed, so that many tables of a tenant are asked about in one request, and what it brings is
+//! applied at once. A table of which more has changed than fits, or that fails beside others, is asked about after that,
+//! by itself and page by page.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use futures_util::{FutureExt, StreamExt, stream};
 
 use super::{
-    Loaded, Loader, Target, WalkError, checkpoint,
-    load::Writer,
+    Loaded, Loader, Progress, WalkError,
     page::{self, Pages},
+    patience::Patience,
     ranges::{Range, Visitor},
-    silence,
+    silence::Listener,
+    watermark,
+    write::{Job, PageWriter},
 };
 use crate::{
-    domain::Time,
+    domain::{SourceTime, TargetTable},
     failpoint::Failpoint,
     queue,
+    telemetry::chain,
     upstream::{ChangesAsk, TablePage},
 };
 
@@ -23,60 +35,103 @@ use crate::{
 const OVERLAP: chrono::Duration = chrono::Duration::minutes(10);
 /// Tables in one request at most.
 pub(super) const TABLES_MAX: usize = 25;
+/// Tables that are written at the same time.
+const WRITTEN_AT_ONCE: usize = 4;
+/// Tables that are asked about by themselves at the same time.
+const ALONE_AT_ONCE: usize = 2;
+/// Tables that fail by themselves, after which the tenant's others are not asked about when none went well.
+const FAILURES_TELLING: u32 = 2;
+/// Tries of a page while somebody holds the mirrored table.
+const TRIES: u32 = 3;
+/// Rows of the dead letters that are tried again when their table can be read, at a time.
+const REQUEUED_MAX: i64 = 500;
+
+/// What each swept table came to, by its place.
+type Results = Vec<(usize, Result<Loaded, WalkError>)>;
 
 impl Loader {
-    /// Sweeps several tables, at most [`TABLES_MAX`], and says what each came to, in their order.
-    pub(super) async fn sweep_together(&self, targets: &[&Target]) -> Vec<Result<Loaded, WalkError>> {
-        let mut begun = Vec::with_capacity(targets.len());
-        for target in targets {
-            begun.push(Sweep::begin(self, target).await);
-        }
-        let asks: Vec<_> = begun.iter().filter_map(|sweep| sweep.as_ref().ok()?.as_ref()).map(Sweep::ask).collect();
-        let mut pages = self.glances(&asks).await.into_iter();
-        let mut results = Vec::with_capacity(targets.len());
-        for sweep in begun {
-            results.push(match sweep {
-                Err(error) => Err(error),
-                Ok(None) => Ok(Loaded::default()),
-                Ok(Some(sweep)) => match pages.next().flatten() {
-                    Some(page) => sweep.end_with(&page).await,
-                    None => sweep.page_by_page(self).await,
-                },
-            });
-        }
-        results
-    }
-
-    /// What changed in each table, where one page has all of it. Tables of one tenant stand together, so that one that is
-    /// down can be left out.
-    async fn glances(&self, asks: &[ChangesAsk<'_>]) -> Vec<Option<TablePage>> {
-        if let Some(pages) = self.glance(asks).await {
-            return pages;
-        }
-        let mut pages = Vec::with_capacity(asks.len());
-        for of_tenant in asks.chunk_by(|one, other| one.tenant == other.tenant) {
-            let has_failed = of_tenant.len() == asks.len();
-            let glance = if has_failed { None } else { self.glance(of_tenant).await };
-            pages.extend(glance.unwrap_or_else(|| of_tenant.iter().map(|_| None).collect()));
-        }
-        pages
-    }
-
-    /// One request for all of it; `None` when it fails as a whole.
-    async fn glance(&self, asks: &[ChangesAsk<'_>]) -> Option<Vec<Option<TablePage>>> {
-        // Alone it may as well get whole pages.
-        if asks.len() < 2 {
-            return Some(asks.iter().map(|_| None).collect());
-        }
-        let fitting = asks.iter().map(|ask| page::rows_max(ask.table, self.source.keys_max)).min().unwrap_or(1);
-        let rows_max = (fitting / asks.len()).max(1);
-        match self.source.upstream.changes(asks, rows_max).await {
-            Ok(pages) => Some(pages.into_iter().map(|page| page.ok().filter(is_all)).collect()),
-            Err(error) => {
-                tracing::debug!(tables = asks.len(), error = %crate::telemetry::chain(&error), "not swept together");
-                None
+    /// Sweeps tables of one tenant, at most [`TABLES_MAX`], and says what each came to, in their order.
+    pub(super) async fn sweep(
+        &self,
+        targets: &[TargetTable],
+        progress: &Arc<Progress>,
+    ) -> Vec<Result<Loaded, WalkError>> {
+        // Boxed here and below, for the compiler cannot see that borrowing futures of a stream may change threads.
+        let begun: Vec<_> = targets.iter().map(|target| Sweep::begin(self, target, progress).boxed()).collect();
+        let begun: Vec<_> = stream::iter(begun).buffered(WRITTEN_AT_ONCE).collect().await;
+        let (mut results, mut sweeps): (Results, Vec<(usize, Sweep)>) = (vec![], vec![]);
+        for (place, begun) in begun.into_iter().enumerate() {
+            match begun {
+                Ok(Some(sweep)) => sweeps.push((place, sweep)),
+                Ok(None) => results.push((place, Ok(Loaded::default()))),
+                Err(error) => results.push((place, Err(error))),
             }
         }
+        let (good, alone) = self.sweep_together(sweeps, progress).await;
+        let is_answered = !good.is_empty();
+        results.extend(good);
+        results.extend(self.sweep_alone(alone, is_answered, progress).await);
+        results.sort_by_key(|(place, _)| *place);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// Applies what one request tells of all of them; returns those it does not tell enough of.
+    async fn sweep_together(&self, sweeps: Vec<(usize, Sweep)>, progress: &Progress) -> (Results, Vec<(usize, Sweep)>) {
+        let pages = self.ask_together(&sweeps, progress).await;
+        let (mut told, mut alone) = (vec![], vec![]);
+        for ((place, sweep), page) in sweeps.into_iter().zip(pages) {
+            match page {
+                Some(page) => told.push(async move { (place, sweep.end_with(&page).await) }.boxed()),
+                None => alone.push((place, sweep)),
+            }
+        }
+        (stream::iter(told).buffer_unordered(WRITTEN_AT_ONCE).collect().await, alone)
+    }
+
+    /// What changed in each table, where one page has all of it.
+    async fn ask_together(&self, sweeps: &[(usize, Sweep)], progress: &Progress) -> Vec<Option<TablePage>> {
+        let nothing = || sweeps.iter().map(|_| None).collect();
+        // Alone it may as well get whole pages.
+        if sweeps.len() < 2 {
+            return nothing();
+        }
+        let asks: Vec<ChangesAsk<'_>> = sweeps.iter().map(|(_, sweep)| sweep.ask()).collect();
+        let rows_max = |ask: &ChangesAsk<'_>| {
+            self.source.upstream.rows_max(ask.table, page::rows_max(ask.table, self.source.keys_max))
+        };
+        let fitting = asks.iter().map(rows_max).min().unwrap_or(1);
+        let _waiting = progress.wait();
+        match self.source.upstream.changes(&asks, (fitting / asks.len()).max(1)).await {
+            Ok(pages) => pages.into_iter().map(|page| page.ok().filter(is_all)).collect(),
+            Err(error) => {
+                tracing::debug!(tables = asks.len(), error = %chain(&error), "not swept together");
+                nothing()
+            }
+        }
+    }
+
+    /// Asks about each by itself. When the first ones fail and none of the tenant's tables goes well, the others are left
+    /// for another time.
+    async fn sweep_alone(&self, sweeps: Vec<(usize, Sweep)>, is_answered: bool, progress: &Progress) -> Results {
+        let failures = AtomicU32::new(0);
+        let has_failed = || !is_answered && failures.load(Ordering::Relaxed) >= FAILURES_TELLING;
+        let mut tries = vec![];
+        for (place, sweep) in sweeps {
+            let (failures, has_failed) = (&failures, &has_failed);
+            let sweeping = async move {
+                if has_failed() {
+                    return (place, Err(WalkError::NotAsked));
+                }
+                let result = sweep.page_by_page(self, progress).await;
+                match &result {
+                    Ok(_) => failures.store(0, Ordering::Relaxed),
+                    Err(_) => _ = failures.fetch_add(1, Ordering::Relaxed),
+                }
+                (place, result)
+            };
+            tries.push(sweeping.boxed());
+        }
+        stream::iter(tries).buffer_unordered(ALONE_AT_ONCE).collect().await
     }
 }
 
@@ -87,29 +142,31 @@ fn is_all(page: &TablePage) -> bool {
 }
 
 /// A sweep of one table under way.
-struct Sweep<'a> {
-    target: &'a Target,
-    writer: Writer,
+struct Sweep {
+    target: TargetTable,
+    writer: PageWriter,
     /// Where the last sweep ended.
-    watermark: Time,
+    watermark: SourceTime,
     /// The newest change met.
-    newest: Time,
-    listener: silence::Listener,
+    newest: SourceTime,
+    listener: Listener,
 }
 
-impl<'a> Sweep<'a> {
-    /// `None` for a table that does not tell when its rows changed.
-    async fn begin(loader: &Loader, target: &'a Target) -> Result<Option<Self>, WalkError> {
-        loader.replica.ensure(&target.table).await?;
+impl Sweep {
+    /// `None` for a table that does not tell when its rows changed: there is nothing to ask for.
+    async fn begin(loader: &Loader, target: &TargetTable, progress: &Arc<Progress>) -> Result<Option<Self>, WalkError> {
+        let target = loader.ensure(target).await?;
+        let watermark = watermark::read(&loader.pool, target.id).await?;
         if target.table.changed_column().is_none() {
+            watermark::advance(&mut *loader.pool.acquire().await?, target.id, watermark).await?;
             return Ok(None);
         }
-        let watermark = checkpoint::watermark(&loader.pool, target).await?;
-        let writer = loader.writer(target, None, true);
-        Ok(Some(Self { target, writer, watermark, newest: watermark, listener: silence::Listener::default() }))
+        let job = Job { walk: None, is_logged: true, patience: Patience::Tries(TRIES) };
+        let writer = PageWriter::new(loader, &target, job, progress);
+        Ok(Some(Self { target, writer, watermark, newest: watermark, listener: Listener::default() }))
     }
 
-    fn ask(&self) -> ChangesAsk<'a> {
+    fn ask(&self) -> ChangesAsk<'_> {
         ChangesAsk { tenant: self.target.tenant, table: &self.target.table, since: self.watermark - OVERLAP }
     }
 
@@ -118,9 +175,9 @@ impl<'a> Sweep<'a> {
         self.finish(0).await
     }
 
-    async fn page_by_page(mut self, loader: &Loader) -> Result<Loaded, WalkError> {
-        let whole = Range::whole();
-        let mut pages = Pages::new(&loader.source, self.target, &whole).changed_since(self.ask().since);
+    async fn page_by_page(mut self, loader: &Loader, progress: &Progress) -> Result<Loaded, WalkError> {
+        let (whole, target) = (Range::whole(), self.target.clone());
+        let mut pages = Pages::new(&loader.source, &target, &whole, progress).changed_since(self.ask().since);
         loop {
             let page = pages.next().await?;
             self.take(&page).await?;
@@ -133,7 +190,7 @@ impl<'a> Sweep<'a> {
 
     async fn take(&mut self, page: &TablePage) -> Result<(), WalkError> {
         let changes = || page.rows.iter().filter_map(|row| row.changed_at);
-        self.newest = changes().fold(self.newest, Time::max);
+        self.newest = changes().fold(self.newest, SourceTime::max);
         self.listener.hear(page.started_at, changes());
         self.writer.visit(&Range::whole(), page, !page.has_next).await
     }
@@ -142,13 +199,16 @@ impl<'a> Sweep<'a> {
     /// can.
     async fn finish(self, skipped: u64) -> Result<Loaded, WalkError> {
         Failpoint::SweepWritten.pass();
-        let mut transaction = self.writer.begin().await?;
-        let reached = if skipped == 0 { self.newest } else { self.watermark };
-        checkpoint::set_watermark(&mut transaction, self.target, reached).await?;
-        self.listener.report(&mut transaction, self.target).await?;
-        let Target { tenant, table } = self.target;
-        queue::dead_letter::revive_lane(&mut transaction, *tenant, &table.name).await?;
+        let Self { target, writer, watermark, newest, listener } = self;
+        let mut transaction = writer.begin().await?;
+        let reached = if skipped == 0 { newest } else { watermark };
+        watermark::advance(&mut transaction, target.id, reached).await?;
+        listener.report(&mut transaction, &target).await?;
+        let requeued = queue::dead_letter::requeue_dead(&mut transaction, target.id, REQUEUED_MAX).await?;
         transaction.commit().await?;
-        Ok(Loaded { changed: self.writer.changed(), skipped })
+        if requeued > 0 {
+            tracing::info!(%target, rows = requeued, "the table can be read again, rows leave the dead letters");
+        }
+        Ok(Loaded { changed: writer.changed(), skipped })
     }
 }

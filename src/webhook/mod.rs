@@ -8,13 +8,12 @@ mod payload;
 mod receive;
 mod signature;
 
-use crate::domain::ChangeEvent;
-
 pub use body::Room;
+pub use payload::Payload;
 pub use receive::{Receiver, configure};
 pub use signature::SigningSecrets;
 
-/// Reads a body whose signature was verified when it came: the change and who made it, or why it is not understood.
-pub fn understand(body: &[u8]) -> Result<(ChangeEvent, Option<String>), String> {
-    payload::parse(body).map(|payload| (payload.event, payload.changed_by)).map_err(|error| error.to_string())
+/// Reads a body whose signature was verified when it came, or says why it is not understood.
+pub fn understand(body: &[u8]) -> Result<Payload, String> {
+    payload::parse(body).map_err(|error| error.to_string())
 }

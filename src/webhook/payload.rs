@@ -6,7 +6,8 @@
 use serde_json::{Map, Value};
 
 use crate::domain::{
-    ChangeEvent, ChangeKind, HintKey, KeyError, KeyValue, RowHint, TableName, Tenant, Time, table::BadTableName, time,
+    AnnouncedKey, AnnouncedRow, ChangeEvent, ChangeKind, KeyError, KeyValue, SourceTime, TableName, Tenant, naming,
+    table::BadTableName, time,
 };
 
 /// Why a signed body cannot be understood. The text is stored with it.
@@ -38,20 +39,24 @@ pub(super) enum PayloadError {
 
 /// What a body says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Payload {
-    pub(super) event: ChangeEvent,
-    pub(super) changed_by: Option<String>,
+pub struct Payload {
+    /// The change.
+    pub event: ChangeEvent,
+    /// Who made it.
+    pub changed_by: Option<String>,
+    /// Names of the columns that changed, as received.
+    pub columns: Vec<String>,
 }
 
 /// Reads one body.
 pub(super) fn parse(body: &[u8]) -> Result<Payload, PayloadError> {
     let text = std::str::from_utf8(body).map_err(|_| PayloadError::NotUtf8)?;
     let value: Value = serde_json::from_str(text).map_err(|error| PayloadError::NotJson(error.to_string()))?;
-    let Value::Object(fields) = value else { return Err(PayloadError::NotAnObject) };
-    let row = RowHint { table: table(&fields)?, tenant: tenant(&fields)?, key: key(&fields)? };
+    let Value::Object(mut fields) = value else { return Err(PayloadError::NotAnObject) };
+    let row = AnnouncedRow { table: table(&fields)?, tenant: tenant(&fields)?, key: key(&fields)? };
     let kind = kind(&fields)?;
     let changed_by = fields.get("changedByUser").and_then(Value::as_str).map(str::to_owned);
-    Ok(Payload { event: ChangeEvent { row, kind }, changed_by })
+    Ok(Payload { event: ChangeEvent { row, kind }, changed_by, columns: columns(&mut fields) })
 }
 
 fn table(fields: &Map<String, Value>) -> Result<TableName, PayloadError> {
@@ -63,7 +68,7 @@ fn tenant(fields: &Map<String, Value>) -> Result<Tenant, PayloadError> {
     Tenant::from_numbers(company, customer).ok_or(PayloadError::NoTenant)
 }
 
-fn key(fields: &Map<String, Value>) -> Result<HintKey, PayloadError> {
+fn key(fields: &Map<String, Value>) -> Result<AnnouncedKey, PayloadError> {
     const NAME: &str = "primaryKeys";
     const TYPE: &str = "a list of objects";
     let entries = required(fields, NAME)?.as_array().ok_or(PayloadError::WrongType(NAME, TYPE))?;
@@ -74,7 +79,7 @@ fn key(fields: &Map<String, Value>) -> Result<HintKey, PayloadError> {
             columns.push((name.clone(), value));
         }
     }
-    Ok(HintKey::new(columns)?)
+    Ok(AnnouncedKey::new(columns)?)
 }
 
 fn kind(fields: &Map<String, Value>) -> Result<ChangeKind, PayloadError> {
@@ -91,7 +96,7 @@ fn kind(fields: &Map<String, Value>) -> Result<ChangeKind, PayloadError> {
 }
 
 /// `ChangedTimestamp` among the changed columns, which is absent in payloads from before 2025 and a hint in all.
-fn changed_at(fields: &Map<String, Value>) -> Option<Time> {
+fn changed_at(fields: &Map<String, Value>) -> Option<SourceTime> {
     let columns = fields.get("changedColumns")?.as_array()?;
     let column = columns.iter().filter_map(Value::as_object).flatten();
     let (_, value) = column.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("changedTimestamp"))?;
@@ -100,6 +105,16 @@ fn changed_at(fields: &Map<String, Value>) -> Option<Time> {
         Value::String(text) => time::parse_utc(text),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
+}
+
+/// Names in `changedColumns`, taken out of the body; what cannot be a name is no news.
+fn columns(fields: &mut Map<String, Value>) -> Vec<String> {
+    let Some(Value::Array(entries)) = fields.remove("changedColumns") else { return Vec::new() };
+    let names = entries.into_iter().filter_map(|entry| match entry {
+        Value::Object(column) => Some(column),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => None,
+    });
+    names.flatten().map(|(name, _)| name).filter(|name| naming::is_well_formed(name)).collect()
 }
 
 fn required<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<&'a Value, PayloadError> {
@@ -144,7 +159,9 @@ mod tests {
         assert_eq!((row.table.as_str(), row.tenant), ("OrderLine", Tenant::Company(5_199_768)));
         assert_eq!(row.key.canonical(), r#"{"lineno":1,"orderno":3}"#);
         let changed_at = Utc.with_ymd_and_hms(2025, 2, 6, 21, 15, 28).unwrap() + chrono::Duration::milliseconds(366);
-        assert_eq!(payload.event.kind, ChangeKind::Insert { changed_at: Some(changed_at) });
+        let changed_at = Some(SourceTime::new(changed_at));
+        assert_eq!(payload.event.kind, ChangeKind::Insert { changed_at });
+        assert!(payload.columns.iter().any(|name| name == "ChangedTimestamp"), "{:?}", payload.columns);
         assert_eq!(payload.changed_by.as_deref(), Some("ola.normann"));
     }
 

@@ -22,6 +22,8 @@ use crate::{
 
 /// Characters of a reason that are kept.
 const REASON_LENGTH_MAX: usize = 300;
+/// What strangers hear when a body was understood and the database could not store it as what it is.
+const REFUSED: &str = "it cannot be stored as a notification";
 /// The header that identifies one notification over its retries, as far as is known.
 const NOTIFICATION_ID: &str = "x-vwd-notification-id";
 
@@ -83,7 +85,6 @@ async fn receive(request: HttpRequest, body: Payload, receiver: web::Data<Receiv
 /// A 2xx.
 enum Answer {
     Accepted,
-    Duplicate,
     Quarantined(String),
 }
 
@@ -91,7 +92,6 @@ impl Answer {
     fn label(&self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
-            Self::Duplicate => "duplicate",
             Self::Quarantined(_) => "quarantined",
         }
     }
@@ -99,7 +99,7 @@ impl Answer {
     fn response(&self) -> HttpResponse {
         let body = match self {
             Self::Quarantined(reason) => json!({ "status": self.label(), "reason": reason }),
-            Self::Accepted | Self::Duplicate => json!({ "status": self.label() }),
+            Self::Accepted => json!({ "status": self.label() }),
         };
         HttpResponse::Accepted().json(body)
     }
@@ -126,9 +126,8 @@ async fn accept(request: &HttpRequest, body: Payload, receiver: &Receiver) -> Re
     let body = receiver.secrets.verify(held.bytes.clone(), signature).ok_or(Refusal::Unsigned)?;
     let (delivery, reason) = understand(request, body);
     match receiver.acceptor.accept(delivery).await {
-        Ok(Accepted::New) => Ok(Answer::Accepted),
-        Ok(Accepted::Duplicate) => Ok(Answer::Duplicate),
-        Ok(Accepted::Quarantined) => Ok(Answer::Quarantined(reason.unwrap_or_default())),
+        Ok(Accepted::Stored) => Ok(Answer::Accepted),
+        Ok(Accepted::Quarantined) => Ok(Answer::Quarantined(reason.unwrap_or_else(|| REFUSED.to_owned()))),
         Err(cause) => Err(Refusal::NotStored(cause)),
     }
 }
@@ -147,6 +146,7 @@ fn understand(request: &HttpRequest, body: VerifiedBody) -> (Delivery, Option<St
                 delivery_id,
                 event: parsed.event,
                 changed_by: parsed.changed_by,
+                columns: parsed.columns,
                 body: body.into_bytes(),
             };
             (Delivery::Notification(notification), None)

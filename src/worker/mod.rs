@@ -1,70 +1,62 @@
-//! Takes dirty rows, asks the source about them and applies the verdicts.
+//! Takes dirty rows, asks the source about them and settles them, target by target.
 //!
-//! One claim is one batch of work: `batch` turns claimed rows into groups of one table each, `plan` puts the
-//! groups into requests, `apply` settles the answers in one transaction, `blame` decides who is at fault when
-//! there is no answer. [`Worker::run`] keeps several claims going; [`Worker::step`] does one, for tests.
+//! `schedule` looks which targets have rows that are due, and starts a task for each request; it never waits for the
+//! source, a description or a mirrored table. `places` bounds how many requests a target and a tenant may have, `pace`
+//! how long few rows gather, `plan` which claims share a request, `tables` what the targets' tables look like.
+//! `request` is the way of one request from claims to settled rows; `failure` says what becomes of those that failed.
 
-mod apply;
-mod batch;
-mod blame;
+mod failure;
 mod pace;
+mod places;
 mod plan;
-mod run;
-mod work;
+mod request;
+mod schedule;
+mod tables;
 
 use std::sync::Arc;
 
+use sqlx::PgPool;
 use tokio::sync::Notify;
 
-pub use run::{Step, Worker};
+pub use schedule::Worker;
 
 use crate::{
     config::MirrorSettings,
-    domain::{RowHint, Tenant},
-    mirror::Replica,
-    queue::Queue,
+    domain::{Target, Tenant},
+    mirror::Mirror,
+    queue::{Claims, Queue, WorkerId},
+    reconcile::Writer,
     telemetry::Metrics,
-    upstream::{Catalog, Upstream},
-    walk::{Loader, Source, Verifier},
+    upstream::{Catalogue, Upstream},
 };
 
 /// What a worker works with.
 #[derive(Debug, Clone)]
 pub struct Parts {
-    /// Rows to look at.
-    pub queue: Queue,
     /// Database of the queue and the mirror alike, for the transactions that span both.
-    pub pool: sqlx::PgPool,
+    pub pool: PgPool,
+    /// Rows that need a fetch.
+    pub queue: Queue,
+    /// Which worker this process is.
+    pub me: WorkerId,
+    /// Rows that this process works on.
+    pub claims: Claims,
     /// The API.
     pub upstream: Upstream,
     /// The API's tables.
-    pub catalog: Arc<Catalog>,
+    pub catalogue: Arc<Catalogue>,
     /// The mirrored tables.
-    pub replica: Replica,
+    pub mirror: Mirror,
+    /// Writes to them.
+    pub writer: Writer,
     /// What is to be mirrored.
     pub scope: Arc<Scope>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Notified when new work has been stored.
+    /// Notified when notifications have been stored.
     pub stored: Arc<Notify>,
     /// Keys in one request.
     pub fetch_rows_max: usize,
-}
-
-impl Parts {
-    /// Walks of whole tables with the same parts.
-    pub fn loader(&self) -> Loader {
-        Loader::new(self.pool.clone(), self.replica.clone(), self.source())
-    }
-
-    /// Comparisons of whole tables with the same parts.
-    pub fn verifier(&self) -> Verifier {
-        Verifier::new(self.pool.clone(), self.replica.clone(), self.source())
-    }
-
-    fn source(&self) -> Source {
-        Source::new(self.upstream.clone(), self.fetch_rows_max)
-    }
 }
 
 /// Which rows are mirrored at all.
@@ -81,12 +73,12 @@ impl Scope {
         Self { tables, companies: settings.companies.clone() }
     }
 
-    /// Why a row is outside; `None` when it is inside.
-    fn outside(&self, hint: &RowHint) -> Option<&'static str> {
-        if !self.tables.is_empty() && !self.tables.contains(&hint.table.as_str().to_ascii_lowercase()) {
+    /// Why a target is outside; `None` when it is inside.
+    fn outside(&self, target: &Target) -> Option<&'static str> {
+        if !self.tables.is_empty() && !self.tables.contains(&target.table.as_str().to_ascii_lowercase()) {
             return Some("the table is not in NXT_TABLES");
         }
-        match hint.tenant {
+        match target.tenant {
             Tenant::Company(number) if !self.companies.is_empty() && !self.companies.contains(&number) => {
                 Some("the company is not in NXT_COMPANIES")
             }

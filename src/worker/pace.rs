@@ -1,66 +1,46 @@
-//! How many rows to ask for, and when.
+//! How long few rows gather before they are asked for, as the budget's use allows.
 //!
-//! A full request is always worth sending. A request for a few rows goes out at once when the last such one is a
-//! while ago, so that a lone change arrives quickly; while changes keep coming, they gather for up to [`LINGER`], so
-//! that a steady stream costs one request a second instead of one a row.
+//! While there is plenty a change is asked for at once, and those that follow it gather for a moment; the more of the
+//! budget is in use, the longer they gather, so that a steady stream settles at about two thirds of it. A claim that fills
+//! a request is never held back.
 
 use std::time::{Duration, Instant};
 
-/// The least time between two requests that are not full.
-const LINGER: Duration = Duration::from_secs(1);
-/// How long the first rows after a quiet time gather.
-const GATHER: Duration = Duration::from_millis(30);
+/// The shortest time between two requests that are not full.
+const GAP_MIN: Duration = Duration::from_millis(40);
+/// What the square of the used share adds.
+const GAP_BY_USE: Duration = Duration::from_millis(300);
+/// What each share beyond three quarters adds.
+const GAP_BY_SCARCITY: Duration = Duration::from_millis(4_000);
+/// How long rows gather while so many arrive that a request soon fills.
+const GAP_OF_FLOOD: Duration = Duration::from_millis(300);
 
 /// When to claim.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    last_partial: Option<Instant>,
+    last: Option<(Instant, usize)>,
 }
 
 impl Pace {
-    /// How long to wait before claiming, given how many rows are due.
-    pub(super) fn delay(&self, due: usize, full: usize, now: Instant) -> Duration {
-        if due >= full {
+    /// How long to wait before claiming. `used` is the share of the budget in use, `full` the rows of a full request.
+    pub(super) fn delay(&self, used: f64, full: usize, now: Instant) -> Duration {
+        let Some((last, rows)) = self.last else { return Duration::ZERO };
+        if rows >= full {
             return Duration::ZERO;
         }
-        let since = self.last_partial.map(|last| now.saturating_duration_since(last));
-        since.map_or(GATHER, |since| LINGER.saturating_sub(since).max(GATHER))
+        let flood = if rows * 4 >= full { GAP_OF_FLOOD } else { Duration::ZERO };
+        gap(used).max(flood).saturating_sub(now.saturating_duration_since(last))
     }
 
-    /// Rows were claimed.
-    pub(super) fn claimed(&mut self, rows: usize, full: usize, now: Instant) {
-        if rows < full {
-            self.last_partial = Some(now);
-        }
+    /// So many rows were claimed.
+    pub(super) fn claimed(&mut self, rows: usize, now: Instant) {
+        self.last = Some((now, rows));
     }
 }
 
-/// The adaptive number of keys in a request: halved when a request of that size failed, grown by a quarter when one
-/// of that size went well.
-#[derive(Debug)]
-pub(super) struct Size {
-    current: usize,
-    max: usize,
-}
-
-impl Size {
-    pub(super) fn new(max: usize) -> Self {
-        Self { current: max, max }
-    }
-
-    pub(super) fn get(&self) -> usize {
-        self.current
-    }
-
-    pub(super) fn failed(&mut self, rows: usize) {
-        self.current = self.current.min((rows / 2).max(1));
-    }
-
-    pub(super) fn succeeded(&mut self, rows: usize) {
-        if rows * 2 >= self.current {
-            self.current = (self.current + self.current.div_ceil(4)).min(self.max);
-        }
-    }
+fn gap(used: f64) -> Duration {
+    let used = used.clamp(0.0, 1.0);
+    GAP_MIN + GAP_BY_USE.mul_f64(used * used) + GAP_BY_SCARCITY.mul_f64((used - 0.75).max(0.0))
 }
 
 #[cfg(test)]
@@ -68,32 +48,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_requests_never_wait_and_lone_ones_only_gather() {
-        let mut pace = Pace::default();
-        let now = Instant::now();
-        assert_eq!(pace.delay(500, 500, now), Duration::ZERO);
-        assert_eq!(pace.delay(1, 500, now), GATHER);
-        pace.claimed(1, 500, now);
-        assert_eq!(pace.delay(1, 500, now), LINGER);
-        assert_eq!(pace.delay(500, 500, now), Duration::ZERO);
-        assert_eq!(pace.delay(1, 500, now + LINGER), GATHER);
+    fn the_first_change_goes_at_once_and_a_full_claim_is_followed_at_once() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert_eq!(pace.delay(0.0, 500, now), Duration::ZERO);
+        pace.claimed(1, now);
+        assert_eq!(pace.delay(0.0, 500, now), GAP_MIN);
+        assert_eq!(pace.delay(0.0, 500, now + GAP_MIN), Duration::ZERO);
+        pace.claimed(500, now);
+        assert_eq!(pace.delay(1.0, 500, now), Duration::ZERO);
     }
 
     #[test]
-    fn the_size_halves_on_failure_and_grows_back_to_its_bound() {
-        let mut size = Size::new(500);
-        size.failed(500);
-        size.failed(250);
-        assert_eq!(size.get(), 125);
-        size.succeeded(10);
-        assert_eq!(size.get(), 125);
-        for _ in 0..20 {
-            size.succeeded(size.get());
+    fn the_fuller_the_budget_the_longer_rows_gather() {
+        let gaps: Vec<Duration> = [0.0, 0.3, 0.6, 0.8, 1.0].map(gap).into();
+        assert!(gaps.is_sorted());
+        assert!(gap(1.0) > Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_steady_stream_settles_within_two_thirds_of_600_requests_a_minute() {
+        let mut used = 0.0;
+        for _ in 0..100 {
+            used = f64::midpoint(used, 0.1 / gap(used).as_secs_f64());
         }
-        assert_eq!(size.get(), 500);
-        for _ in 0..20 {
-            size.failed(size.get());
-        }
-        assert_eq!(size.get(), 1);
+        assert!((0.55..0.667).contains(&used), "{used}");
+    }
+
+    #[test]
+    fn a_flood_gathers_until_requests_are_full() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.claimed(200, now);
+        assert_eq!(pace.delay(0.0, 500, now), GAP_OF_FLOOD);
     }
 }

@@ -175,7 +175,7 @@ async fn run(seed: u64, steps: u32) -> Tally {
     let mut daemon = site.spawn(&[]);
     let mut tally = Tally::default();
     // However busy the machine is, the daemon has begun before anything happens to it.
-    site.wait_for_none("a first walk", "select 1 - least(count(*), 1) from nxt_mirror.checkpoint").await;
+    site.wait_for_none("a first walk", "select 1 - least(count(*), 1) from nxt_mirror.walk").await;
     for _ in 0..steps {
         daemon = step(&mut random, &site, &mut server, daemon, &history, &mut tally).await;
         if !daemon.is_running() {
@@ -188,7 +188,6 @@ async fn run(seed: u64, steps: u32) -> Tally {
     strike_once(&mut random, &site, &history).await;
     quieten(&site).await;
     site.simulator.drain().await;
-    site.expire_leases().await;
     let quiet: chrono::DateTime<chrono::Utc> =
         sqlx::query_scalar("select clock_timestamp()").fetch_one(&site.pool).await.expect("the database answers");
     wait_for_walks(&site, quiet).await;
@@ -296,8 +295,8 @@ async fn quieten(site: &Site) {
 async fn wait_for_walks(site: &Site, quiet: chrono::DateTime<chrono::Utc>) {
     // A walk that has failed twice is left alone for two minutes.
     for _ in 0..3_000 {
-        let sql = "select count(*) from nxt_mirror.checkpoint
-                    where purpose = 'load' and started_at > $1 and finished_at is not null";
+        let sql = "select count(*) from nxt_mirror.walk
+                    where started_at > $1 and finished_at is not null";
         let walked: Result<i64, _> = sqlx::query_scalar(sql).bind(quiet).fetch_one(&site.pool).await;
         if matches!(walked, Ok(6)) {
             return;

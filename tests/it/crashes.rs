@@ -55,16 +55,15 @@ async fn crash_at(point: Failpoint) -> String {
     }
     let _daemon = site.spawn(&[]);
     site.simulator.drain().await;
-    site.expire_leases().await;
-    let unloaded =
-        "select 2 - count(*) from nxt_mirror.checkpoint where purpose = 'load' and last_finished_at is not null";
+    let unloaded = "select 2 - count(*) from nxt_mirror.walk where last_finished_at is not null";
     site.wait_for_none("tables not loaded", unloaded).await;
     site.settle().await;
     let comparison = site.compare().await;
     assert!(comparison.is_equal(), "{}: {comparison}", point.name());
     assert_eq!(site.simulator.sender_counters().given_up, 0, "{}", point.name());
     let stored = site.count("select count(*) from nxt_mirror.notification").await;
-    assert_eq!(stored, ANNOUNCED, "{}: what was acknowledged is stored, once", point.name());
+    // What was stored and not answered is sent again, and stored again.
+    assert!(stored >= ANNOUNCED, "{}: of {ANNOUNCED} notifications only {stored} are stored", point.name());
     format!("{:<18} crashed, {stored} of {ANNOUNCED} notifications stored, {comparison}", point.name())
 }
 

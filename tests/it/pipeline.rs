@@ -228,11 +228,14 @@ async fn what_a_receiver_stores_another_process_mirrors() {
     let app = TestApp::builder().role(Role::Receiver).start().await;
     app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "Ragnhild" }))).unwrap();
     app.simulator.drain().await;
-    assert_eq!(app.count("select count(*) from nxt_mirror.dirty_row").await, 1);
+    assert_eq!(app.count("select rows from nxt_mirror.waiting").await, 1);
     let worker = app.another(Role::Worker).await;
     app.assert_equal().await;
     worker.stop().await;
 }
+
+/// Targets that a worker works on.
+const HELD: &str = "select count(*) from nxt_mirror.target join nxt_mirror.worker on worker.id = target.worker_id";
 
 #[tokio::test]
 async fn what_a_killed_daemon_had_stored_and_claimed_is_done_by_another() {
@@ -248,7 +251,7 @@ async fn what_a_killed_daemon_had_stored_and_claimed_is_done_by_another() {
         .env("NXT_OPS_LISTEN", "127.0.0.1:0")
         .spawn()
         .unwrap();
-    app.wait_for("claimed rows", 5, "select count(*) from nxt_mirror.dirty_row where claim_id is not null").await;
+    app.wait_for("claimed targets", 1, HELD).await;
     app.wait_until("the slow request is under way", |app| app.simulator.counters().faults.contains_key("slow")).await;
     killed.kill().unwrap();
     killed.wait().unwrap();
@@ -266,7 +269,7 @@ async fn a_daemon_that_stops_leaves_nothing_claimed() {
     }
     app.simulator.drain().await;
     let worker = app.another(Role::Worker).await;
-    app.wait_for("claimed rows", 5, "select count(*) from nxt_mirror.dirty_row where claim_id is not null").await;
+    app.wait_for("claimed targets", 1, HELD).await;
     worker.stop().await;
-    assert_eq!(app.count("select count(*) from nxt_mirror.dirty_row where claim_id is not null").await, 0);
+    assert_eq!(app.count(HELD).await, 0);
 }

@@ -1,4 +1,4 @@
-//! Whole tables: first load, healing, and the proof that the mirror is right.
+//! Whole tables: load, resync, sweep, and the proof that the mirror is right.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn a_backfill_loads_what_was_there_before_and_verify_says_equal() {
         app.count("select sum(rows_compared)::bigint from nxt_mirror.verification where left_different = 0").await;
     assert_eq!(certified, 55);
     let fresh: (i64, bool, i64) =
-        sqlx::query_as("select rows, partial, differences from nxt_mirror.freshness where tenant = 'company 2000001'")
+        sqlx::query_as("select rows, partial, differences from nxt_mirror.freshness where company_no = 2000001")
             .fetch_one(&app.pool)
             .await
             .unwrap();
@@ -110,7 +110,7 @@ async fn an_interrupted_walk_goes_on_where_it_stopped() {
     // Five pages of seventy rows, then nothing but errors.
     app.simulator.fault(Fault { after: 5, ..Fault::new(FaultKind::PartialError).on(COMPANY, Some("Order")) });
     assert!(!app.command(&walk).await.status.success());
-    assert_eq!(app.count("select rows_walked from nxt_mirror.checkpoint where purpose = 'load'").await, 350);
+    assert_eq!(app.count("select rows_walked from nxt_mirror.walk").await, 350);
     app.simulator.clear_faults();
     let before = app.simulator.counters().graphql_requests;
     assert!(app.command(&walk).await.status.success());
@@ -147,12 +147,7 @@ async fn chosen_tables_are_loaded_by_themselves_and_lost_notifications_are_found
         .start()
         .await;
     put_silently(&app, COMPANY, 1..=20);
-    app.wait_for(
-        "loaded tables",
-        1,
-        "select count(*) from nxt_mirror.checkpoint where last_finished_at is not null and purpose = 'load'",
-    )
-    .await;
+    app.wait_for("loaded tables", 1, "select count(*) from nxt_mirror.walk where last_finished_at is not null").await;
     app.assert_equal().await;
     app.simulator.set_knobs(|knobs| knobs.loss = 1.0);
     app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 5, "name": "changed unannounced" }))).unwrap();
@@ -185,12 +180,7 @@ async fn a_first_load_beside_live_changes_overwrites_nothing_newer() {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    app.wait_for(
-        "loaded tables",
-        1,
-        "select count(*) from nxt_mirror.checkpoint where last_finished_at is not null and purpose = 'load'",
-    )
-    .await;
+    app.wait_for("loaded tables", 1, "select count(*) from nxt_mirror.walk where last_finished_at is not null").await;
     assert!(app.assert_equal().await >= 260);
 }
 
@@ -213,7 +203,7 @@ async fn ranges_of_any_key_are_walked_at_once_and_taken_up_after_a_kill() {
     assert!(app.count("select count(*) from nxt_mirror.walk_range where position is not null").await > 2);
     app.simulator.clear_faults();
     let before = app.simulator.counters().rows_returned;
-    let walked: i64 = app.count("select sum(rows_walked)::bigint from nxt_mirror.checkpoint").await;
+    let walked: i64 = app.count("select sum(rows_walked)::bigint from nxt_mirror.walk").await;
     assert!(app.command(&walk).await.status.success());
     assert_eq!(app.assert_equal().await, 1_200);
     let again = app.simulator.counters().rows_returned - before;
@@ -266,7 +256,7 @@ async fn a_silent_subscription_is_told_until_it_speaks_again() {
     let silent = "select count(*) from nxt_mirror.freshness where silent_since is not null";
     assert_eq!(app.count(silent).await, 0);
     // As if the last notification was long ago, and a change of two minutes ago was never announced.
-    sqlx::query("update nxt_mirror.mirrored_tenant set last_notified_at = now() - interval '5 minutes'")
+    sqlx::query("update nxt_mirror.target set last_notified_at = now() - interval '5 minutes'")
         .execute(&app.pool)
         .await
         .unwrap();
@@ -291,14 +281,14 @@ async fn many_tables_are_swept_by_few_requests_and_one_that_fails_harms_none() {
         .start()
         .await;
     app.simulator.set_knobs(|knobs| knobs.loss = 1.0);
-    let walked = "select count(*) from nxt_mirror.checkpoint where purpose = 'load' and finished_at is not null";
+    let walked = "select count(*) from nxt_mirror.walk where finished_at is not null";
     app.wait_for("the first load", 9, walked).await;
     for sql in [
         "create table public.swept (at timestamptz)",
         "create function public.note_sweep() returns trigger language plpgsql as $$
          begin insert into public.swept values (clock_timestamp()); return null; end $$",
-        "create trigger note_sweep after update on nxt_mirror.checkpoint for each row
-         when (new.purpose = 'sweep' and new.last_finished_at is distinct from old.last_finished_at)
+        "create trigger note_sweep after update on nxt_mirror.sweep for each row
+         when (new.swept_at is distinct from old.swept_at)
          execute function public.note_sweep()",
     ] {
         sqlx::query(sql).execute(&app.pool).await.unwrap();

@@ -190,7 +190,7 @@ async fn backfill(site: &Site, total: i64, kills: usize) -> anyhow::Result<Run> 
 
 /// Nothing before the tables are made.
 async fn walked(pool: &PgPool) -> i64 {
-    let sum = sqlx::query_scalar("select coalesce(sum(rows_walked), 0)::bigint from nxt_mirror.checkpoint");
+    let sum = sqlx::query_scalar("select coalesce(sum(rows_walked), 0)::bigint from nxt_mirror.walk");
     sum.fetch_one(pool).await.unwrap_or(0)
 }
 

@@ -15,6 +15,10 @@ use uuid::Uuid;
 
 const SERVER_VARIABLE: &str = "NXT_TEST_DATABASE_URL";
 const NAME_PREFIX: &str = "nxt_test_";
+/// A role without special rights.
+const PLAIN_ROLE: &str = "nxt_test_plain";
+/// Another one.
+pub const OTHER_ROLE: &str = "nxt_test_other";
 
 /// An empty database, dropped with this value.
 #[derive(Debug)]
@@ -37,6 +41,20 @@ impl TestDatabase {
     pub fn url(&self) -> String {
         use sqlx::ConnectOptions;
         self.options.to_url_lossy().to_string()
+    }
+
+    /// The address for a role that owns the database and is no superuser, as most daemons have.
+    pub async fn url_of_plain_role(&self) -> String {
+        use sqlx::ConnectOptions;
+        for role in [PLAIN_ROLE, OTHER_ROLE] {
+            let make = format!(
+                "do $$ begin create role {role} login password '{role}';
+                 exception when duplicate_object or unique_violation then null; end $$"
+            );
+            administer(&self.options, make).await;
+        }
+        administer(&self.options, format!("alter database {} owner to {PLAIN_ROLE}", self.name)).await;
+        self.options.clone().username(PLAIN_ROLE).password(PLAIN_ROLE).to_url_lossy().to_string()
     }
 
     /// A small pool of its own, in the caller's runtime.

@@ -2,11 +2,15 @@
 
 use std::{
     path::PathBuf,
-    process::{ExitStatus, Stdio},
+    process::{ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 use nxt_simulator::{Options, Simulator};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::process::{Child, Command};
@@ -77,12 +81,15 @@ impl Site {
         Daemon::start(self.command(&["serve"]).envs(more.iter().copied()))
     }
 
-    /// Gives back at once what a killed daemon had claimed, as the end of its leases would.
-    pub async fn expire_leases(&self) {
-        sqlx::query("update nxt_mirror.dirty_row set due_at = now() where due_at > now()")
-            .execute(&self.pool)
-            .await
-            .expect("the database answers");
+    /// Starts a daemon of one role, `receiver` or `worker`.
+    pub fn spawn_as(&self, role: &str) -> Daemon {
+        Daemon::start(&mut self.command(&["serve", "--role", role]))
+    }
+
+    /// Runs the program until it ends by itself.
+    pub async fn output(&self, arguments: &[&str]) -> Output {
+        let ended = tokio::time::timeout(PATIENCE, self.command(arguments).output()).await;
+        ended.unwrap_or_else(|_| panic!("{arguments:?} does not end")).expect("the program runs")
     }
 
     /// Waits until a query that counts gives 0.
@@ -125,6 +132,29 @@ impl Daemon {
     /// As `kill -9` does.
     pub async fn kill(mut self) {
         self.0.kill().await.expect("the process can be killed");
+    }
+
+    /// As a machine does that stands still: nothing is closed, and nothing said.
+    pub fn freeze(&self) {
+        signal::kill(self.pid(), Signal::SIGSTOP).expect("the process can be stopped");
+    }
+
+    /// Lets a frozen one go on.
+    pub fn thaw(&self) {
+        signal::kill(self.pid(), Signal::SIGCONT).expect("the process can go on");
+    }
+
+    /// The most memory that it ever had, in MB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
+        kilobytes / 1_000
+    }
+
+    fn pid(&self) -> Pid {
+        let id = self.0.id().expect("the process has not ended");
+        Pid::from_raw(i32::try_from(id).expect("process ids are small"))
     }
 
     /// Waits until it ends by itself.

@@ -54,9 +54,9 @@ impl Wait {
         self.until(what, look).await
     }
 
-    /// Waits until no row of the mirror needs a look any more.
+    /// Waits until no notification and no row of the mirror waits any more.
     pub async fn for_settled(&self, pool: &PgPool) -> anyhow::Result<Duration> {
-        self.for_count("rows that still wait", pool, 0, "select count(*) from nxt_mirror.dirty_row").await
+        self.for_count("rows that still wait", pool, 0, "select rows from nxt_mirror.waiting").await
     }
 }
 

@@ -198,7 +198,7 @@ impl TestApp {
         WAIT.until(what, look).await.unwrap_or_else(|late| panic!("{late}"));
     }
 
-    /// Waits until every notification is delivered and no row needs a look.
+    /// Waits until every notification is delivered and no row needs a fetch.
     pub async fn settle(&self) {
         self.simulator.drain().await;
         WAIT.for_settled(&self.pool).await.unwrap_or_else(|late| panic!("{late}"));

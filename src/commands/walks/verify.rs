@@ -1,0 +1,165 @@
+//! `verify`: compares tables with their sources.
+
+use std::{path::Path, process::ExitCode};
+
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+
+use super::bench::Bench;
+use crate::{
+    cli::Targets,
+    commands::progress::Display,
+    domain::{TableName, TargetTable, Tenant},
+    telemetry::chain,
+    upstream::CatalogError,
+    walk::{Difference, Repair, Report, TABLES_AT_ONCE, Verifier, WalkError},
+};
+
+/// Exit code of a comparison that could not be made.
+const COULD_NOT_TELL: u8 = 2;
+
+type Verified = (TargetTable, Result<Report, WalkError>);
+
+/// Compares tables. Exit code 0 equal (after a repair: nothing left different), 1 differences, 2 could not tell.
+pub(in crate::commands) async fn verify(
+    config: Option<&Path>,
+    targets: Targets,
+    is_repairing: bool,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let bench = match open(config, targets).await {
+        Ok(bench) => bench,
+        Err(error) => {
+            eprintln!("nxt-mirror: {}", chain(&*error));
+            return Ok(ExitCode::from(COULD_NOT_TELL));
+        }
+    };
+    bench.report_unknown();
+    let (verifier, display) = (bench.verifier(), Display::new());
+    let verified = match is_repairing {
+        true => bench.worker().run_while(verify_all(&bench, &verifier, &display, Repair::ByWorkers)).await,
+        false => verify_all(&bench, &verifier, &display, Repair::None).await,
+    };
+    let document = Document::new(verified, &bench.unknown);
+    if as_json {
+        println!("{}", serde_json::to_string(&document)?);
+    } else {
+        document.print();
+    }
+    bench.close().await?;
+    Ok(document.exit_code())
+}
+
+async fn open(config: Option<&Path>, targets: Targets) -> anyhow::Result<Bench> {
+    let mut bench = Bench::open(config, targets).await?;
+    bench.describe_anew().await?;
+    Ok(bench)
+}
+
+async fn verify_all(bench: &Bench, verifier: &Verifier, display: &Display, repair: Repair) -> Vec<Verified> {
+    stream::iter(&bench.targets)
+        .map(async |target| {
+            let watch = display.watch(target);
+            (target.clone(), verifier.verify(target, &watch.progress, repair).await)
+        })
+        .buffer_unordered(TABLES_AT_ONCE)
+        .collect()
+        .await
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Document {
+    equal: bool,
+    tables: Vec<Report>,
+    failures: Vec<Failure>,
+}
+
+/// A table that could not be compared.
+#[derive(Debug, Serialize)]
+struct Failure {
+    company_no: Option<i64>,
+    customer_no: Option<i64>,
+    table: String,
+    error: String,
+}
+
+impl Document {
+    fn new(verified: Vec<Verified>, unknown: &[(TableName, CatalogError)]) -> Self {
+        let (mut tables, mut failures) = (vec![], vec![]);
+        for (target, result) in verified {
+            match result {
+                Ok(report) => tables.push(report),
+                Err(error) => failures.push(Failure::of(&target, &error)),
+            }
+        }
+        failures.extend(unknown.iter().map(|(table, error)| Failure::unknown(table, error)));
+        tables.sort_by(|one, other| one.place().cmp(&other.place()));
+        let equal = failures.is_empty() && !tables.is_empty() && tables.iter().all(Report::is_equal);
+        Self { equal, tables, failures }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        let has_left = self.tables.iter().any(|report| report.left > 0);
+        match (has_left, self.equal) {
+            (true, _) => ExitCode::FAILURE,
+            (false, false) => ExitCode::from(COULD_NOT_TELL),
+            (false, true) => ExitCode::SUCCESS,
+        }
+    }
+
+    fn print(&self) {
+        self.tables.iter().for_each(print);
+        // Those without a tenant were told before.
+        for failure in self.failures.iter().filter(|failure| failure.tenant().is_some()) {
+            eprintln!("{}: could not be compared, {}", failure.name(), failure.error);
+        }
+    }
+}
+
+impl Failure {
+    fn of(target: &TargetTable, error: &WalkError) -> Self {
+        let (company_no, customer_no) = match target.tenant {
+            Tenant::Company(number) => (Some(number), None),
+            Tenant::Customer(number) => (None, Some(number)),
+        };
+        Self { company_no, customer_no, table: target.table.name.to_string(), error: chain(error).to_string() }
+    }
+
+    fn unknown(table: &TableName, error: &CatalogError) -> Self {
+        Self { company_no: None, customer_no: None, table: table.to_string(), error: chain(error).to_string() }
+    }
+
+    fn tenant(&self) -> Option<Tenant> {
+        self.company_no.map(Tenant::Company).or(self.customer_no.map(Tenant::Customer))
+    }
+
+    fn name(&self) -> String {
+        match self.tenant() {
+            Some(tenant) => format!("{} of {tenant}", self.table),
+            None => self.table.clone(),
+        }
+    }
+}
+
+fn print(report: &Report) {
+    let Report { rows_compared, differences, repaired, left, unreadable, unreadable_rows, .. } = report;
+    println!(
+        "{}: {rows_compared} rows compared, {} differences, {repaired} repaired, {left} left",
+        report.name(),
+        differences.len()
+    );
+    if *unreadable > 0 {
+        println!("  {unreadable} rows could not be compared");
+    }
+    for row in unreadable_rows {
+        println!("  {}: {}", row.key, row.reason);
+    }
+    for (key, difference) in differences {
+        match difference {
+            Difference::Missing => println!("  {key}: missing in the mirror"),
+            Difference::Extra => println!("  {key}: only in the mirror"),
+            Difference::Different { columns } => println!("  {key}: different in {}", columns.join(", ")),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Bringing one table in line with its description: made when it is missing, given new columns, never robbed of one.
+
+use std::sync::Arc;
+
+use sqlx::{Acquire, AssertSqlSafe, PgConnection, PgPool, types::Json};
+
+use super::{Mirror, SchemaError, clause, error::is_lock_timeout, schema};
+use crate::{
+    domain::{Column, TableLevel, TableSpec},
+    failpoint::Failpoint,
+};
+
+/// A replica that makes the same table is waited for; what it waits for itself is shorter.
+const BEGIN: &str = "begin; set local lock_timeout = '3s'";
+/// How long a change of a table waits for its lock. Readers queue behind it meanwhile.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '500ms'";
+
+impl Mirror {
+    /// The descriptions that the tables were last brought in line with, by an earlier run or another replica. One that
+    /// cannot be read is left out: the table will be described anew.
+    pub async fn descriptions(&self) -> Result<Vec<TableSpec>, SchemaError> {
+        let specs: Vec<Json<serde_json::Value>> = sqlx::query_scalar("select spec from nxt_mirror.mirrored_table")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|source| SchemaError::of("nxt_mirror.mirrored_table", source))?;
+        Ok(specs.into_iter().filter_map(|Json(spec)| serde_json::from_value(spec).ok()).collect())
+    }
+}
+
+/// Returns the description that the table is in line with: the same one, or one without the columns that could not be
+/// added because somebody is at the table. Also whether tables may be distributed.
+pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>) -> Result<(Arc<TableSpec>, bool), SchemaError> {
+    let failed = |source| SchemaError::of(&spec.sql_name, source);
+    let mut transaction = pool.begin_with(BEGIN).await.map_err(failed)?;
+    lock(&mut transaction, spec).await.map_err(failed)?;
+    let is_distributed = has_citus(&mut transaction).await.map_err(failed)?;
+    let existing = columns(&mut transaction, spec).await.map_err(failed)?;
+    let previous = remembered(&mut transaction, spec).await.map_err(failed)?;
+    let left_out = if existing.is_empty() {
+        create(&mut transaction, spec).await.map_err(failed)?;
+        vec![]
+    } else {
+        extend(&mut transaction, spec, &existing).await?
+    };
+    if previous.as_ref().is_some_and(|previous| has_lost(previous, spec, &existing, &left_out)) {
+        have_loaded_anew(&mut transaction, spec).await.map_err(failed)?;
+    }
+    let note = note(spec, &existing, previous.as_ref(), &left_out);
+    remember(&mut transaction, spec, note).await.map_err(failed)?;
+    Failpoint::TableMade.pass();
+    transaction.commit().await.map_err(failed)?;
+    Failpoint::TableReady.pass();
+    let effective = if left_out.is_empty() { Arc::clone(spec) } else { Arc::new(schema::without(spec, &left_out)) };
+    Ok((effective, is_distributed))
+}
+
+async fn has_citus(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select exists (select from pg_extension where extname = 'citus')").fetch_one(connection).await
+}
+
+/// Replicas that need the same table at the same moment make it one after the other.
+async fn lock(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 1))")
+        .bind(&spec.sql_name)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Columns of the mirrored table and their types; empty when there is no such table.
+async fn columns(connection: &mut PgConnection, spec: &TableSpec) -> Result<Vec<(String, String)>, sqlx::Error> {
+    sqlx::query_as(
+        "select attname::text, format_type(atttypid, atttypmod) from pg_attribute
+          where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by attnum",
+    )
+    .bind(clause::table(spec))
+    .fetch_all(connection)
+    .await
+}
+
+async fn create(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
+    create_schema(connection).await?;
+    execute(connection, schema::create(spec)).await?;
+    if let Some(index) = schema::create_spelling_index(spec) {
+        execute(connection, index).await?;
+    }
+    tracing::info!(row.table = %spec.name, columns = spec.columns.len(), "mirrored table made");
+    Ok(())
+}
+
+/// Only where it was dropped: `if not exists` would need rights that it does not need otherwise.
+async fn create_schema(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let exists: bool =
+        sqlx::query_scalar("select to_regnamespace('business_nxt') is not null").fetch_one(&mut *connection).await?;
+    if exists { Ok(()) } else { execute(connection, "create schema business_nxt".to_owned()).await }
+}
+
+/// Adds the columns that the table lacks. Returns those that could not be added now.
+async fn extend<'a>(
+    connection: &mut PgConnection,
+    spec: &'a TableSpec,
+    existing: &[(String, String)],
+) -> Result<Vec<&'a Column>, SchemaError> {
+    check_key(connection, spec).await?;
+    let missing = missing(spec, existing)?;
+    if missing.is_empty() {
+        return Ok(missing);
+    }
+    match add(connection, spec, &missing).await {
+        Ok(()) => {
+            tracing::info!(row.table = %spec.name, columns = names(&missing), "columns added");
+            Ok(vec![])
+        }
+        Err(error) if is_lock_timeout(&error) => {
+            tracing::warn!(row.table = %spec.name, columns = names(&missing), "table is in use, columns are added later");
+            Ok(missing)
+        }
+        Err(error) => Err(SchemaError::of(&spec.sql_name, error)),
+    }
+}
+
+/// In a savepoint, so that the transaction can go on without.
+async fn add(connection: &mut PgConnection, spec: &TableSpec, columns: &[&Column]) -> Result<(), sqlx::Error> {
+    let mut savepoint = connection.begin().await?;
+    sqlx::query(LOCK_TIMEOUT).execute(&mut *savepoint).await?;
+    match execute(&mut savepoint, schema::add_columns(spec, columns)).await {
+        Ok(()) => savepoint.commit().await,
+        Err(error) => {
+            savepoint.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
+/// Whether the table or a column of it was gone that is there again now, empty.
+fn has_lost(previous: &TableSpec, spec: &TableSpec, existing: &[(String, String)], left_out: &[&Column]) -> bool {
+    let was_there = |column: &Column| previous.columns.iter().any(|known| known.sql_name == column.sql_name);
+    let is_gone = |column: &Column| existing.iter().all(|(name, _)| *name != column.sql_name);
+    let is_back = |column: &Column| left_out.iter().all(|left_out| left_out.sql_name != column.sql_name);
+    spec.columns.iter().any(|column| was_there(column) && is_gone(column) && is_back(column))
+}
+
+/// Walks are begun anew, and until they have come to their end nobody is told that the table is whole.
+async fn have_loaded_anew(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
+    let kind = match spec.level {
+        TableLevel::Company => "company",
+        TableLevel::Customer => "customer",
+    };
+    tracing::warn!(row.table = %spec.name, "what was missing of the mirrored table is made again; it is loaded anew");
+    sqlx::query(
+        r#"delete from nxt_mirror.walk using nxt_mirror.target
+            where target.id = walk.target_id and target.tenant_kind = $1
+              and lower(target.table_name) = lower($2 collate "C")"#,
+    )
+    .bind(kind)
+    .bind(spec.name.as_str())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(connection).await.map(drop)
+}
+
+async fn check_key(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), SchemaError> {
+    let actual: Vec<String> = sqlx::query_scalar(
+        "select a.attname::text
+           from pg_index i, unnest(i.indkey::int[]) with ordinality as k (attnum, position), pg_attribute a
+          where i.indrelid = to_regclass($1) and i.indisprimary
+            and a.attrelid = i.indrelid and a.attnum = k.attnum
+          order by k.position",
+    )
+    .bind(clause::table(spec))
+    .fetch_all(connection)
+    .await
+    .map_err(|source| SchemaError::of(&spec.sql_name, source))?;
+    let expected = clause::primary_key(spec);
+    if actual == expected {
+        return Ok(());
+    }
+    let table = clause::table(spec);
+    Err(SchemaError::KeyChanged { table, actual: actual.join(", "), expected: expected.join(", ") })
+}
+
+/// Described columns that the table lacks. Fails on one whose type in the table cannot hold its values.
+fn missing<'a>(spec: &'a TableSpec, existing: &[(String, String)]) -> Result<Vec<&'a Column>, SchemaError> {
+    let mut missing = Vec::new();
+    for column in &spec.columns {
+        match existing.iter().find(|(name, _)| *name == column.sql_name) {
+            None => missing.push(column),
+            Some((_, actual)) if schema::holds(actual, column.kind) => {}
+            Some((_, actual)) => {
+                return Err(SchemaError::TypeChanged {
+                    table: spec.sql_name.clone(),
+                    column: column.sql_name.clone(),
+                    actual: actual.clone(),
+                    expected: column.kind.sql(),
+                });
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// What people should know of a table: columns that it has and the source does not, and the other way round.
+fn note(
+    spec: &TableSpec,
+    existing: &[(String, String)],
+    previous: Option<&TableSpec>,
+    left_out: &[&Column],
+) -> Option<String> {
+    let is_described = |spec: &TableSpec, name: &str| spec.columns.iter().any(|column| column.sql_name == name);
+    let kept: Vec<&str> = existing
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .filter(|name| !name.starts_with('_') && !is_described(spec, name))
+        .collect();
+    let vanished: Vec<&str> =
+        kept.iter().copied().filter(|name| previous.is_some_and(|previous| is_described(previous, name))).collect();
+    if !vanished.is_empty() {
+        let columns = vanished.join(", ");
+        tracing::warn!(row.table = %spec.name, columns, "columns are no longer shown by the API and are kept");
+    }
+    let kept = (!kept.is_empty()).then(|| format!("not shown by the API, kept here: {}", kept.join(", ")));
+    let later = (!left_out.is_empty())
+        .then(|| format!("to be added when nobody holds a lock on the table: {}", names(left_out)));
+    let notes: Vec<String> = kept.into_iter().chain(later).collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+fn names(columns: &[&Column]) -> String {
+    columns.iter().map(|column| column.sql_name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The description that the table was last brought in line with, if there was one and it can be read.
+async fn remembered(connection: &mut PgConnection, spec: &TableSpec) -> Result<Option<TableSpec>, sqlx::Error> {
+    let found: Option<Json<serde_json::Value>> =
+        sqlx::query_scalar("select spec from nxt_mirror.mirrored_table where table_name = $1")
+            .bind(spec.name.as_str())
+            .fetch_optional(connection)
+            .await?;
+    Ok(found.and_then(|Json(spec)| serde_json::from_value(spec).ok()))
+}
+
+async fn remember(connection: &mut PgConnection, spec: &TableSpec, note: Option<String>) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into nxt_mirror.mirrored_table as known (table_name, spec, note) values ($1, $2, $3)
+         on conflict on constraint mirrored_table_pkey
+         do update set spec = excluded.spec, described_at = now(), note = excluded.note
+          where row(known.spec, known.note) is distinct from row(excluded.spec, excluded.note)",
+    )
+    .bind(spec.name.as_str())
+    .bind(Json(spec))
+    .bind(note)
+    .execute(connection)
+    .await
+    .map(drop)
+}

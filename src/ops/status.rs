@@ -1,0 +1,83 @@
+//! The document of `status --json`.
+
+use serde::Serialize;
+use sqlx::PgPool;
+
+use crate::{
+    clocks,
+    domain::DatabaseTime,
+    queue::{
+        dead_letter,
+        status::{self, Freshness},
+    },
+    upstream::{self, Outage},
+};
+
+/// How the mirror is, as of now.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// When it was read, by the database's clock.
+    pub now: DatabaseTime,
+    /// `current`, `catching up` or `degraded`.
+    pub state: &'static str,
+    /// Age of the oldest notification that is not settled.
+    pub lag_seconds: i64,
+    /// Rows and notifications that wait.
+    pub backlog: i64,
+    /// What was set aside.
+    pub dead_letters: i64,
+    /// Requests to the API.
+    pub budget: BudgetUse,
+    /// Since when the API does not answer.
+    pub api_away_since: Option<DatabaseTime>,
+    /// Why it does not.
+    pub api_away_because: Option<String>,
+    /// Clocks that do not fit, and what to do about each.
+    pub clocks: Vec<String>,
+    /// Each target.
+    pub tables: Vec<Freshness>,
+}
+
+/// Requests to the API, over all replicas.
+#[derive(Debug, Serialize)]
+pub struct BudgetUse {
+    /// Requests allowed in 60 seconds.
+    pub per_minute: u32,
+    /// Requests of the last 60 seconds.
+    pub used: u32,
+}
+
+impl Status {
+    /// Reads it from the database.
+    pub async fn read(pool: &PgPool, per_minute: u32) -> anyhow::Result<Self> {
+        let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await?;
+        let backlog = status::backlog(pool).await?;
+        let letters = dead_letter::count(pool).await?;
+        let outage = Outage::current(pool).await?;
+        let tables = status::freshness(pool).await?;
+        let clocks = clocks::evidence(pool).await?.findings();
+        Ok(Self {
+            now,
+            state: state(&tables, backlog.rows, outage.is_some()),
+            lag_seconds: backlog.lag_seconds,
+            backlog: backlog.rows,
+            dead_letters: letters.rows + letters.bodies,
+            budget: BudgetUse { per_minute, used: upstream::used(pool).await? },
+            api_away_since: outage.as_ref().map(|outage| outage.since),
+            api_away_because: outage.map(|outage| outage.reason),
+            clocks: clocks.iter().map(|finding| format!("{finding}: {}", finding.advice())).collect(),
+            tables,
+        })
+    }
+}
+
+/// Degraded while something needs a person; otherwise whether anything waits.
+fn state(tables: &[Freshness], waiting: i64, is_away: bool) -> &'static str {
+    if is_away || tables.iter().any(|table| table.state == "degraded") {
+        "degraded"
+    } else if waiting > 0 {
+        "catching up"
+    } else {
+        "current"
+    }
+}

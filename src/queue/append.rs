@@ -1,0 +1,191 @@
+//! Group commit: one block and one commit for all requests that wait, each answered after it.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::{Notify, mpsc};
+
+use super::{
+    accept::{AcceptError, Accepted, Acceptor, Delivery, Notification, Waiting},
+    block::{Block, Letter, Stream},
+    error::{is_collision, is_of_data},
+};
+use crate::{failpoint::Failpoint, telemetry::Metrics};
+
+/// Deliveries in one commit. A notification's place in its block has 10 bits of its id.
+const BATCH_MAX: usize = 1_000;
+/// Bytes of bodies in one commit.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long one commit may take before its requests get a 503. Two of them fit into the answer's time-out.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Tries of a commit that collides with another one.
+const TRIES_MAX: usize = 5;
+
+/// The task that commits. It has a connection of its own, so that nothing else can keep it waiting for one, and only
+/// ever inserts, so that there is nothing that others could lock.
+pub struct Appender {
+    options: PgConnectOptions,
+    stream: Option<Stream>,
+    waiting: mpsc::Receiver<Waiting>,
+    stored: Arc<Notify>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Appender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Appender").finish_non_exhaustive()
+    }
+}
+
+impl Appender {
+    /// An appender and the place where requests hand in. `stored` is notified after each commit with new work.
+    pub fn new(options: PgConnectOptions, stored: Arc<Notify>, metrics: Arc<Metrics>) -> (Acceptor, Self) {
+        let (acceptor, waiting) = Acceptor::channel();
+        // The server gives up before the client does, so that no statement outlives its requests.
+        let options = options.application_name("nxt-mirror receiver").options([
+            ("statement_timeout", "4500"),
+            ("lock_timeout", "2000"),
+            // One statement for ever, by a primary key alone.
+            ("plan_cache_mode", "auto"),
+        ]);
+        (acceptor, Self { options, stream: None, waiting, stored, metrics })
+    }
+
+    /// Commits until every [`Acceptor`] is gone.
+    pub async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while self.waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            self.commit(std::mem::take(&mut batch)).await;
+            batch.reserve(BATCH_MAX);
+        }
+        if let Some(stream) = self.stream.take() {
+            stream.close().await;
+        }
+    }
+
+    async fn commit(&mut self, batch: Vec<Waiting>) {
+        self.metrics.commit_batch.observe(batch.len() as f64);
+        Failpoint::ReceiveTaken.pass();
+        let (deliveries, answers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|waiting| (waiting.delivery, waiting.answer)).unzip();
+        match self.store_in_time(&deliveries).await {
+            Ok(stored) => {
+                Failpoint::ReceiveStored.pass();
+                for (answer, accepted) in answers.into_iter().zip(stored) {
+                    // A request that is gone was stored all the same.
+                    let _ = answer.send(Ok(accepted));
+                }
+                self.stored.notify_one();
+                Failpoint::ReceiveAnswered.pass();
+            }
+            Err(reason) => {
+                // Its state is unknown: the next batch gets a new connection, and with it a new stream.
+                self.stream = None;
+                for answer in answers {
+                    let _ = answer.send(Err(AcceptError::Failed(reason.clone())));
+                }
+            }
+        }
+    }
+
+    async fn store_in_time(&mut self, deliveries: &[Delivery]) -> Result<Vec<Accepted>, String> {
+        match tokio::time::timeout(COMMIT_TIMEOUT, self.store_all(deliveries)).await {
+            Ok(Ok(stored)) => Ok(stored),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_elapsed) => Err(format!("not done within {COMMIT_TIMEOUT:?}")),
+        }
+    }
+
+    /// Stores a batch as one block. What is too large, or refused for its data, is halved until the culprit stands
+    /// alone, which is set aside with the database's reason.
+    async fn store_all(&mut self, deliveries: &[Delivery]) -> Result<Vec<Accepted>, sqlx::Error> {
+        let mut accepted = Vec::with_capacity(deliveries.len());
+        let mut parts = vec![deliveries];
+        while let Some(part) = parts.pop() {
+            if part.len() > 1 && bytes(part) > BATCH_BYTES_MAX {
+                halve(part, &mut parts);
+                continue;
+            }
+            match self.store(part).await {
+                Ok(()) => accepted.extend(part.iter().map(accepted_as)),
+                Err(error) if is_of_data(&error) && part.len() > 1 => halve(part, &mut parts),
+                Err(error) if is_of_data(&error) => accepted.push(self.set_aside(&part[0], &error).await?),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(accepted)
+    }
+
+    async fn store(&mut self, deliveries: &[Delivery]) -> Result<(), sqlx::Error> {
+        let block = Block::of(deliveries.iter().filter_map(as_notification));
+        let letters: Vec<_> = deliveries.iter().filter_map(as_letter).collect();
+        self.append(&block, &letters).await
+    }
+
+    /// Stores a notification among the dead letters, as the database does not take it as what it is.
+    async fn set_aside(&mut self, delivery: &Delivery, refusal: &sqlx::Error) -> Result<Accepted, sqlx::Error> {
+        let Delivery::Notification(notification) = delivery else {
+            return Err(sqlx::Error::Protocol(format!("a dead letter was refused: {refusal}")));
+        };
+        let reason = format!("the database cannot store it: {refusal}");
+        let letter = Letter {
+            delivery_id: notification.delivery_id.as_ref().map(|id| id.as_str()),
+            reason: &reason,
+            body: &notification.body,
+        };
+        self.append(&Block::default(), &[letter]).await?;
+        Ok(Accepted::Quarantined)
+    }
+
+    async fn append(&mut self, block: &Block<'_>, letters: &[Letter<'_>]) -> Result<(), sqlx::Error> {
+        for _ in 1..TRIES_MAX {
+            match self.stream().await?.append(block, letters).await {
+                Err(error) if is_collision(&error) => tracing::debug!(%error, "a commit is repeated"),
+                done => return done,
+            }
+        }
+        self.stream().await?.append(block, letters).await
+    }
+
+    async fn stream(&mut self) -> Result<&mut Stream, sqlx::Error> {
+        Ok(match &mut self.stream {
+            Some(stream) => stream,
+            empty => empty.insert(Stream::open(PgConnection::connect_with(&self.options).await?).await?),
+        })
+    }
+}
+
+/// Puts both halves on the stack, the first one on top.
+fn halve<'a>(part: &'a [Delivery], parts: &mut Vec<&'a [Delivery]>) {
+    let (first, second) = part.split_at(part.len() / 2);
+    parts.extend([second, first]);
+}
+
+fn bytes(deliveries: &[Delivery]) -> usize {
+    deliveries.iter().map(|delivery| delivery.body().len()).sum()
+}
+
+fn accepted_as(delivery: &Delivery) -> Accepted {
+    match delivery {
+        Delivery::Notification(_) => Accepted::Stored,
+        Delivery::Quarantine(_) => Accepted::Quarantined,
+    }
+}
+
+fn as_notification(delivery: &Delivery) -> Option<&Notification> {
+    match delivery {
+        Delivery::Notification(notification) => Some(notification),
+        Delivery::Quarantine(_) => None,
+    }
+}
+
+fn as_letter(delivery: &Delivery) -> Option<Letter<'_>> {
+    match delivery {
+        Delivery::Quarantine(quarantine) => Some(Letter {
+            delivery_id: quarantine.delivery_id.as_ref().map(|id| id.as_str()),
+            reason: &quarantine.reason,
+            body: &quarantine.body,
+        }),
+        Delivery::Notification(_) => None,
+    }
+}

@@ -1,0 +1,201 @@
+//! Claimed rows: settled by what was seen of them, their dirty rows cleared in the same transaction.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use chrono::Duration;
+use sqlx::PgConnection;
+
+use super::{
+    REPEATS_MAX, ReconcileError, Writer,
+    verdicts::{Case, Seen, Subject, applied, canonical},
+};
+use crate::{
+    domain::{
+        DatabaseTime, Owner, Row, RowKey, TargetTable,
+        isolate::{Limits, Trial, isolate},
+        settle::{Reason, Then, Verdict},
+    },
+    failpoint::Failpoint,
+    queue::{self, DirtyRow, Outcome, SyncAction},
+};
+
+/// A claimed row in its table's own terms, with what was seen of it.
+#[derive(Debug)]
+pub struct Item {
+    /// As it was claimed.
+    pub claimed: DirtyRow,
+    /// Its key.
+    pub key: RowKey,
+    /// Start of the request that saw it and the row, if there is one; `None` where the source was not asked.
+    pub seen: Option<(DatabaseTime, Option<Row>)>,
+}
+
+/// How many rows were settled, by what was done.
+pub type Tally = HashMap<SyncAction, u64>;
+
+impl Item {
+    fn subject(&self) -> Subject<'_> {
+        let seen = match &self.seen {
+            None => Seen::Nothing,
+            Some((started_at, Some(row))) => Seen::Found(row, *started_at),
+            Some((started_at, None)) => Seen::Missing(*started_at),
+        };
+        Subject { asked: &self.key, seen, notification_id: self.claimed.notification_id }
+    }
+}
+
+impl Writer {
+    /// Settles items of one target. Nothing of it is written when it fails.
+    pub async fn settle(&self, target: &TargetTable, items: &[Item]) -> Result<Tally, ReconcileError> {
+        if items.is_empty() {
+            return Ok(Tally::new());
+        }
+        let mut repeats = 0;
+        loop {
+            match self.settle_once(target, items).await {
+                Err(error) if error.is_passing() && repeats < REPEATS_MAX => repeats += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn settle_once(&self, target: &TargetTable, items: &[Item]) -> Result<Tally, ReconcileError> {
+        let mut transaction = self.begin().await?;
+        self.mirror.lock(&mut transaction, target).await?;
+        Failpoint::ApplyLocked.pass();
+        let subjects = items.iter().map(Item::subject).collect();
+        let mut cases = self.judge(&mut transaction, target, subjects).await?;
+        self.carry_out(&mut transaction, target, &mut cases).await?;
+        let tally = conclude(&mut transaction, target, items, &cases).await?;
+        Failpoint::ApplyWritten.pass();
+        self.commit(transaction, target).await?;
+        Failpoint::Applied.pass();
+        Ok(tally)
+    }
+}
+
+/// The daemon's own tables: health, sync log, dirty rows, dead letters.
+async fn conclude(
+    connection: &mut PgConnection,
+    target: &TargetTable,
+    items: &[Item],
+    cases: &[Case<'_>],
+) -> Result<Tally, ReconcileError> {
+    let (mut tally, mut entries, mut outcomes, mut cleared) = (Tally::new(), vec![], vec![], vec![]);
+    for (item, case) in items.iter().zip(cases) {
+        *tally.entry(case.action()).or_default() += 1;
+        entries.push(case.entry(target, reason(case).to_string()));
+        let outcome = outcome(&item.claimed, case);
+        if matches!(outcome, Outcome::Done { .. }) {
+            cleared.extend(canonical(&item.key, target).into_iter().chain([item.claimed.row_key.to_string()]));
+        }
+        outcomes.push((&*item.claimed.row_key, outcome));
+    }
+    queue::log(connection, target.id, &entries).await?;
+    queue::dead_letter::clear_dead(connection, target.id, &cleared).await?;
+    let started_at = cases.iter().filter_map(|case| case.started_at()).min();
+    queue::settle(connection, target.id, &outcomes, started_at).await?;
+    let is_notified = items.iter().any(|item| item.claimed.notification_id.is_some());
+    queue::note_applied(connection, target.id, applied(cases, is_notified)).await?;
+    Ok(tally)
+}
+
+fn reason(case: &Case<'_>) -> Reason {
+    match case.verdict {
+        Verdict::Write { reason, .. } | Verdict::Remove { reason, .. } | Verdict::Keep { reason, .. } => reason,
+        // The deletion that was certain is no longer: another notification has come.
+        Verdict::Fetch => Reason::DeletedMeanwhile,
+    }
+}
+
+fn outcome(claimed: &DirtyRow, case: &Case<'_>) -> Outcome {
+    match case.verdict {
+        Verdict::Remove { .. }
+        | Verdict::Write { then: Then::Settled, .. }
+        | Verdict::Keep { then: Then::Settled, .. } => Outcome::Done { generation: claimed.generation },
+        Verdict::Write { then: Then::Recheck { pause, counts }, .. }
+        | Verdict::Keep { then: Then::Recheck { pause, counts }, .. } => {
+            Outcome::Recheck { generation: claimed.generation, pause, counts }
+        }
+        Verdict::Fetch => Outcome::Recheck { generation: claimed.generation, pause: Duration::zero(), counts: false },
+    }
+}
+
+/// What came of items of one target.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// Rows by what was done.
+    pub tally: Tally,
+    /// Rows that do not fit by themselves, and why.
+    pub culprits: Vec<(Item, String)>,
+}
+
+/// Transactions of one search for rows that do not fit: parts of one attempt, attempts in all.
+const SEARCH: Limits = Limits { parts_max: 8, attempts_max: 64 };
+/// So many rows that all fail alone are not to blame: their target is.
+const ALL_AT_FAULT: usize = 20;
+
+impl Writer {
+    /// Settles items of one target; rows that do not fit together are settled in ever smaller parts, until the culprits
+    /// stand alone. An error is about all of them, and what is not settled by then is as it was.
+    pub async fn settle_apart(&self, target: &TargetTable, items: Vec<Item>) -> Result<Settled, ReconcileError> {
+        let error = match self.settle(target, &items).await {
+            Ok(tally) => return Ok(Settled { tally, culprits: vec![] }),
+            Err(error) => error,
+        };
+        let diagnosis = error.diagnose();
+        if diagnosis.owner != Owner::Row {
+            return Err(error);
+        }
+        let (count, stopped) = (items.len(), Mutex::new(None));
+        let found = isolate(items, diagnosis.reason, SEARCH, |parts| self.settle_parts(target, parts, &stopped)).await;
+        let stopped = stopped.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match stopped {
+            Some(error) => Err(error),
+            None if found.culprits.len() == count && count >= ALL_AT_FAULT => Err(ReconcileError::NoRowFits {
+                reason: found.culprits.into_iter().next().map(|(_, reason)| reason).unwrap_or_default(),
+            }),
+            None => Ok(Settled { tally: sum(found.done), culprits: found.culprits }),
+        }
+    }
+}
+
+impl Writer {
+    /// Each part by itself. An error that no row is to blame for is left in `stopped`.
+    async fn settle_parts(
+        &self,
+        target: &TargetTable,
+        parts: Vec<Vec<Item>>,
+        stopped: &Mutex<Option<ReconcileError>>,
+    ) -> Vec<Trial<Item, Tally, String>> {
+        let mut trials = vec![];
+        for part in parts {
+            let error = match self.settle(target, &part).await {
+                Ok(tally) => {
+                    trials.push(Trial::Done(tally));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let diagnosis = error.diagnose();
+            trials.push(if diagnosis.owner == Owner::Row {
+                Trial::Failed { items: part, error: diagnosis.reason }
+            } else {
+                *stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Trial::Stopped { items: part, error: diagnosis.reason }
+            });
+        }
+        trials
+    }
+}
+
+fn sum(tallies: Vec<Tally>) -> Tally {
+    let mut sum = Tally::new();
+    for (action, count) in tallies.into_iter().flatten() {
+        *sum.entry(action).or_default() += count;
+    }
+    sum
+}

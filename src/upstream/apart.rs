@@ -1,0 +1,50 @@
+//! Fetching rows that failed together: each key a part of its own, so that the errors of the parts tell the culprits.
+
+use super::{
+    Ask, AskError, Share, Sight, Upstream, UpstreamError,
+    answer::Page,
+    fetch::observation,
+    filter,
+    request::{PartOf, Request},
+};
+use crate::domain::{DatabaseTime, Observation};
+
+/// Keys that one request asks for apart.
+pub const APART_MAX: usize = 64;
+
+/// `first` of a part for one key: one more than there can be, so that a second row would show.
+pub(super) const APART_ROWS_MAX: usize = 2;
+
+impl Upstream {
+    /// Asks for each key by itself, [`APART_MAX`] of them in one request: one sight for each key, in their order, or
+    /// why there is none. When a request fails as a whole, what earlier ones brought is lost; so a caller that expects
+    /// this asks for [`APART_MAX`] keys at a time.
+    pub async fn fetch_apart(&self, ask: &Ask, share: Share) -> Result<Vec<Result<Sight, AskError>>, UpstreamError> {
+        let mut sights = Vec::with_capacity(ask.keys.len());
+        for keys in ask.keys.chunks(APART_MAX) {
+            let part = |key| {
+                let filter = filter::by_keys(&ask.table, std::slice::from_ref(key));
+                PartOf { tenant: ask.tenant, table: &ask.table, filter, rows_max: APART_ROWS_MAX }
+            };
+            let request = Request::build("FetchApart", keys.iter().map(part).collect());
+            self.metrics().rows_fetched.inc_by(keys.len() as u64);
+            let answer = self.post(&request.tenants, share, &request.body).await?;
+            let started_at = answer.started_at;
+            let pages = self.read_pages(answer, &request.places);
+            sights.extend(pages.into_iter().map(|page| sight_of_one(page?, started_at)));
+        }
+        Ok(sights)
+    }
+}
+
+/// A filter on one key found these rows: by the source's own comparison they are that key's, however it is spelled.
+pub(super) fn sight_of_one(page: Page, started_at: DatabaseTime) -> Result<Sight, AskError> {
+    let mut rows = page.rows.into_iter();
+    let observation = match (rows.next(), rows.next()) {
+        (None, _) if page.has_next => return Err(AskError::Shape("a page promises more rows but brings none".into())),
+        (None, _) => Observation::Missing,
+        (Some(row), None) => observation(row),
+        (Some(_), Some(_)) => return Err(AskError::Shape("several rows have one key".into())),
+    };
+    Ok(Sight { started_at, observation })
+}

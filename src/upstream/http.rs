@@ -1,0 +1,127 @@
+//! The API over HTTP: statuses, bodies of bounded size, and how long a refusal asks to wait.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::{
+    Response, StatusCode,
+    header::{self, HeaderMap},
+};
+
+use super::{
+    UpstreamError,
+    envelope::Answer,
+    memory::{ANSWER_BYTES_MAX, Reservation},
+};
+use crate::domain::DatabaseTime;
+
+/// What the API's gateway names its traces by; it covers answers without JSON, too.
+const TRACE_HEADER: &str = "x-vbc-traceid";
+
+/// Reads an answer of the API.
+pub(super) async fn read_answer(
+    response: Response,
+    mut memory: Reservation,
+    started_at: DatabaseTime,
+) -> Result<Answer, UpstreamError> {
+    let status = response.status();
+    match status {
+        StatusCode::UNAUTHORIZED => return Err(UpstreamError::Unauthorized),
+        StatusCode::TOO_MANY_REQUESTS => {
+            return Err(UpstreamError::Throttled { retry_after: retry_after(response.headers()) });
+        }
+        // GraphQL servers may answer an invalid request with 400 and the usual body.
+        StatusCode::OK | StatusCode::BAD_REQUEST => {}
+        other => return Err(UpstreamError::Status(other.as_u16())),
+    }
+    let bytes = read_body(response, ANSWER_BYTES_MAX, Some(&mut memory)).await?;
+    match Answer::parse(bytes, Some(memory), started_at) {
+        Err(_) if status != StatusCode::OK => Err(UpstreamError::Status(status.as_u16())),
+        parsed => parsed,
+    }
+}
+
+/// Reads a body up to a size.
+pub(super) async fn read_body(
+    mut response: Response,
+    bytes_max: usize,
+    mut memory: Option<&mut Reservation>,
+) -> Result<Vec<u8>, UpstreamError> {
+    let expected = response.content_length().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    let mut body = Vec::with_capacity(expected.min(bytes_max));
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        let bytes = body.len() + chunk.len();
+        if bytes > bytes_max {
+            return Err(UpstreamError::TooLarge(bytes_max));
+        }
+        if let Some(memory) = &mut memory {
+            memory.cover(bytes).await;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The trace that the gateway names.
+pub(super) fn trace_id(response: &Response) -> Option<String> {
+    Some(response.headers().get(TRACE_HEADER)?.to_str().ok()?.chars().take(100).collect())
+}
+
+pub(super) fn broken(error: reqwest::Error) -> UpstreamError {
+    if error.is_timeout() && !error.is_connect() {
+        UpstreamError::TimedOut
+    } else {
+        UpstreamError::Transport(error.without_url())
+    }
+}
+
+/// `Retry-After`: seconds, with tolerance for a fraction, or a date, which is compared with the answer's own.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let wanted = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = wanted.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds.max(0.0)).ok();
+    }
+    let until = httpdate::parse_http_date(wanted).ok()?;
+    let now = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    Some(until.duration_since(now.unwrap_or_else(now_here)).unwrap_or_default())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a date without another to compare it with; the pause is bounded")]
+fn now_here() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pause(wanted: &str, date: Option<&str>) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RETRY_AFTER, wanted.parse().unwrap());
+        if let Some(date) = date {
+            headers.insert(header::DATE, date.parse().unwrap());
+        }
+        retry_after(&headers)
+    }
+
+    #[test]
+    fn a_pause_may_be_seconds_or_a_date() {
+        let now = Some("Wed, 25 Nov 2026 16:00:00 GMT");
+        assert_eq!(pause("7", None), Some(Duration::from_secs(7)));
+        assert_eq!(pause(" 1.5 ", None), Some(Duration::from_millis(1_500)));
+        assert_eq!(pause("-3", None), Some(Duration::ZERO));
+        assert_eq!(pause("Wed, 25 Nov 2026 16:00:20 GMT", now), Some(Duration::from_secs(20)));
+        assert_eq!(pause("Wednesday, 25-Nov-26 16:00:20 GMT", now), Some(Duration::from_secs(20)));
+        assert_eq!(pause("Wed, 25 Nov 2026 15:00:00 GMT", now), Some(Duration::ZERO));
+        assert_eq!(pause("Sun, 06 Nov 1994 08:49:37 GMT", None), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_is_no_pause_is_none() {
+        for wanted in ["", "soon", "1e999", "inf", "7 seconds"] {
+            assert_eq!(pause(wanted, None), None, "{wanted}");
+        }
+        assert_eq!(pause("NaN", None), Some(Duration::ZERO));
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,132 @@
+//! What a comparison of one table found, as people and programs read it.
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::domain::{DatabaseTime, RowKey, TableSpec, TargetTable, Tenant};
+
+/// How a row differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Difference {
+    /// The source has it, the mirror does not.
+    Missing,
+    /// The mirror has it, the source does not.
+    Extra,
+    /// Both have it, with other values.
+    Different {
+        /// Mirrored columns whose values differ.
+        columns: Vec<String>,
+    },
+}
+
+/// A row that could not be compared.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unreadable {
+    /// Its key, by mirrored names in the order of the key.
+    pub key: Box<RawValue>,
+    /// Why not.
+    pub reason: String,
+}
+
+/// What a comparison of one table found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Whose table, if a company's.
+    pub company_no: Option<i64>,
+    /// Whose table, if a customer's.
+    pub customer_no: Option<i64>,
+    /// Which.
+    pub table: String,
+    /// The mirror is compared as of this moment.
+    pub as_of: DatabaseTime,
+    /// Rows of the source, and of the mirror alone.
+    pub rows_compared: u64,
+    /// Rows that could not be compared; nothing is known of them.
+    pub unreadable: u64,
+    /// Those of them whose keys are known.
+    pub unreadable_rows: Vec<Unreadable>,
+    /// Rows that differ, by the values of their keys, in the order of the keys.
+    #[serde(serialize_with = "by_key")]
+    pub differences: Differences,
+    /// Of those, mended.
+    pub repaired: u64,
+    /// Of those, still different.
+    pub left: u64,
+}
+
+/// Rows that differ, by key.
+pub type Differences = BTreeMap<RowKey, Difference>;
+/// Rows that cannot be compared, and why.
+pub(super) type Uncompared = BTreeMap<RowKey, String>;
+
+/// What is known of a table when it was compared.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    pub(super) differences: Differences,
+    pub(super) uncompared: Uncompared,
+    /// Rows of the source.
+    pub(super) rows: u64,
+    /// Rows that were passed over, whose keys are not known.
+    pub(super) skipped: u64,
+}
+
+impl Report {
+    /// `differences` are those before a repair, `compared` is how things are now.
+    pub(super) fn new(
+        target: &TargetTable,
+        as_of: DatabaseTime,
+        differences: Differences,
+        compared: &Compared,
+    ) -> Self {
+        let table = &target.table;
+        let numbers = match target.tenant {
+            Tenant::Company(number) => (Some(number), None),
+            Tenant::Customer(number) => (None, Some(number)),
+        };
+        let left = compared.differences.len() as u64;
+        let extra = differences.values().filter(|difference| **difference == Difference::Extra).count();
+        Self {
+            company_no: numbers.0,
+            customer_no: numbers.1,
+            table: table.name.to_string(),
+            as_of,
+            rows_compared: compared.rows + extra as u64,
+            unreadable: compared.uncompared.len() as u64 + compared.skipped,
+            unreadable_rows: unreadable_rows(table, &compared.uncompared),
+            repaired: (differences.len() as u64).saturating_sub(left),
+            left,
+            differences,
+        }
+    }
+
+    /// The table and whose it is, for people.
+    pub fn name(&self) -> String {
+        let tenant = self.company_no.map(Tenant::Company).or(self.customer_no.map(Tenant::Customer));
+        tenant.map_or_else(|| self.table.clone(), |tenant| format!("{} of {tenant}", self.table))
+    }
+
+    /// Its place among others: by company, customer and table.
+    pub fn place(&self) -> (Option<i64>, Option<i64>, &str) {
+        (self.company_no, self.customer_no, &self.table)
+    }
+
+    /// Whether mirror and source are equal now, as far as every row could tell.
+    pub fn is_equal(&self) -> bool {
+        self.left == 0 && self.unreadable == 0
+    }
+}
+
+fn by_key<S: Serializer>(differences: &Differences, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(differences.iter().map(|(key, difference)| (key.to_string(), difference)))
+}
+
+fn unreadable_rows(table: &TableSpec, uncompared: &Uncompared) -> Vec<Unreadable> {
+    uncompared.iter().map(|(key, reason)| Unreadable { key: shown(key, table), reason: reason.clone() }).collect()
+}
+
+fn shown(key: &RowKey, table: &TableSpec) -> Box<RawValue> {
+    RawValue::from_string(key.shown(table)).expect("a shown key is JSON")
+}

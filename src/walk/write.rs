@@ -1,0 +1,217 @@
+//! How loads, resyncs and sweeps write their pages: by the one writer, the checkpoint in the same transaction.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use sqlx::{Postgres, Transaction};
+use tokio::sync::{Mutex, Semaphore};
+
+use super::{
+    Loader, Progress, WalkError,
+    checkpoint::{self, Step},
+    patience::{Patience, Retries},
+    ranges::{Range, Visitor},
+};
+use crate::{
+    domain::{
+        AnnouncedKey, DatabaseTime, Row, RowKey, TargetTable,
+        isolate::{Isolated, Limits, Trial, isolate},
+    },
+    failpoint::Failpoint,
+    mirror::WalkId,
+    queue::{self, Priority},
+    reconcile::{Page, ReconcileError, Writer},
+    telemetry::chain,
+    upstream::TablePage,
+};
+
+/// The search for rows that do not fit.
+const SEARCH: Limits = Limits { parts_max: 16, attempts_max: 64 };
+/// So many rows, none of which fits, say that the table is to blame.
+const ROWS_TELLING: usize = 8;
+
+/// Writes the pages of one walk of a table.
+#[derive(Debug)]
+pub(super) struct PageWriter {
+    writer: Writer,
+    /// See [`Loader`](super::Loader).
+    places: Arc<Semaphore>,
+    target: TargetTable,
+    walk: Option<WalkId>,
+    is_logged: bool,
+    patience: Patience,
+    progress: Arc<Progress>,
+    changed: AtomicU64,
+    /// One page of the table at a time is in its transaction, so that live work never queues behind more than one.
+    turn: Mutex<()>,
+}
+
+/// What the pages are of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Job {
+    /// The walk whose checkpoint moves with each page; none for a sweep.
+    pub(super) walk: Option<WalkId>,
+    /// Whether each change is worth a line in the sync log.
+    pub(super) is_logged: bool,
+    pub(super) patience: Patience,
+}
+
+/// What one transaction writes.
+#[derive(Debug, Clone, Copy)]
+struct Batch<'a> {
+    rows: &'a [Row],
+    started_at: DatabaseTime,
+    /// Rows that are left to live work, which sets them aside if it must.
+    left: &'a [AnnouncedKey],
+    step: Option<Step<'a>>,
+}
+
+impl Visitor for PageWriter {
+    async fn visit(&self, range: &Range, page: &TablePage, is_last: bool) -> Result<(), WalkError> {
+        let step = self.walk.map(|walk| Step {
+            walk,
+            range_no: range.no,
+            rows: page.rows.len(),
+            position: page.last_key.as_ref(),
+            is_last,
+        });
+        let unreadable = announced(&self.target, page.unreadable.iter().map(|(key, _)| key));
+        let _waiting = self.progress.wait();
+        let batch = Batch { rows: &page.rows, started_at: page.started_at, left: &unreadable, step };
+        match self.write_patiently(batch).await {
+            Err(error) if error.is_about_rows() => self.write_apart(batch, error).await,
+            result => result,
+        }
+    }
+
+    async fn cut(&self, total: Option<u64>, ranges: &[Range]) -> Result<(), WalkError> {
+        let Some(walk) = self.walk else { return Ok(()) };
+        let mut transaction = self.writer.begin().await?;
+        checkpoint::cut(&mut transaction, self.target.id, walk, total, ranges).await?;
+        transaction.commit().await?;
+        Failpoint::WalkCut.pass();
+        Ok(())
+    }
+}
+
+impl PageWriter {
+    pub(super) fn new(loader: &Loader, target: &TargetTable, job: Job, progress: &Arc<Progress>) -> Self {
+        Self {
+            writer: loader.writer.clone(),
+            places: Arc::clone(&loader.places),
+            target: target.clone(),
+            walk: job.walk,
+            is_logged: job.is_logged,
+            patience: job.patience,
+            progress: Arc::clone(progress),
+            changed: AtomicU64::new(0),
+            turn: Mutex::default(),
+        }
+    }
+
+    /// A transaction for what belongs to the end of the walk.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, WalkError> {
+        Ok(self.writer.begin().await?)
+    }
+
+    /// Rows that were new or different.
+    pub(super) fn changed(&self) -> u64 {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// Tries again while somebody holds the table or the database is away, without holding anything meanwhile.
+    async fn write_patiently(&self, batch: Batch<'_>) -> Result<(), WalkError> {
+        let mut retries = Retries::new(self.patience);
+        loop {
+            match self.write(batch).await {
+                Ok(()) => return Ok(()),
+                Err(error) => retries.pause(&self.target, error).await?,
+            }
+        }
+    }
+
+    async fn write(&self, batch: Batch<'_>) -> Result<(), WalkError> {
+        let _turn = self.turn.lock().await;
+        let _place = self.places.acquire().await;
+        let mut transaction = self.writer.begin().await?;
+        let mut changed = 0;
+        if !batch.rows.is_empty() {
+            let page = Page {
+                target: &self.target,
+                rows: batch.rows,
+                started_at: batch.started_at,
+                walk: self.walk,
+                is_logged: self.is_logged,
+            };
+            changed = self.writer.take_page(&mut transaction, page).await?;
+        }
+        queue::mark(&mut transaction, self.target.id, batch.left, Priority::Deferred).await?;
+        if let Some(step) = batch.step {
+            checkpoint::advance(&mut transaction, self.target.id, step).await?;
+        }
+        self.pass(Failpoint::WalkWritten);
+        self.writer.commit(transaction, &self.target).await?;
+        self.pass(Failpoint::WalkCommitted);
+        self.changed.fetch_add(changed, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn pass(&self, point: Failpoint) {
+        if self.walk.is_some() {
+            point.pass();
+        }
+    }
+
+    /// Some of the rows do not fit the mirror: the others are written, and these are left to live work, which sets them
+    /// aside with their reason.
+    async fn write_apart(&self, batch: Batch<'_>, error: WalkError) -> Result<(), WalkError> {
+        tracing::warn!(target = %self.target, error = %chain(&error), "the rows of a page are written apart");
+        let fatal = Mutex::default();
+        let rows: Vec<&Row> = batch.rows.iter().collect();
+        let found: Isolated<_, (), String> =
+            isolate(rows, error.diagnose().reason, SEARCH, |parts| self.write_parts(batch, parts, &fatal)).await;
+        if let Some(fatal) = fatal.into_inner() {
+            return Err(fatal);
+        }
+        let reason = found.culprits.first().map(|(_, reason)| reason.clone()).unwrap_or_default();
+        let alone = found.culprits.iter().map(|(row, _)| *row);
+        let unfit: Vec<&Row> =
+            alone.chain(found.unresolved.iter().flat_map(|(rows, _)| rows.iter().copied())).collect();
+        if unfit.len() == batch.rows.len() && unfit.len() >= ROWS_TELLING {
+            return Err(ReconcileError::NoRowFits { reason }.into());
+        }
+        let mut left = batch.left.to_vec();
+        left.extend(announced(&self.target, unfit.iter().map(|row| &row.key)));
+        self.write_patiently(Batch { rows: &[], left: &left, ..batch }).await
+    }
+
+    async fn write_parts<'a>(
+        &self,
+        batch: Batch<'_>,
+        parts: Vec<Vec<&'a Row>>,
+        fatal: &Mutex<Option<WalkError>>,
+    ) -> Vec<Trial<&'a Row, (), String>> {
+        let mut trials = Vec::with_capacity(parts.len());
+        for items in parts {
+            let rows: Vec<Row> = items.iter().map(|row| (*row).clone()).collect();
+            let part = Batch { rows: &rows, left: &[], step: None, ..batch };
+            trials.push(match self.write_patiently(part).await {
+                Ok(()) => Trial::Done(()),
+                Err(error) if error.is_about_rows() => Trial::Failed { items, error: error.diagnose().reason },
+                Err(error) => {
+                    let reason = error.diagnose().reason;
+                    *fatal.lock().await = Some(error);
+                    Trial::Stopped { items, error: reason }
+                }
+            });
+        }
+        trials
+    }
+}
+
+/// Keys as notifications would give them; those that none could give are left out.
+pub(super) fn announced<'a>(target: &TargetTable, keys: impl IntoIterator<Item = &'a RowKey>) -> Vec<AnnouncedKey> {
+    keys.into_iter().filter_map(|key| key.announced(&target.table).ok()).collect()
+}
