@@ -2,16 +2,22 @@
 
 #![allow(clippy::disallowed_methods, reason = "what tests send is dated as the source would")]
 
+mod architecture;
+mod columns;
 mod convergence;
 mod crashes;
 mod embedded;
 mod faults;
+mod isolation;
+mod mirror;
 mod operate;
 mod outages;
 mod pipeline;
+mod queue;
 mod receive;
 mod security;
 mod simulator;
 mod support;
+mod upstream;
 mod values;
 mod walks;

@@ -1,0 +1,123 @@
+//! The map in `docs/architecture.md` says who may import whom. The code keeps to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What every module may use.
+const COMMON: [&str; 2] = ["telemetry", "failpoint"];
+/// Modules that put the others together.
+const TOP: [&str; 5] = ["app", "cli", "commands", "demo", "main"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Names between backticks.
+fn quoted(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The modules of the map, and what each may import.
+fn map() -> BTreeMap<String, BTreeSet<String>> {
+    let document = fs::read_to_string(root().join("docs/architecture.md")).expect("the document is there");
+    let table = document.split("## The map").nth(1).expect("it has a map");
+    let rows = table.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let mut map = BTreeMap::new();
+    for row in rows.skip(2) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        let [modules, _, imports] = cells.as_slice() else { panic!("not three columns: {row}") };
+        for module in quoted(modules) {
+            map.insert(module, quoted(imports).into_iter().collect());
+        }
+    }
+    map
+}
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("the folder can be read") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The module of the crate that a file belongs to.
+fn module(file: &Path) -> String {
+    let path = file.strip_prefix(root().join("src")).expect("a file of src");
+    let first = path.components().next().expect("a name").as_os_str().to_str().expect("a plain name");
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// Modules of the crate that a text names, alone or in braces.
+fn imports(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for rest in text.split("crate::").skip(1) {
+        let Some(list) = rest.strip_prefix('{') else {
+            found.insert(name(rest));
+            continue;
+        };
+        let (mut depth, mut is_start) = (1, true);
+        for (at, character) in list.char_indices() {
+            match character {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => is_start = true,
+                _ if depth == 1 && is_start && !character.is_whitespace() => {
+                    found.insert(name(&list[at..]));
+                    is_start = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found
+}
+
+fn name(text: &str) -> String {
+    text.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
+}
+
+#[test]
+fn modules_import_what_the_map_allows_and_nothing_else() {
+    let map = map();
+    let mut found = vec![];
+    files(&root().join("src"), &mut found);
+    let mut wrong = BTreeSet::new();
+    for file in found {
+        let own = module(&file);
+        if own == "lib" || TOP.contains(&own.as_str()) {
+            continue;
+        }
+        let allowed = map.get(&own).unwrap_or_else(|| panic!("{own} is not in the map"));
+        let code: String = fs::read_to_string(&file)
+            .expect("the file can be read")
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let strangers = imports(&code).into_iter().filter(|import| {
+            *import != own
+                && map.contains_key(import)
+                && !allowed.contains(import)
+                && !COMMON.contains(&import.as_str())
+        });
+        wrong.extend(strangers.map(|import| format!("{own} imports {import}")));
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn imports_are_seen_in_every_form() {
+    let text = "use crate::queue;\nuse crate::{\n    domain::{Row, Time},\n    mirror,\n};\nlet x = crate::walk::y();";
+    let expected = ["domain", "mirror", "queue", "walk"].map(str::to_owned);
+    assert_eq!(imports(text), BTreeSet::from(expected));
+}

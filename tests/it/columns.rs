@@ -1,0 +1,117 @@
+//! Columns that come and go at the source while the daemon runs.
+
+use nxt_mirror::config::Role;
+use nxt_testkit::object;
+use serde_json::{Value, json};
+
+use crate::support::app::{COMPANY, TestApp};
+
+/// A daemon that knows the orders, and walks nothing that could renew what it knows of them.
+async fn with_orders() -> TestApp {
+    let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).set("NXT_WALK_SECONDS", 0).start().await;
+    for number in 1..=3 {
+        put(&app, json!({ "orderNo": number, "name": "at first", "employeeNo": 5 }));
+    }
+    app.assert_equal().await;
+    app
+}
+
+fn put(app: &TestApp, order: Value) {
+    app.simulator.put(COMPANY, "Order", object(order)).unwrap();
+}
+
+/// A column of each mirrored order, in the order of their numbers; null where the table has no such column.
+async fn mirrored(app: &TestApp, column: &str) -> Vec<Value> {
+    let mut orders = app.mirrored("order").await;
+    orders.sort_by_key(|order| order["order_no"].as_i64());
+    orders.iter().map(|order| order.get(column).cloned().unwrap_or_default()).collect()
+}
+
+#[tokio::test]
+async fn a_column_that_a_notification_announces_is_mirrored_with_its_row() {
+    let app = with_orders().await;
+    app.simulator.add_column("Order", "priority", "Int").unwrap();
+    put(&app, json!({ "orderNo": 2, "priority": 7 }));
+    app.settle().await;
+    assert_eq!(mirrored(&app, "priority").await, [Value::Null, json!(7), Value::Null]);
+    app.assert_equal().await;
+}
+
+#[tokio::test]
+async fn several_tables_that_gain_columns_at_once_have_them_at_once() {
+    let app = with_orders().await;
+    for number in 1..=3 {
+        app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": number, "lineNo": 1 }))).unwrap();
+    }
+    app.assert_equal().await;
+    for (column, scalar) in [("priority", "Int"), ("remark", "String"), ("weightInKilos", "Decimal")] {
+        app.simulator.add_column("Order", column, scalar).unwrap();
+        app.simulator.add_column("OrderLine", column, scalar).unwrap();
+    }
+    let new = json!({ "orderNo": 2, "lineNo": 1, "priority": 1, "remark": "new", "weightInKilos": 2.5 });
+    app.simulator.put(COMPANY, "OrderLine", object(new)).unwrap();
+    put(&app, json!({ "orderNo": 2, "priority": 2, "remark": "new", "weightInKilos": 2.5 }));
+    app.assert_equal().await;
+}
+
+/// The new daemon begins with the descriptions that the old one left behind.
+#[tokio::test]
+async fn an_announced_column_is_mirrored_after_a_restart() {
+    let mut app = with_orders().await;
+    let next = app.another(Role::All).await;
+    let url = next.webhook_url();
+    app.simulator.set_knobs(|knobs| knobs.url = Some(url));
+    std::mem::replace(&mut app.daemon, next).stop().await;
+    app.simulator.add_column("Order", "priority", "Int").unwrap();
+    put(&app, json!({ "orderNo": 2, "priority": 7 }));
+    app.assert_equal().await;
+}
+
+#[tokio::test]
+async fn a_column_announced_before_a_restart_is_mirrored_after_it() {
+    let mut app = with_orders().await;
+    let receiver = app.another(Role::Receiver).await;
+    let url = receiver.webhook_url();
+    app.simulator.set_knobs(|knobs| knobs.url = Some(url));
+    std::mem::replace(&mut app.daemon, receiver).stop().await;
+    app.simulator.add_column("Order", "priority", "Int").unwrap();
+    put(&app, json!({ "orderNo": 2, "priority": 7 }));
+    app.simulator.drain().await;
+    let worker = app.another(Role::Worker).await;
+    app.assert_equal().await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_column_that_is_announced_again_and_again_and_never_shown_costs_little() {
+    let app = with_orders().await;
+    let before = app.simulator.counters().graphql_requests;
+    for number in 1..=20 {
+        app.accept(&json!({
+            "tableIdentifier": "Order", "customerNo": 1_000_001, "companyNo": 2_000_001, "event": "UPDATE",
+            "primaryKeys": [{ "OrderNo": 1 + number % 3 }], "timestamp": "2026-01-01T00:00:00Z",
+            "changedColumns": [{ "Imaginary": number }],
+        }))
+        .await;
+        app.assert_equal().await;
+    }
+    let requests = app.simulator.counters().graphql_requests - before;
+    assert!(requests <= 20 + 5, "{requests} requests for 20 changes");
+    assert!(app.dead_letters().await.is_empty());
+}
+
+#[tokio::test]
+async fn values_of_a_column_that_is_hidden_for_a_moment_stay() {
+    let app = with_orders().await;
+    app.simulator.hide_column("Order", "employeeNo").unwrap();
+    put(&app, json!({ "orderNo": 1, "name": "while hidden" }));
+    put(&app, json!({ "orderNo": 4, "name": "while hidden" }));
+    app.assert_equal().await;
+    assert_eq!(mirrored(&app, "employee_no").await, [json!(5), json!(5), json!(5), Value::Null]);
+    app.simulator.add_column("Order", "employeeNo", "Int").unwrap();
+    put(&app, json!({ "orderNo": 1, "employeeNo": 6 }));
+    put(&app, json!({ "orderNo": 4, "employeeNo": 6 }));
+    let back = "select count(*) from business_nxt.\"order\" where employee_no = 6";
+    app.wait_for("values of the column that is shown again", 2, back).await;
+    app.assert_equal().await;
+}

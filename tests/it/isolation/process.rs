@@ -1,0 +1,153 @@
+//! Processes that die or stand still while they hold rows, and how much memory one takes.
+
+use std::time::Duration;
+
+use nxt_simulator::{Fault, FaultKind, Options};
+use nxt_testkit::{Daemon, Site, TestDatabase, object};
+use serde_json::json;
+
+use super::{GREAT_PATIENCE, ORDERS, PRODUCTS, count, eventually, eventually_within, wait_for_strike};
+use crate::support::{self, app::COMPANY, database};
+
+/// Five seconds are promised. A busy machine may take longer to start a process and to look.
+const SETTLED_MAX: Duration = Duration::from_secs(20);
+const ROWS: i64 = 10;
+
+/// A site without walks, so that nothing but live work settles a row.
+async fn site(database: &TestDatabase) -> Site {
+    let options = Options { published_example: false, ..Options::default() };
+    let settings = [("NXT_SWEEP_SECONDS", "0"), ("NXT_WALK_SECONDS", "0")];
+    support::site(options, &database.url(), &settings).await
+}
+
+/// A daemon that has mirrored some orders.
+async fn start(site: &Site) -> Daemon {
+    let daemon = site.spawn(&[]);
+    ORDERS.change(&site.simulator, COMPANY, ROWS, "at first");
+    ORDERS.wait_for(&site.pool, COMPANY, ROWS, "at first").await;
+    daemon
+}
+
+/// A daemon in the middle of a request that brings its rows.
+async fn start_and_ask(site: &Site) -> Daemon {
+    let daemon = start(site).await;
+    site.simulator.fault(Fault::new(FaultKind::Hang).on(COMPANY, None));
+    ORDERS.change(&site.simulator, COMPANY, ROWS, "held");
+    site.simulator.drain().await;
+    wait_for_strike(&site.simulator, "hang").await;
+    daemon
+}
+
+async fn wait_for_another_to_settle(site: &Site, text: &str) -> Daemon {
+    let another = site.spawn_as("worker");
+    let settled = ORDERS.wait_for(&site.pool, COMPANY, ROWS, text);
+    tokio::time::timeout(SETTLED_MAX, settled).await.expect("another worker settles what one holds that is gone");
+    another
+}
+
+/// Demands that what a frozen worker had in its hands does no harm when it goes on.
+async fn assert_harmless(site: &Site, frozen: &Daemon) {
+    site.wait_for_none("waiting rows", "select sum(backlog)::bigint from nxt_mirror.freshness").await;
+    frozen.thaw();
+    ORDERS.change(&site.simulator, COMPANY, ROWS, "after the thaw");
+    ORDERS.wait_for(&site.pool, COMPANY, ROWS, "after the thaw").await;
+    site.settle().await;
+    let comparison = site.compare().await;
+    assert!(comparison.is_equal(), "{comparison}");
+}
+
+#[tokio::test]
+async fn rows_that_a_killed_worker_held_are_settled_by_another() {
+    let database = database().await;
+    let site = site(&database).await;
+    start_and_ask(&site).await.kill().await;
+    site.simulator.clear_faults();
+    let _another = wait_for_another_to_settle(&site, "held").await;
+}
+
+#[tokio::test]
+async fn rows_that_a_worker_holds_that_froze_while_it_asked_are_settled_by_another() {
+    let database = database().await;
+    let site = site(&database).await;
+    let frozen = start_and_ask(&site).await;
+    frozen.freeze();
+    site.simulator.clear_faults();
+    let _another = wait_for_another_to_settle(&site, "held").await;
+    assert_harmless(&site, &frozen).await;
+}
+
+/// Its session goes on holding what it had locked.
+#[tokio::test]
+async fn rows_that_a_worker_holds_that_froze_while_it_wrote_are_settled_by_another() {
+    let database = database().await;
+    let site = site(&database).await;
+    let frozen = start(&site).await;
+    let mut user = site.pool.begin().await.unwrap();
+    sqlx::query("lock table business_nxt.\"order\" in share mode").execute(&mut *user).await.unwrap();
+    ORDERS.change(&site.simulator, COMPANY, ROWS, "held");
+    site.simulator.drain().await;
+    let waiting = "select count(*) from pg_locks where not granted and relation = 'business_nxt.\"order\"'::regclass";
+    eventually("it waits for the table", async || count(&site.pool, waiting).await > 0).await;
+    frozen.freeze();
+    user.rollback().await.unwrap();
+    let _another = wait_for_another_to_settle(&site, "held").await;
+    assert_harmless(&site, &frozen).await;
+}
+
+const MEGABYTES_MAX: u64 = 250;
+
+/// Puts long rows into the source that no notification has told of.
+fn put_long_rows(site: &Site, rows: i64, bytes: usize) {
+    let text = "x".repeat(bytes);
+    let long = |number| {
+        let mut row = PRODUCTS.row(number, "long");
+        row.insert("information1".into(), text.clone().into());
+        row
+    };
+    let rows: Vec<_> = (1..=rows).map(long).collect();
+    site.simulator.put_all(COMPANY, PRODUCTS.table, &rows, false).unwrap();
+}
+
+async fn assert_mirrored_in_little_memory(site: &Site, worker: &Daemon, rows: i64) {
+    let all_shown = async || PRODUCTS.shown(&site.pool, COMPANY, "long").await == rows;
+    eventually_within(GREAT_PATIENCE, "all long rows are mirrored", all_shown).await;
+    site.wait_for_none("waiting rows", "select sum(backlog)::bigint from nxt_mirror.freshness").await;
+    let peak = worker.peak_memory();
+    assert!(peak <= MEGABYTES_MAX, "{peak} MB for {rows} rows");
+}
+
+/// Announces rows to a receiver, then lets a worker find them all waiting.
+async fn assert_waiting_rows_take_little_memory(rows: i64, bytes: usize) {
+    let database = database().await;
+    let site = site(&database).await;
+    put_long_rows(&site, rows, bytes);
+    let receiver = site.spawn_as("receiver");
+    for number in 1..=rows {
+        let key = object(json!({ "productNo": number.to_string() }));
+        site.simulator.announce(COMPANY, PRODUCTS.table, key).unwrap();
+    }
+    site.simulator.drain().await;
+    receiver.kill().await;
+    let worker = site.spawn_as("worker");
+    assert_mirrored_in_little_memory(&site, &worker, rows).await;
+}
+
+#[tokio::test]
+async fn many_long_rows_that_wait_take_little_memory() {
+    assert_waiting_rows_take_little_memory(2_000, 100_000).await;
+}
+
+#[tokio::test]
+async fn very_long_rows_that_wait_take_little_memory() {
+    assert_waiting_rows_take_little_memory(150, 1_000_000).await;
+}
+
+#[tokio::test]
+async fn a_walk_over_long_rows_takes_little_memory() {
+    let database = database().await;
+    let options = Options { published_example: false, ..Options::default() };
+    let site = support::site(options, &database.url(), &[("NXT_TABLES", "Product")]).await;
+    put_long_rows(&site, 2_000, 100_000);
+    let worker = site.spawn_as("worker");
+    assert_mirrored_in_little_memory(&site, &worker, 2_000).await;
+}
