@@ -63,12 +63,22 @@ struct Entry {
     /// What is known, until it is replaced.
     known: Option<(Readiness, Instant)>,
     is_being_prepared: bool,
-    /// What is known must not be used any more.
-    is_outdated: bool,
+    doubt: Doubt,
     /// How many columns had been announced when it was last prepared.
     announced: i64,
     /// Columns, in lower case, that were heard of and are not mirrored, and since when.
     missing: HashMap<String, Instant>,
+}
+
+/// Whether what is known of a table may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// It may.
+    None,
+    /// Not until the table has been looked at.
+    Outdated,
+    /// Not until the look that has begun since is over.
+    Looking,
 }
 
 impl Entry {
@@ -77,7 +87,7 @@ impl Entry {
             target,
             known: None,
             is_being_prepared: false,
-            is_outdated: false,
+            doubt: Doubt::None,
             announced: 0,
             missing: HashMap::new(),
         }
@@ -86,6 +96,9 @@ impl Entry {
     /// Takes over what was found. Returns since when rows were written without columns that are there now.
     fn take(&mut self, found: Found, now: Instant) -> Option<Instant> {
         self.announced = found.announced.len() as i64;
+        if self.doubt == Doubt::Looking {
+            self.doubt = Doubt::None;
+        }
         match (found.readiness, &mut self.known) {
             (Some(readiness), _) => {
                 let missing_since = self.compare(&readiness, &found.announced, found.described.as_deref(), now);
@@ -175,11 +188,11 @@ impl Tables {
         let mut entries = self.entries();
         let entry = entries.entry(id.clone()).or_insert_with(|| Entry::new(target.clone()));
         let is_fresh = entry.known.as_ref().is_some_and(|(_, since)| since.elapsed() < FRESH);
-        if entry.is_outdated || !is_fresh {
+        if entry.doubt == Doubt::Outdated || !is_fresh {
             self.start_preparing(&id, entry);
         }
         match &entry.known {
-            Some((known, _)) if !entry.is_outdated => known.clone(),
+            Some((known, _)) if entry.doubt == Doubt::None => known.clone(),
             _ => Readiness::Pending,
         }
     }
@@ -190,8 +203,10 @@ impl Tables {
         let id = id(target.tenant.level(), &target.table);
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(&id) else { return false };
-        entry.is_outdated |= entry.announced != counts.get(&id.1).copied().unwrap_or_default();
-        !entry.is_outdated
+        if entry.announced != counts.get(&id.1).copied().unwrap_or_default() {
+            entry.doubt = Doubt::Outdated;
+        }
+        entry.doubt == Doubt::None
     }
 
     /// Looks again at tables that lack a column, which may have come (back) or may be added now.
@@ -204,15 +219,17 @@ impl Tables {
     /// The source refused a request for this table, or the mirror a statement: it is looked at again before it is used.
     pub(super) fn outdated(&self, target: &Target) {
         if let Some(entry) = self.entries().get_mut(&id(target.tenant.level(), &target.table)) {
-            entry.is_outdated = true;
+            entry.doubt = Doubt::Outdated;
         }
     }
 
     fn start_preparing(&self, id: &Id, entry: &mut Entry) {
         if !entry.is_being_prepared {
             entry.is_being_prepared = true;
-            // What is announced from here on outdates what is found.
-            entry.is_outdated = false;
+            // What comes from here on outdates what is found.
+            if entry.doubt == Doubt::Outdated {
+                entry.doubt = Doubt::Looking;
+            }
             self.tasks.spawn(self.clone().prepare(id.clone(), entry.target.clone()));
         }
     }
@@ -244,7 +261,13 @@ impl Tables {
 
     /// Describes the table and brings its mirrored table in line.
     async fn find(&self, target: &Target) -> Found {
-        let announced = queue::announced_columns(&self.pool, &target.table).await.unwrap_or_default();
+        let announced = match queue::announced_columns(&self.pool, &target.table).await {
+            Ok(announced) => announced,
+            Err(error) => {
+                tracing::warn!(%target, error = %chain(&error), "table not looked at, it is tried again");
+                return Found::default();
+            }
+        };
         let described = match self.describe(target, &announced).await {
             Ok(described) => described,
             Err(error @ (CatalogError::Unknown { .. } | CatalogError::Refused(_))) => {
