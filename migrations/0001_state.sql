@@ -85,8 +85,10 @@ create table nxt_mirror.fold (
 create table nxt_mirror.dirty_row (
     target_id integer not null,
     row_key text collate "C" not null,
-    -- Counts the notifications; a verdict clears the row only if it is still the one that was claimed.
-    generation bigint not null default 1 constraint dirty_row_generation check (generation > 0),
+    -- Drawn anew with whatever is learned of the row; a verdict clears the row only if it is still the one that was
+    -- claimed. Not counted, because a row that was cleared and is dirty again would bear the numbers of its first life,
+    -- and a verdict of then, late by a process that stood still, would clear it.
+    generation bigint not null default (random() * 9007199254740992)::bigint,
     -- 0: live; 1: marked by replay or by a walk. Live work goes first.
     priority smallint not null default 0 constraint dirty_row_priority check (priority in (0, 1)),
     due_at timestamptz not null,

@@ -55,7 +55,7 @@ pub struct DirtyRow {
     pub key: AnnouncedKey,
     /// Its canonical text, by which the queue knows it.
     pub row_key: Arc<str>,
-    /// Counts the notifications; a verdict settles the row only if it is still the same.
+    /// Another one with whatever is learned of the row; a verdict settles the row only if it is still the same.
     pub generation: i64,
     /// Failures so far, one after the other.
     pub attempts: u32,

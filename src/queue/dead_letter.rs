@@ -105,7 +105,7 @@ pub async fn retry_rows(connection: &mut PgConnection, ids: &[i64]) -> Result<u6
          select target_id, row_key, now(), now(), notification_id, deleted_at, delete_received_at, announced, changed_at
            from letter order by target_id, row_key
          on conflict on constraint dirty_row_pkey do update set
-             generation = dirty.generation + 1, priority = 0, due_at = least(dirty.due_at, now()), attempts = 0,
+             generation = excluded.generation, priority = 0, due_at = least(dirty.due_at, now()), attempts = 0,
              announced = dirty.announced or excluded.announced,
              deleted_at = greatest(dirty.deleted_at, excluded.deleted_at),
              delete_received_at = greatest(dirty.delete_received_at, excluded.delete_received_at)",
@@ -137,7 +137,7 @@ pub async fn requeue_dead(connection: &mut PgConnection, target: TargetId, rows_
                 announced, changed_at
            from letter order by target_id, row_key
          on conflict on constraint dirty_row_pkey do update set
-             generation = dirty.generation + 1, announced = dirty.announced or excluded.announced,
+             generation = excluded.generation, announced = dirty.announced or excluded.announced,
              deleted_at = greatest(dirty.deleted_at, excluded.deleted_at),
              delete_received_at = greatest(dirty.delete_received_at, excluded.delete_received_at)",
     )

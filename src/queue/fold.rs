@@ -216,9 +216,9 @@ async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks)
                  from (select distinct is_company, tenant_no, folded_name from entry) as name
            ), marked as (
                insert into nxt_mirror.dirty_row as dirty
-                   (target_id, row_key, generation, due_at, waiting_since, notification_id, deleted_at,
-                    delete_received_at, announced, changed_at)
-               select named.target_id, entry.row_key collate "C", count(*), now(), min(entry.received_at),
+                   (target_id, row_key, due_at, waiting_since, notification_id, deleted_at, delete_received_at, announced,
+                    changed_at)
+               select named.target_id, entry.row_key collate "C", now(), min(entry.received_at),
                       max(entry.notification_id), max(entry.deleted_at),
                       max(entry.received_at) filter (where entry.deleted_at is not null), bool_or(entry.announces),
                       case when not bool_or(entry.announces and entry.changed_at is null) then max(entry.changed_at) end
@@ -226,7 +226,7 @@ async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks)
                 group by named.target_id, entry.row_key collate "C"
                 order by named.target_id, entry.row_key collate "C"
                on conflict on constraint dirty_row_pkey do update set
-                   generation = dirty.generation + excluded.generation,
+                   generation = excluded.generation,
                    priority = 0,
                    -- One that failed keeps its pause.
                    due_at = case when dirty.attempts = 0 then least(dirty.due_at, excluded.due_at) else dirty.due_at end,

@@ -75,7 +75,7 @@ async fn mark(pool: &PgPool, range: &ReplayRange, after: i64, through: i64) -> R
               and ($5::bigint is null or (entry.is_company and entry.tenant_no = $5))
               and ($6::text is null or lower(entry.table_name collate "C") = lower($6 collate "C"))
             order by target_id, row_key
-           on conflict on constraint dirty_row_pkey do update set generation = dirty.generation + 1"#,
+           on conflict on constraint dirty_row_pkey do update set generation = excluded.generation"#,
     )
     .bind(after)
     .bind(through)

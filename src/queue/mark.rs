@@ -21,7 +21,7 @@ pub async fn mark(
              from unnest($2::text[]) as given (row_key)
             order by row_key collate "C"
            on conflict on constraint dirty_row_pkey do update set
-               generation = dirty.generation + 1, priority = least(dirty.priority, excluded.priority)"#,
+               generation = excluded.generation, priority = least(dirty.priority, excluded.priority)"#,
     )
     .bind(target)
     .bind(keys.iter().map(AnnouncedKey::canonical).collect::<Vec<_>>())
