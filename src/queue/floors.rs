@@ -2,7 +2,8 @@
 //!
 //! While somebody holds an old snapshot, settled rows stay in the index, and all of them lie before those that live. So
 //! a process remembers for each target that it saw lately when its first living row was due, and begins there. That is
-//! only a shortcut: looks from the very beginning go on, as often as they are cheap, and put every floor right.
+//! only a shortcut: looks from the very beginning go on, as often as they are cheap, and put every floor right. They
+//! alone find targets that other replicas have folded or that were another worker's, so they are never long in coming.
 
 use std::{
     collections::HashMap,
@@ -19,8 +20,10 @@ const MARGIN: chrono::Duration = chrono::Duration::seconds(10);
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Targets' priorities that are remembered.
 const REMEMBERED_MAX: usize = 2_000;
-/// Looks from the beginning take at most one part in so many of the time.
+/// Cheap looks from the beginning take at most one part in so many of the time.
 const FULL_SHARE: u32 = 10;
+/// The longest time between two of them, unless a look itself takes longer.
+const FULL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 
 /// The floors of one process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -83,9 +86,10 @@ impl Floors {
         self.lock().next_full.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))
     }
 
-    /// A look from the beginning took this long.
-    pub(super) fn note_full(&self, took: Duration) {
-        self.lock().next_full = Some(Instant::now() + took * FULL_SHARE);
+    /// A look from the beginning took the server this long, a time in which this process may have stood still. It has
+    /// seen something that is due by itself in `next_in`.
+    pub(super) fn note_full(&self, took: Duration, next_in: Option<Duration>) {
+        self.lock().next_full = Some(Instant::now() + pause_after_full(took, next_in));
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -94,11 +98,33 @@ impl Floors {
     }
 }
 
+fn pause_after_full(took: Duration, next_in: Option<Duration>) -> Duration {
+    let cheap = (took * FULL_SHARE).min(FULL_INTERVAL_MAX);
+    next_in.map_or(cheap, |next_in| next_in.min(cheap)).max(took)
+}
+
 impl Known {
     fn see(&mut self, target: TargetId, priority: Priority, due_at: DatabaseTime) {
         if self.floors.len() >= REMEMBERED_MAX {
             self.floors.clear();
         }
         self.floors.insert((target, priority), Floor { due_at, seen: Instant::now() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_from_the_beginning_are_never_long_in_coming() {
+        let of = |took, next_in: Option<u64>| {
+            pause_after_full(Duration::from_millis(took), next_in.map(Duration::from_millis)).as_millis()
+        };
+        assert_eq!(of(10, None), 100);
+        assert_eq!(of(10, Some(50)), 50);
+        assert_eq!(of(10, Some(5_000)), 100);
+        assert_eq!(of(1_000, None), 2_000);
+        assert_eq!(of(10_000, Some(1)), 10_000);
     }
 }

@@ -1,9 +1,6 @@
 //! What is due, target by target.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     Claimable, Claims, Priority, Queue, QueueError, WorkerId, claim::target_of, flights::InFlight, floors::From,
@@ -33,6 +30,8 @@ pub struct Overview {
     pub due: Vec<Due>,
     /// How long until more may become due by itself; `None` when nothing waits for its time.
     pub next_in: Option<Duration>,
+    /// How long the server took.
+    took: Duration,
 }
 
 /// A line of the answer: a due target, and what is the same in every line.
@@ -51,6 +50,8 @@ struct Line {
     next_in: Option<f64>,
     looked_at: i64,
     last_target: Option<TargetId>,
+    /// How long the server took.
+    took: f64,
 }
 
 /// What is looked at: everything behind a target, or only what this process has seen lately.
@@ -89,11 +90,10 @@ impl Queue {
         claimable: Claimable,
         targets_max: i64,
     ) -> Result<Overview, sqlx::Error> {
-        let started = Instant::now();
         let after = self.cursor().load(Ordering::Relaxed);
         let scope = Scope::Behind(TargetId(after));
         let (mut overview, cut_at) = self.look(me, claims, claimable, targets_max, &scope).await?;
-        self.floors().note_full(started.elapsed());
+        self.floors().note_full(overview.took, overview.next_in);
         // The last target may have been seen in part.
         self.cursor().store(cut_at.map_or(0, |target| target.0 - 1), Ordering::Relaxed);
         if cut_at.is_some() || after > 0 {
@@ -207,7 +207,7 @@ impl Queue {
              )
              select due.id, due.tenant_kind, due.tenant_no, due.table_name, due.failures, due.oldest_live,
                     due.oldest_deferred, due.first_live, due.first_deferred, summary.next_in, summary.looked_at,
-                    summary.last_target
+                    summary.last_target, extract(epoch from clock_timestamp() - statement_timestamp())::float8 as took
                from summary left join due on true
               order by due.oldest_live nulls last, due.oldest_deferred",
         )
@@ -228,10 +228,11 @@ impl Queue {
 }
 
 fn read(lines: Vec<Line>) -> Result<Overview, sqlx::Error> {
-    let next_in = lines.first().and_then(|line| line.next_in);
-    let next_in = next_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO));
+    let of_seconds = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
+    let next_in = lines.first().and_then(|line| line.next_in).map(of_seconds);
+    let took = lines.first().map(|line| of_seconds(line.took)).unwrap_or_default();
     let due = lines.into_iter().filter_map(Line::due).collect::<Result<_, _>>()?;
-    Ok(Overview { due, next_in })
+    Ok(Overview { due, next_in, took })
 }
 
 impl Line {

@@ -95,7 +95,7 @@ fn configure(command: &mut Command, port: u16, durability: Durability) {
         port.as_str(),
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
-        "max_connections=100",
+        "max_connections=300",
         "shared_buffers=64MB",
         "max_wal_size=1GB",
         "timezone=UTC",
