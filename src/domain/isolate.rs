@@ -12,9 +12,22 @@ const PARTS_TELLING: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Parts that are tried in one attempt.
-    pub parts_max: usize,
+    parts_max: usize,
     /// Attempts at most; what is still unclear then is left unresolved.
-    pub attempts_max: usize,
+    attempts_max: usize,
+    are_suspects: bool,
+}
+
+impl Limits {
+    /// Limits of a search among items of which nothing is known.
+    pub const fn new(parts_max: usize, attempts_max: usize) -> Self {
+        Self { parts_max, attempts_max, are_suspects: false }
+    }
+
+    /// The same among items that failed before, most of which will be bad: each is tried alone from the start.
+    pub fn among_suspects(self, are_suspects: bool) -> Self {
+        Self { are_suspects, ..self }
+    }
 }
 
 /// What came of one part.
@@ -59,7 +72,7 @@ where
     F: FnMut(Vec<Vec<T>>) -> R,
     R: Future<Output = Vec<Trial<T, D, E>>>,
 {
-    let mut search = Search::new(items, error);
+    let mut search = Search::new(items, error, limits.are_suspects);
     while !search.queue.is_empty() && !search.is_stopped && search.found.attempts < limits.attempts_max {
         let parts = search.next_parts(limits.parts_max.max(1));
         let count = parts.len();
@@ -87,10 +100,10 @@ struct Search<T, D, E> {
 }
 
 impl<T, D, E: Clone> Search<T, D, E> {
-    fn new(items: Vec<T>, error: E) -> Self {
+    fn new(items: Vec<T>, error: E, is_dense: bool) -> Self {
         let found = Isolated { done: vec![], culprits: vec![], unresolved: vec![], attempts: 0 };
         let group = (!items.is_empty()).then_some(Group { items, error, has_failed: true });
-        Self { queue: group.into_iter().collect(), found, is_dense: false, is_stopped: false }
+        Self { queue: group.into_iter().collect(), found, is_dense, is_stopped: false }
     }
 
     fn next_parts(&mut self, parts_max: usize) -> Vec<Vec<T>> {
@@ -190,7 +203,7 @@ mod tests {
             bad in proptest::collection::btree_set(0_u32..300, 0..40),
             parts_max in 1_usize..70,
         ) {
-            let found = search(count, &bad, Limits { parts_max, attempts_max: usize::MAX });
+            let found = search(count, &bad, Limits::new(parts_max, usize::MAX));
             let culprits: BTreeSet<u32> = found.culprits.iter().map(|(item, _)| *item).collect();
             prop_assert_eq!(culprits, bad.range(..count).copied().collect());
             prop_assert!(found.unresolved.is_empty());
@@ -204,7 +217,7 @@ mod tests {
             parts_max in 1_usize..70,
             attempts_max in 0_usize..10,
         ) {
-            let found = search(count, &bad, Limits { parts_max, attempts_max });
+            let found = search(count, &bad, Limits::new(parts_max, attempts_max));
             prop_assert!(found.attempts <= attempts_max);
             prop_assert_eq!(all(&found), (0..count).collect::<Vec<_>>());
             prop_assert!(found.culprits.iter().all(|(item, _)| bad.contains(item)));
@@ -213,7 +226,7 @@ mod tests {
         #[test]
         fn one_culprit_costs_few_attempts(count in 2_u32..2_000, place in 0.0..1.0, parts_max in 2_usize..65) {
             let bad = BTreeSet::from([(f64::from(count) * place) as u32]);
-            let found = search(count, &bad, Limits { parts_max, attempts_max: usize::MAX });
+            let found = search(count, &bad, Limits::new(parts_max, usize::MAX));
             let bound = f64::from(count).log(parts_max as f64).ceil() as usize + 1;
             prop_assert!(found.attempts <= bound, "{} > {bound}", found.attempts);
         }
@@ -222,7 +235,7 @@ mod tests {
     #[test]
     fn one_good_item_among_two_thousand_bad_ones_is_found() {
         let bad: BTreeSet<u32> = (0..2_001).filter(|&item| item != 1_234).collect();
-        let found = search(2_001, &bad, Limits { parts_max: 64, attempts_max: 40 });
+        let found = search(2_001, &bad, Limits::new(64, 40));
         assert_eq!(found.done, [[1_234]]);
         assert_eq!((found.culprits.len(), found.unresolved.len()), (2_000, 0));
         assert!(found.attempts <= 33, "{}", found.attempts);
@@ -237,7 +250,7 @@ mod tests {
             }
             std::future::ready(trials)
         };
-        let limits = Limits { parts_max: 2, attempts_max: 100 };
+        let limits = Limits::new(2, 100);
         let found = isolate((0..9).collect(), "all", limits, attempt).now_or_never().expect("nothing waits");
         assert_eq!((found.attempts, found.culprits.len()), (1, 0));
         assert_eq!(found.unresolved, [(vec![5, 6, 7, 8], "away")]);

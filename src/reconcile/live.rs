@@ -134,7 +134,7 @@ pub struct Settled {
 }
 
 /// Transactions of one search for rows that do not fit: parts of one attempt, attempts in all.
-const SEARCH: Limits = Limits { parts_max: 8, attempts_max: 64 };
+const SEARCH: Limits = Limits::new(8, 64);
 /// So many rows that all fail alone are not to blame: their target is.
 const ALL_AT_FAULT: usize = 20;
 

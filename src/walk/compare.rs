@@ -22,7 +22,7 @@ use crate::{
 /// Tries of a comparison while somebody holds the mirrored table: some two minutes.
 const TRIES: u32 = 30;
 /// The search for rows that cannot be compared.
-const SEARCH: Limits = Limits { parts_max: 16, attempts_max: 64 };
+const SEARCH: Limits = Limits::new(16, 64);
 /// So many rows, none of which can be compared, say that the table is to blame.
 const ROWS_TELLING: usize = 8;
 

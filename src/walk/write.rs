@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The search for rows that do not fit.
-const SEARCH: Limits = Limits { parts_max: 16, attempts_max: 64 };
+const SEARCH: Limits = Limits::new(16, 64);
 /// So many rows, none of which fits, say that the table is to blame.
 const ROWS_TELLING: usize = 8;
 

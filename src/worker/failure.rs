@@ -33,7 +33,7 @@ const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// How long a deletion waits that only the source can judge, while the API is away.
 const AWAY_PAUSE: chrono::Duration = chrono::Duration::seconds(5);
 /// Parts of one request in a search for culprits, and requests of one search.
-const SEARCH: Limits = Limits { parts_max: 64, attempts_max: 40 };
+const SEARCH: Limits = Limits::new(64, 40);
 
 /// Who is to blame for rows that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +113,8 @@ impl Worker {
     async fn isolate(&self, mut work: Work, diagnosis: Diagnosis, share: Share) {
         let rows = std::mem::take(&mut work.rows);
         let asked = rows.len();
-        let found = isolate(rows, diagnosis, SEARCH, |parts| self.ask_apart(&work.table, parts, share)).await;
+        let limits = SEARCH.among_suspects(work.is_of_suspects());
+        let found = isolate(rows, diagnosis, limits, |parts| self.ask_apart(&work.table, parts, share)).await;
         let good: Vec<_> = found.done.into_iter().flatten().collect();
         let unresolved: usize = found.unresolved.iter().map(|(rows, _)| rows.len()).sum();
         tracing::info!(
@@ -121,8 +122,10 @@ impl Worker {
             requests = found.attempts, "rows that failed together were asked for apart"
         );
         let culprits = found.culprits.into_iter().map(|((row, _), diagnosis)| (row, diagnosis.reason)).collect();
-        // One row alone says nothing of its target, unless others failed before it and none has gone well since.
-        let are_all_bad = good.is_empty() && (asked > 1 || work.failures > 0);
+        // Neither one row alone nor rows that failed before say anything of their target, unless others failed before
+        // them and none has gone well since.
+        let are_telling = asked > 1 && !work.is_of_suspects();
+        let are_all_bad = good.is_empty() && (are_telling || work.failures > 0);
         let blame = match (are_all_bad, work.is_last_try()) {
             (false, _) => Blame::Row,
             (true, false) => Blame::Target,

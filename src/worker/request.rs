@@ -32,13 +32,28 @@ pub(super) struct Work {
     /// Failures of the target, one after the other.
     pub(super) failures: u32,
     claim: Claim,
+    /// Whether its rows have all failed before.
+    is_of_suspects: bool,
     /// Rows to ask for.
     pub(super) rows: Vec<(DirtyRow, RowKey)>,
 }
 
 impl Work {
-    pub(super) fn new(claim: Claim, table: TargetTable, failures: u32) -> Self {
-        Self { table, failures, claim, rows: vec![] }
+    /// Rows that failed before are a work of their own, so that they do not fail others once more.
+    pub(super) fn of(mut claim: Claim, table: &TargetTable, failures: u32) -> impl Iterator<Item = Self> {
+        let suspects = claim.split_off(|row| row.attempts > 0);
+        let work =
+            |(claim, is_of_suspects)| Self { table: table.clone(), failures, claim, is_of_suspects, rows: vec![] };
+        [(claim, false), (suspects, true)].map(work).into_iter().filter(|work| work.len() > 0)
+    }
+
+    pub(super) fn is_of_suspects(&self) -> bool {
+        self.is_of_suspects
+    }
+
+    /// Whether somebody waits for it who has not been kept waiting by its own fault.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.priority() == Priority::Live && !self.is_of_suspects
     }
 
     pub(super) fn target(&self) -> &Target {

@@ -222,7 +222,7 @@ impl Worker {
             let Some(claim) = claims.next_if(|claim| claim.target.id == due.target.id) else { continue };
             match plan {
                 Plan::Ask(_) if !self.tables.knows_columns(&due.target, &announced) => {}
-                Plan::Ask(table) => works.push(Work::new(claim, table, due.failures)),
+                Plan::Ask(table) => works.extend(Work::of(claim, &table, due.failures)),
                 Plan::Ignore(why) => self.spawn_settle(claim, move |worker, claim| worker.ignore(claim, why)),
                 Plan::SetAside(reason) => {
                     self.spawn_settle(claim, move |worker, claim| worker.set_aside(claim, reason));
@@ -248,17 +248,14 @@ impl Worker {
             .map(|work| Seat {
                 rows: work.len(),
                 priority: work.priority(),
-                is_apart: work.failures > 0 || self.places.is_apart(work.target(), now),
+                is_apart: work.failures > 0 || work.is_of_suspects() || self.places.is_apart(work.target(), now),
             })
             .collect();
         let mut works: Vec<Option<Work>> = works.into_iter().map(Some).collect();
         for indexes in plan::requests(&seats, self.parts.fetch_rows_max) {
             let is_ill = indexes.iter().any(|&index| seats[index].is_apart);
-            let share = match seats[indexes[0]].priority {
-                Priority::Live => Share::Live,
-                Priority::Deferred => Share::Background,
-            };
             let works: Vec<Work> = indexes.into_iter().filter_map(|index| works[index].take()).collect();
+            let share = if works.iter().any(Work::is_urgent) { Share::Live } else { Share::Background };
             let targets: Vec<_> = works.iter().map(|work| (work.target().id, work.target().tenant)).collect();
             let place = self.places.take(&targets, is_ill);
             let worker = self.clone();
