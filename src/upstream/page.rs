@@ -106,17 +106,19 @@ impl Upstream {
         Ok(pages.into_iter().map(|page| page.and_then(|page| TablePage::new(started_at, page))).collect())
     }
 
-    /// The key of the row at this place of the table, counted from 0; `None` past its end.
-    pub async fn key_at(
+    /// The key of the first row of a page, without its values; `None` for an empty page. A row whose values cannot be
+    /// read may still have one.
+    pub async fn first_key(
         &self,
         tenant: Tenant,
         table: &TableSpec,
-        place: usize,
+        ask: PageAsk<'_>,
     ) -> Result<Result<Option<RowKey>, AskError>, UpstreamError> {
         let columns: Vec<_> = table.key_columns().cloned().collect();
         let keys_alone = Arc::new(TableSpec { key: (0..columns.len()).collect(), columns, ..table.clone() });
-        let ask = PageAsk { skip: place, rows_max: 1, ..PageAsk::default() };
-        let answer = self.ask_page(tenant, &keys_alone, ask).await?;
+        let ask = PageAsk { rows_max: 1, is_counted: false, ..ask };
+        let body = request(tenant, &keys_alone, &ask, &self.page_filter(table, &ask));
+        let answer = self.post(&[tenant], Share::Background, &body).await?;
         let page = answer::read(&answer, &[only_place(&keys_alone)], self.timezone).pop();
         Ok(page.expect("one place gives one page").map(|page| page.rows.into_iter().next()?.ok().map(|row| row.key)))
     }

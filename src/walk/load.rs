@@ -103,7 +103,7 @@ impl Loader {
         // A load is one event; what a resync changes is drift, and each row of it is worth a line.
         let job = Job { walk: Some(id), is_logged: finished_before, patience: Patience::Endless };
         let writer = Arc::new(PageWriter::new(self, target, job, progress));
-        let skipped = ranges::walk(&self.source, target, ranges, &writer, progress).await?;
+        let skipped = ranges::walk(&self.source, target, ranges, &writer, progress).await?.rows;
         let extra = self.mark_extras(target, id).await?;
         Failpoint::WalkMarked.pass();
         self.finish(target, id, skipped).await?;

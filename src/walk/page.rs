@@ -1,10 +1,11 @@
 //! Keyset pages of one range, with patience for an API that has a bad moment and a way around rows that it cannot read.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::AddAssign, sync::Arc, time::Duration};
 
 use super::{Progress, Source, WalkError, ranges::Range};
 use crate::{
     domain::{ColumnType, Diagnosis, KeyValue, Owner, RowKey, SourceTime, TableSpec, TargetTable, backoff},
+    telemetry::chain,
     upstream::{Ask, PageAsk, TablePage},
 };
 
@@ -42,10 +43,28 @@ pub(super) struct Pages<'a> {
     rows_max: usize,
     size: usize,
     position: Option<RowKey>,
-    /// Rows to leave out behind the position, since they cannot be read.
+    /// Rows to leave out behind the position, since not even their keys can be read.
     skip: usize,
-    /// Rows left out so far.
-    pub(super) skipped: u64,
+    /// Rows passed over since the last page, and why, as far as they have a key.
+    passed_over: Vec<(RowKey, String)>,
+    /// Rows passed over so far.
+    pub(super) skipped: Skipped,
+}
+
+/// Rows that a walk passed over, since the API could not read them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// All of them.
+    pub(super) rows: u64,
+    /// Those of which not even the key is known. The others come with a page, among its unreadable rows.
+    pub(super) unknown: u64,
+}
+
+impl AddAssign for Skipped {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.unknown += other.unknown;
+    }
 }
 
 /// Failures on the way to one page.
@@ -83,7 +102,8 @@ impl<'a> Pages<'a> {
             size: rows_max,
             position: range.position.as_ref().or(range.after.as_ref()).cloned(),
             skip: 0,
-            skipped: 0,
+            passed_over: vec![],
+            skipped: Skipped::default(),
         }
     }
 
@@ -116,11 +136,12 @@ impl<'a> Pages<'a> {
         }
     }
 
-    fn arrive(&mut self, page: TablePage) -> TablePage {
+    fn arrive(&mut self, mut page: TablePage) -> TablePage {
         self.size = (self.size * 2).min(self.rows_max);
         self.is_counted = false;
         self.skip = 0;
         self.position = page.last_key.clone().or_else(|| self.position.take());
+        page.unreadable.append(&mut self.passed_over);
         page
     }
 
@@ -158,34 +179,67 @@ impl<'a> Pages<'a> {
             return Ok(());
         }
         tries.single = 0;
-        self.pass_over(error)
+        self.pass_over(error).await
     }
 
-    fn pass_over(&mut self, error: WalkError) -> Result<(), WalkError> {
-        if self.skip >= SKIPPED_MAX {
+    async fn pass_over(&mut self, error: WalkError) -> Result<(), WalkError> {
+        if self.skip + self.passed_over.len() >= SKIPPED_MAX {
             return Err(error);
         }
+        let reason = chain(&error).to_string();
+        let key = self.key().await;
         tracing::warn!(
-            target = %self.target, behind = ?self.position, skip = self.skip, error = %crate::telemetry::chain(&error),
+            target = %self.target, ?key, behind = ?self.position, skip = self.skip, error = reason,
             "a row cannot be read, the walk passes over it"
         );
-        self.skip += 1;
-        self.skipped += 1;
+        self.skipped.rows += 1;
+        match key {
+            Some(key) => {
+                self.skip = 0;
+                self.position = Some(key.clone());
+                self.passed_over.push((key, reason));
+            }
+            None => {
+                self.skip += 1;
+                self.skipped.unknown += 1;
+            }
+        }
         Ok(())
     }
 
-    async fn ask(&self) -> Result<TablePage, WalkError> {
+    /// The key of the row that is next, asked for without its values.
+    async fn key(&self) -> Option<RowKey> {
         let TargetTable { tenant, table, .. } = self.target;
-        let ask = PageAsk {
+        let _waiting = self.progress.wait();
+        match self.source.upstream.first_key(*tenant, table, self.page_ask()).await {
+            Ok(Ok(key)) => key,
+            Ok(Err(error)) => {
+                tracing::debug!(target = %self.target, %error, "the key of a row cannot be read either");
+                None
+            }
+            Err(error) => {
+                tracing::debug!(target = %self.target, error = %chain(&error), "the key of a row is not told");
+                None
+            }
+        }
+    }
+
+    fn page_ask(&self) -> PageAsk<'_> {
+        PageAsk {
             after: self.position.as_ref(),
             through: self.through,
             changed_since: self.changed_since,
             skip: self.skip,
-            rows_max: self.source.upstream.rows_max(table, self.size),
+            rows_max: self.source.upstream.rows_max(&self.target.table, self.size),
             is_counted: self.is_counted,
-        };
+        }
+    }
+
+    async fn ask(&self) -> Result<TablePage, WalkError> {
+        let TargetTable { tenant, table, .. } = self.target;
         let _waiting = self.progress.wait();
-        let mut page = self.source.upstream.page(*tenant, table, ask).await?.map_err(WalkError::Refused)?;
+        let page = self.source.upstream.page(*tenant, table, self.page_ask()).await?;
+        let mut page = page.map_err(WalkError::Refused)?;
         // A key that came twice would be written twice by one statement.
         page.rows.dedup_by(|one, other| one.key == other.key);
         Ok(page)

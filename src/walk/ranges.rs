@@ -6,11 +6,11 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     Progress, Source, WalkError,
-    page::{self, Pages},
+    page::{self, Pages, Skipped},
 };
 use crate::{
     domain::{RowKey, TargetTable},
-    upstream::TablePage,
+    upstream::{PageAsk, TablePage},
 };
 
 /// Ranges of one table that are walked at the same time.
@@ -51,16 +51,16 @@ pub(super) trait Visitor: Send + Sync + 'static {
     fn cut(&self, total: Option<u64>, ranges: &[Range]) -> impl Future<Output = Result<(), WalkError>> + Send;
 }
 
-/// Walks the ranges to their ends, or, where there is only one that is untouched, finds ranges first. Returns the number
-/// of rows that could not be read and were passed over.
+/// Walks the ranges to their ends, or, where there is only one that is untouched, finds ranges first. Returns how many
+/// rows could not be read and were passed over.
 pub(super) async fn walk<V: Visitor>(
     source: &Source,
     target: &TargetTable,
     mut ranges: Vec<Range>,
     visitor: &Arc<V>,
     progress: &Arc<Progress>,
-) -> Result<u64, WalkError> {
-    let mut skipped = 0;
+) -> Result<Skipped, WalkError> {
+    let mut skipped = Skipped::default();
     if let [Range { after: None, through: None, position: None, finished: false, .. }] = ranges.as_slice() {
         let (found, passed_over) = begin(source, target, visitor, progress).await?;
         ranges = found;
@@ -88,7 +88,7 @@ async fn begin<V: Visitor>(
     target: &TargetTable,
     visitor: &Arc<V>,
     progress: &Progress,
-) -> Result<(Vec<Range>, u64), WalkError> {
+) -> Result<(Vec<Range>, Skipped), WalkError> {
     let mut whole = Range::whole();
     let mut pages = Pages::new(source, target, &whole, progress).counted();
     let page = pages.next().await?;
@@ -122,7 +122,8 @@ async fn bounds(
     for number in 1..count {
         let place = usize::try_from(total / count * number).unwrap_or(usize::MAX);
         let _waiting = progress.wait();
-        match source.upstream.key_at(target.tenant, &target.table, place).await? {
+        let ask = PageAsk { skip: place, ..PageAsk::default() };
+        match source.upstream.first_key(target.tenant, &target.table, ask).await? {
             Ok(Some(key)) => bounds.push(key),
             Ok(None) => {}
             // Fewer ranges are slower and just as right.
@@ -149,7 +150,7 @@ async fn walk_range<V: Visitor>(
     range: Range,
     visitor: &V,
     progress: &Progress,
-) -> Result<u64, WalkError> {
+) -> Result<Skipped, WalkError> {
     let mut pages = Pages::new(source, target, &range, progress);
     let mut page = pages.next().await?;
     loop {

@@ -16,7 +16,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 
 use super::{
     Loaded, Loader, Progress, WalkError,
-    page::{self, Pages},
+    page::{self, Pages, Skipped},
     patience::Patience,
     ranges::{Range, Visitor},
     silence::Listener,
@@ -172,7 +172,7 @@ impl Sweep {
 
     async fn end_with(mut self, page: &TablePage) -> Result<Loaded, WalkError> {
         self.take(page).await?;
-        self.finish(0).await
+        self.finish(Skipped::default()).await
     }
 
     async fn page_by_page(mut self, loader: &Loader, progress: &Progress) -> Result<Loaded, WalkError> {
@@ -195,13 +195,13 @@ impl Sweep {
         self.writer.visit(&Range::whole(), page, !page.has_next).await
     }
 
-    /// The watermark moves only when everything was applied; a row that could not be read is asked for again until it
-    /// can.
-    async fn finish(self, skipped: u64) -> Result<Loaded, WalkError> {
+    /// The watermark moves only when everything was applied, or is remembered by itself: a row that could not be read
+    /// waits for live work. One without a key is asked for again until it can be read.
+    async fn finish(self, skipped: Skipped) -> Result<Loaded, WalkError> {
         Failpoint::SweepWritten.pass();
         let Self { target, writer, watermark, newest, listener } = self;
         let mut transaction = writer.begin().await?;
-        let reached = if skipped == 0 { newest } else { watermark };
+        let reached = if skipped.unknown == 0 { newest } else { watermark };
         watermark::advance(&mut transaction, target.id, reached).await?;
         listener.report(&mut transaction, &target).await?;
         let requeued = queue::dead_letter::requeue_dead(&mut transaction, target.id, REQUEUED_MAX).await?;
@@ -209,6 +209,6 @@ impl Sweep {
         if requeued > 0 {
             tracing::info!(%target, rows = requeued, "the table can be read again, rows leave the dead letters");
         }
-        Ok(Loaded { changed: writer.changed(), skipped })
+        Ok(Loaded { changed: writer.changed(), skipped: skipped.rows })
     }
 }

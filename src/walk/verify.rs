@@ -92,8 +92,12 @@ impl Verifier {
         checkpoint::forget_met(&mut *self.pool.acquire().await?, walk).await?;
         let (skipped, extras) = (walked?, extras?);
         let found = comparer.take_found();
-        let mut compared =
-            Compared { differences: found.differences, uncompared: found.uncompared, rows: progress.walked(), skipped };
+        let mut compared = Compared {
+            differences: found.differences,
+            uncompared: found.uncompared,
+            rows: progress.walked(),
+            skipped: skipped.unknown,
+        };
         compared.differences.extend(extras.into_iter().map(|key| (key, Difference::Extra)));
         Ok(compared)
     }

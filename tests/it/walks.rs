@@ -234,6 +234,35 @@ async fn a_row_that_cannot_be_read_is_passed_over_and_told() {
     assert_eq!((code, &document["tables"][0]["unreadable"]), (2, &json!(1)), "{document}");
 }
 
+/// Its key is known without its values, so that it is remembered by itself and holds nobody up.
+#[tokio::test]
+async fn a_row_whose_values_cannot_be_read_is_remembered_and_holds_no_sweep_back() {
+    let app = TestApp::builder().set("NXT_TABLES", "Order").set("NXT_SWEEP_SECONDS", 1).start().await;
+    app.simulator.set_knobs(|knobs| knobs.loss = 1.0);
+    let walked = "select count(*) from nxt_mirror.walk where finished_at is not null";
+    app.wait_for("the first load", 3, walked).await;
+    let poison = Fault { key: object(json!({ "orderNo": 40 })), ..Fault::new(FaultKind::PoisonValues) };
+    app.simulator.fault(poison.on(COMPANY, Some("Order")));
+    put_silently(&app, COMPANY, 1..=50);
+    let lost = "select count(*) from business_nxt.\"order\" where _company_no = 2000001";
+    app.wait_for("rows whose notifications were lost", 49, lost).await;
+    app.wait_for("letters", 1, "select count(*) from nxt_mirror.dead_letter where key @> '{\"order_no\": 40}'").await;
+    let behind = "select count(*) from nxt_mirror.sweep join nxt_mirror.target on target.id = sweep.target_id
+                   where tenant_no = 2000001
+                     and watermark < (select max(_changed_at) from business_nxt.\"order\" where _company_no = 2000001)";
+    app.wait_for("sweeps that are held back", 0, behind).await;
+    let (code, document) = verify(&app, &["--company", "2000001"]).await;
+    assert_eq!(
+        (code, &document["tables"][0]["unreadable_rows"][0]["key"]),
+        (2, &json!({ "order_no": 40 })),
+        "{document}"
+    );
+    app.simulator.clear_faults();
+    app.simulator.set_knobs(|knobs| knobs.loss = 0.0);
+    app.simulator.put(COMPANY, "Order", order(40)).unwrap();
+    app.assert_equal().await;
+}
+
 #[tokio::test]
 async fn a_new_column_is_filled_by_the_next_walk() {
     let app = quiet().await;

@@ -52,6 +52,8 @@ pub enum FaultKind {
     PoisonPart,
     /// A row that fails the whole request with a 500.
     PoisonWhole,
+    /// A row that fails its part if more than its key is asked for.
+    PoisonValues,
     /// The token endpoint answers 503.
     TokenAway,
 }
@@ -155,14 +157,18 @@ impl Faults {
         self.strike(fits)
     }
 
-    /// The kind of poison, if a poisoned row is among those touched.
+    /// The kind of poison, if a poisoned row is among those touched, by their keys alone or with their values.
     pub(super) fn poison(
         &self,
         owner: Owner,
         table: &str,
+        with_values: bool,
         touches: impl Fn(&Map<String, Json>) -> bool,
     ) -> Option<FaultKind> {
-        let poisons = [FaultKind::PoisonPart, FaultKind::PoisonWhole];
+        let poisons: &[FaultKind] = match with_values {
+            true => &[FaultKind::PoisonPart, FaultKind::PoisonWhole, FaultKind::PoisonValues],
+            false => &[FaultKind::PoisonPart, FaultKind::PoisonWhole],
+        };
         let fits = |fault: &Fault| {
             poisons.contains(&fault.kind)
                 && fault.owner.is_none_or(|own| own == owner)

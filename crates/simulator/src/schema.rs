@@ -514,7 +514,13 @@ fn poison(
             })
         })
     };
-    match world.faults.poison(owner, &table.name, touches) {
+    let is_of_key = |name: &str| table.column(name).is_some_and(|index| table.key.contains(&index));
+    let with_values = ctx
+        .field()
+        .selection_set()
+        .filter(|field| field.name() == "items")
+        .any(|items| items.selection_set().any(|field| !is_of_key(field.name())));
+    match world.faults.poison(owner, &table.name, with_values, touches) {
         None => Ok(()),
         Some(FaultKind::PoisonWhole) => {
             ctx.data::<Scope>().map_err(|error| Problem::field(error.message))?.doom();
