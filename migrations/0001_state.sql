@@ -170,7 +170,9 @@ create table nxt_mirror.mirrored_table (
     spec jsonb not null,
     created_at timestamptz not null default now(),
     described_at timestamptz not null default now(),
-    note text
+    note text,
+    -- The table itself. Another one of its name was made or restored by somebody else, whatever it holds; none was dropped.
+    relation oid
 );
 
 -- Walks.

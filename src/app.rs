@@ -170,6 +170,7 @@ pub(crate) async fn worker_parts(
     let client = Upstream::new(upstream, budget, Arc::clone(metrics))?;
     let catalogue = Arc::new(Catalogue::new(client.clone(), mirror.keys.clone(), mirror.walk_interval));
     let tables = Mirror::new(pool.clone(), mirror.deletes);
+    tables.look_for_losses().await?;
     catalogue.remember(tables.descriptions().await?);
     let queue = Queue::new(pool.clone());
     let me = queue.register().await?;

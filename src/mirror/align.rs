@@ -37,12 +37,14 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>) -> Result<(Arc<T
     let existing = columns(&mut transaction, spec).await.map_err(failed)?;
     let previous = remembered(&mut transaction, spec).await.map_err(failed)?;
     let left_out = if existing.is_empty() {
+        forget_rows(&mut transaction, spec).await.map_err(failed)?;
         create(&mut transaction, spec).await.map_err(failed)?;
         vec![]
     } else {
         extend(&mut transaction, spec, &existing).await?
     };
-    if previous.as_ref().is_some_and(|previous| has_lost(previous, spec, &existing, &left_out)) {
+    let (_, is_same) = relation(&mut transaction, spec).await.map_err(failed)?;
+    if !is_same || previous.as_ref().is_some_and(|previous| has_lost(previous, spec, &existing, &left_out)) {
         have_loaded_anew(&mut transaction, spec).await.map_err(failed)?;
     }
     let note = note(spec, &existing, previous.as_ref(), &left_out);
@@ -59,7 +61,7 @@ async fn has_citus(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 }
 
 /// Replicas that need the same table at the same moment make it one after the other.
-async fn lock(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
+pub(super) async fn lock(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 1))")
         .bind(&spec.sql_name)
         .execute(connection)
@@ -140,19 +142,55 @@ fn has_lost(previous: &TableSpec, spec: &TableSpec, existing: &[(String, String)
     spec.columns.iter().any(|column| was_there(column) && is_gone(column) && is_back(column))
 }
 
-/// Walks are begun anew, and until they have come to their end nobody is told that the table is whole.
-async fn have_loaded_anew(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
-    let kind = match spec.level {
+/// Whether there is such a table, and whether it is the one that was last brought in line. From here on it is.
+pub(super) async fn relation(connection: &mut PgConnection, spec: &TableSpec) -> Result<(bool, bool), sqlx::Error> {
+    let found: Option<(bool, bool)> = sqlx::query_as(
+        "with known as (select table_name, relation from nxt_mirror.mirrored_table where table_name = $1),
+              found as (select to_regclass($2)::oid as relation),
+              noted as (update nxt_mirror.mirrored_table as mirrored set relation = found.relation
+                          from known, found
+                         where mirrored.table_name = known.table_name
+                           and known.relation is distinct from found.relation)
+         select found.relation is not null, known.relation is not distinct from found.relation from known, found",
+    )
+    .bind(spec.name.as_str())
+    .bind(clause::table(spec))
+    .fetch_optional(connection)
+    .await?;
+    // One that was never made has lost nothing.
+    Ok(found.unwrap_or((false, true)))
+}
+
+/// There is no such table, so that no target has rows.
+pub(super) async fn forget_rows(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"update nxt_mirror.target set rows = 0
+            where tenant_kind = $1 and lower(table_name) = lower($2 collate "C") and rows <> 0"#,
+    )
+    .bind(tenant_kind(spec))
+    .bind(spec.name.as_str())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// The kind of tenant whose rows the table has, as the daemon's own tables have it.
+pub(super) fn tenant_kind(spec: &TableSpec) -> &'static str {
+    match spec.level {
         TableLevel::Company => "company",
         TableLevel::Customer => "customer",
-    };
-    tracing::warn!(row.table = %spec.name, "what was missing of the mirrored table is made again; it is loaded anew");
+    }
+}
+
+/// Walks are begun anew, and until they have come to their end nobody is told that the table is whole.
+pub(super) async fn have_loaded_anew(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
+    tracing::warn!(row.table = %spec.name, "what is missing of the mirrored table is loaded anew");
     sqlx::query(
         r#"delete from nxt_mirror.walk using nxt_mirror.target
             where target.id = walk.target_id and target.tenant_kind = $1
               and lower(target.table_name) = lower($2 collate "C")"#,
     )
-    .bind(kind)
+    .bind(tenant_kind(spec))
     .bind(spec.name.as_str())
     .execute(connection)
     .await
@@ -245,7 +283,8 @@ async fn remembered(connection: &mut PgConnection, spec: &TableSpec) -> Result<O
 
 async fn remember(connection: &mut PgConnection, spec: &TableSpec, note: Option<String>) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into nxt_mirror.mirrored_table as known (table_name, spec, note) values ($1, $2, $3)
+        "insert into nxt_mirror.mirrored_table as known (table_name, spec, note, relation)
+         values ($1, $2, $3, to_regclass($4)::oid)
          on conflict on constraint mirrored_table_pkey
          do update set spec = excluded.spec, described_at = now(), note = excluded.note
           where row(known.spec, known.note) is distinct from row(excluded.spec, excluded.note)",
@@ -253,6 +292,7 @@ async fn remember(connection: &mut PgConnection, spec: &TableSpec, note: Option<
     .bind(spec.name.as_str())
     .bind(Json(spec))
     .bind(note)
+    .bind(clause::table(spec))
     .execute(connection)
     .await
     .map(drop)

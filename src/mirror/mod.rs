@@ -13,6 +13,7 @@ mod diagnosis;
 mod ensure;
 mod error;
 mod identifier;
+mod losses;
 mod read;
 mod schema;
 mod statement;

@@ -234,6 +234,35 @@ async fn a_row_that_cannot_be_read_is_passed_over_and_told() {
     assert_eq!((code, &document["tables"][0]["unreadable"]), (2, &json!(1)), "{document}");
 }
 
+#[tokio::test]
+async fn what_was_lost_while_no_daemon_looked_is_loaded_anew() {
+    let mut app =
+        TestApp::builder().set("NXT_TABLES", "Order,OrderLine,Product").set("NXT_SWEEP_SECONDS", 0).start().await;
+    let walked = "select count(*) from nxt_mirror.walk where finished_at is not null";
+    app.wait_for("the first load", 9, walked).await;
+    put_silently(&app, COMPANY, 1..=30);
+    put_silently(&app, OTHER, 1..=30);
+    let products: Vec<_> =
+        (1..=30).map(|n| object(json!({ "productNo": n.to_string(), "description": "x" }))).collect();
+    let lines: Vec<_> = (1..=30).map(|n| object(json!({ "orderNo": n, "lineNo": 1 }))).collect();
+    app.simulator.put_all(COMPANY, "Product", &products, false).unwrap();
+    app.simulator.put_all(COMPANY, "OrderLine", &lines, false).unwrap();
+    assert!(app.command(&["backfill"]).await.status.success());
+    assert_eq!(app.assert_equal().await, 120);
+    app.restart(async |pool| {
+        let lose = "delete from business_nxt.\"order\" where _company_no = 2000001;
+            drop table business_nxt.order_line;
+            alter table business_nxt.product rename to old;
+            create table business_nxt.product (like business_nxt.old including all);
+            insert into business_nxt.product select * from business_nxt.old where product_no < '2';
+            drop table business_nxt.old";
+        sqlx::raw_sql(lose).execute(pool).await.unwrap();
+    })
+    .await;
+    app.wait_for("the loads of what was lost", 9, walked).await;
+    assert_eq!(app.assert_equal().await, 120);
+}
+
 /// Its key is known without its values, so that it is remembered by itself and holds nobody up.
 #[tokio::test]
 async fn a_row_whose_values_cannot_be_read_is_remembered_and_holds_no_sweep_back() {

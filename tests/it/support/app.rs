@@ -62,6 +62,7 @@ impl Builder {
             pool,
             settings: self.settings,
             options: self.options,
+            role: self.role,
             http: Client::new(),
         }
     }
@@ -101,6 +102,10 @@ impl Daemon {
     }
 
     pub async fn stop(mut self) {
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
         self.stop.cancel();
         let task = self.task.take().expect("a daemon is stopped once");
         task.await.expect("the daemon does not panic").expect("the daemon ends in order");
@@ -123,12 +128,22 @@ pub struct TestApp {
     pub http: Client,
     settings: Vec<(&'static str, String)>,
     options: Options,
+    role: Role,
 }
 
 impl TestApp {
     pub fn builder() -> Builder {
         let options = Options { published_example: false, ..Options::default() };
         Builder { settings: vec![], options, role: Role::All }
+    }
+
+    /// Stops the daemon, does something, and starts it again.
+    pub async fn restart(&mut self, meanwhile: impl AsyncFnOnce(&PgPool)) {
+        self.daemon.end().await;
+        meanwhile(&self.pool).await;
+        let Self { settings, options, simulator, database, .. } = self;
+        self.daemon = Daemon::start(settings, options, simulator, database, self.role).await;
+        deliver(&self.simulator, self.daemon.webhook_url(), SECRET);
     }
 
     /// With the row of the published example in the source.

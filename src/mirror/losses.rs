@@ -1,0 +1,76 @@
+//! Losses: mirrored tables that were dropped, replaced, restored or emptied while nobody looked.
+//!
+//! What the daemon's own tables say of a mirrored one is believed only as far as that bears it out. Whatever was lost is
+//! shown as partial from then on, and loaded anew where it is to be loaded.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::{Mirror, SchemaError, align, clause};
+use crate::{
+    domain::{Owner, TableSpec},
+    mirror::identifier::Identifier,
+    telemetry::chain,
+};
+
+/// A daemon that starts does not wait for who is at a table.
+const BEGIN: &str = "begin; set local lock_timeout = '500ms'";
+
+impl Mirror {
+    /// Looks whether each table is still the one that was written to, and has rows of each target that had some. Costs
+    /// one look into the primary key for each target.
+    ///
+    /// A table that somebody has locked, or that may not be read, is left for the next start.
+    pub async fn look_for_losses(&self) -> Result<(), SchemaError> {
+        for spec in self.descriptions().await? {
+            match self.look_for_losses_of(&spec).await {
+                Err(error) if error.diagnose().owner == Owner::Database => return Err(error),
+                Err(error) => tracing::warn!(error = %chain(&error), "not looked whether rows were lost"),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_for_losses_of(&self, spec: &TableSpec) -> Result<(), SchemaError> {
+        let failed = |source| SchemaError::of(&spec.sql_name, source);
+        let mut transaction = self.pool.begin_with(BEGIN).await.map_err(failed)?;
+        align::lock(&mut transaction, spec).await.map_err(failed)?;
+        let (is_there, is_same) = align::relation(&mut transaction, spec).await.map_err(failed)?;
+        if !is_same {
+            align::have_loaded_anew(&mut transaction, spec).await.map_err(failed)?;
+        }
+        if is_there {
+            forget_emptied(&mut transaction, spec).await.map_err(failed)?;
+        } else {
+            align::forget_rows(&mut transaction, spec).await.map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)
+    }
+}
+
+/// Targets that had rows and have none are loaded anew.
+async fn forget_emptied(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        r#"with emptied as (
+               update nxt_mirror.target as target set rows = 0
+                where target.tenant_kind = $1 and lower(target.table_name) = lower($2 collate "C") and target.rows > 0
+                  and not exists (select from {table} as m where m.{tenant} = target.tenant_no)
+               returning target.id, target.tenant_no
+           ), forgotten as (
+               delete from nxt_mirror.walk using emptied where walk.target_id = emptied.id
+           )
+           select tenant_no from emptied"#,
+        table = clause::table(spec),
+        tenant = Identifier(spec.level.tenant_column()),
+    );
+    let emptied: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(sql))
+        .persistent(false)
+        .bind(align::tenant_kind(spec))
+        .bind(spec.name.as_str())
+        .fetch_all(connection)
+        .await?;
+    if !emptied.is_empty() {
+        tracing::warn!(row.table = %spec.name, tenants = ?emptied, "rows are gone from the mirrored table; they are loaded anew");
+    }
+    Ok(())
+}
