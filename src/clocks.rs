@@ -109,54 +109,71 @@ impl fmt::Display for Readable {
 
 /// Reads what the latest notifications tell.
 pub async fn evidence(pool: &PgPool) -> Result<Evidence, sqlx::Error> {
-    let (dated_rows, zone_shift, delay): (i64, Option<f64>, Option<f64>) = sqlx::query_as(
-        "with block as (
-             select id, received_at, changed_at, deleted_at from nxt_mirror.ledger_block order by id desc limit $1
-         ), entry as materialized (
-             select block.id * 1024 + part.position - 1 as id, block.received_at, part.changed_at, part.deleted_at
-               from block, unnest(block.changed_at, block.deleted_at)
-                               with ordinality as part (changed_at, deleted_at, position)
-              order by 1 desc limit $1 * 5
-         ), logged as (
-             select notification_id, source_changed_at from nxt_mirror.sync_log order by id desc limit $1 * 5
-         ), dated as (
-             select extract(epoch from logged.source_changed_at - entry.changed_at)::float8 as shift
-               from logged join entry on entry.id = logged.notification_id
-              where logged.source_changed_at is not null and entry.changed_at is not null limit $1
-         ), received as (
-             select extract(epoch from received_at - coalesce(deleted_at, changed_at))::float8 as delay
-               from entry where deleted_at is not null or changed_at is not null limit $1
-         )
-         select (select count(*) from dated),
-                (select percentile_cont(0.5) within group (order by shift) from dated),
-                (select percentile_cont(0.5) within group (order by delay) from received)",
+    let told = sqlx::query!(
+        r#"with block as (
+               select id, received_at, changed_at, deleted_at from nxt_mirror.ledger_block order by id desc limit $1
+           ), entry as materialized (
+               select block.id * 1024 + part.position - 1 as id, block.received_at, part.changed_at, part.deleted_at
+                 from block, unnest(block.changed_at, block.deleted_at)
+                                 with ordinality as part (changed_at, deleted_at, position)
+                order by 1 desc limit $1 * 5
+           ), logged as (
+               select notification_id, source_changed_at from nxt_mirror.sync_log order by id desc limit $1 * 5
+           ), dated as (
+               select extract(epoch from logged.source_changed_at - entry.changed_at)::float8 as shift
+                 from logged join entry on entry.id = logged.notification_id
+                where logged.source_changed_at is not null and entry.changed_at is not null limit $1
+           ), received as (
+               select extract(epoch from received_at - coalesce(deleted_at, changed_at))::float8 as delay
+                 from entry where deleted_at is not null or changed_at is not null limit $1
+           )
+           select (select count(*) from dated) as "dated_rows!",
+                  (select percentile_cont(0.5) within group (order by shift) from dated) as "zone_shift?",
+                  (select percentile_cont(0.5) within group (order by delay) from received) as "delay?""#,
+        SAMPLE
     )
-    .bind(SAMPLE)
     .fetch_one(pool)
     .await?;
-    Ok(Evidence { dated_rows, zone_shift: zone_shift.map(seconds), delay: delay.map(seconds) })
+    Ok(Evidence {
+        dated_rows: told.dated_rows,
+        zone_shift: told.zone_shift.map(seconds),
+        delay: told.delay.map(seconds),
+    })
 }
 
 /// Brings back into reach what a clock that was set back has left far in the future: slots of the budget, pauses, rows
 /// that wait for their turn, and workers that would count as alive for as long. Returns how much there was.
 pub async fn recall(pool: &PgPool) -> Result<u64, sqlx::Error> {
-    let statements = [
-        // A slot is free a minute after its request, as ever: nothing is known of when that was by the new clock.
+    // A slot is free a minute after its request, as ever: nothing is known of when that was by the new clock.
+    let slots = sqlx::query!(
         "update nxt_mirror.api_slot
             set free_at = clock_timestamp() + interval '60 seconds', in_flight_until = null
           where free_at > clock_timestamp() + $1",
+        PLANNED_MAX as _
+    );
+    let budget = sqlx::query!(
         "update nxt_mirror.api_budget
             set paused_until = least(paused_until, clock_timestamp()),
                 background_wanted_until = least(background_wanted_until, clock_timestamp())
           where greatest(paused_until, background_wanted_until) > clock_timestamp() + $1",
+        PLANNED_MAX as _
+    );
+    let rows = sqlx::query!(
         "update nxt_mirror.dirty_row
             set due_at = now(), waiting_since = least(waiting_since, now()) where due_at > now() + $1",
+        PLANNED_MAX as _
+    );
+    let targets = sqlx::query!(
         "update nxt_mirror.target set paused_until = now() where paused_until > now() + $1",
+        PLANNED_MAX as _
+    );
+    let workers = sqlx::query!(
         "update nxt_mirror.worker set alive_until = now() where alive_until > now() + $1",
-    ];
+        PLANNED_MAX as _
+    );
     let mut found = 0;
-    for statement in statements {
-        found += sqlx::query(statement).bind(PLANNED_MAX).execute(pool).await?.rows_affected();
+    for statement in [slots, budget, rows, targets, workers] {
+        found += statement.execute(pool).await?.rows_affected();
     }
     Ok(found)
 }

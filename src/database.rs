@@ -101,15 +101,15 @@ pub async fn connect(options: PgConnectOptions) -> Result<PgPool, DatabaseError>
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_with(options)
         .await?;
-    let (number, version, encoding): (i32, String, String) = sqlx::query_as(
-        "select current_setting('server_version_num')::int, current_setting('server_version'),
-                current_setting('server_encoding')",
+    let server = sqlx::query!(
+        r#"select current_setting('server_version_num')::int as "number!",
+                  current_setting('server_version') as "version!", current_setting('server_encoding') as "encoding!""#
     )
     .fetch_one(&pool)
     .await?;
     match () {
-        () if number < VERSION_MIN => Err(DatabaseError::TooOld { found: version }),
-        () if encoding != "UTF8" => Err(DatabaseError::Encoding { found: encoding }),
+        () if server.number < VERSION_MIN => Err(DatabaseError::TooOld { found: server.version }),
+        () if server.encoding != "UTF8" => Err(DatabaseError::Encoding { found: server.encoding }),
         () => Ok(pool),
     }
 }
@@ -154,17 +154,16 @@ fn was_locked_out(error: &MigrateError) -> bool {
 }
 
 async fn record(pool: &PgPool) -> Result<Record, sqlx::Error> {
-    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null").bind(RECORD).fetch_one(pool).await?;
+    let exists: bool =
+        sqlx::query_scalar!(r#"select to_regclass($1) is not null as "exists!""#, RECORD).fetch_one(pool).await?;
     if !exists {
         return Ok(Record::Behind);
     }
-    let run: Vec<(i64, Vec<u8>)> =
-        sqlx::query_as("select version, checksum from nxt_mirror.migration where success").fetch_all(pool).await?;
+    let run = sqlx::query!("select version, checksum from nxt_mirror.migration where success").fetch_all(pool).await?;
     let own = migrations();
-    let is_own = |(version, checksum): &(i64, Vec<u8>)| {
-        own.iter().any(|own| own.version == *version && own.checksum.as_ref() == checksum.as_slice())
-    };
-    Ok(match run.iter().all(is_own) {
+    let is_own =
+        |version, checksum: &[u8]| own.iter().any(|own| own.version == version && own.checksum.as_ref() == checksum);
+    Ok(match run.iter().all(|run| is_own(run.version, &run.checksum)) {
         false => Record::Foreign,
         true if run.len() == own.iter().count() => Record::Current,
         true => Record::Behind,

@@ -149,7 +149,7 @@ async fn time(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
         (true, rows) => findings.fine("time", format_args!("change times agree with {rows} notifications")),
         (false, _) => {}
     }
-    let server: DatabaseTime = sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await?;
+    let server: DatabaseTime = sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(pool).await?;
     let difference = clocks::of_this_machine() - server;
     if difference.abs() > CLOCK_DIFFERENCE_MAX {
         findings.problem(

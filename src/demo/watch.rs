@@ -26,7 +26,7 @@ pub(super) async fn show(pool: &PgPool, simulator: &Simulator) {
             }
             Err(error) => println!("(the sync log cannot be read: {error})"),
         }
-        if let Ok((inserted, updated, deleted, waiting)) = totals(pool).await {
+        if let Ok(Totals { inserted, updated, deleted, waiting }) = totals(pool).await {
             let api = simulator.counters();
             let webhooks = simulator.sender_counters();
             let clock = started.elapsed().as_secs();
@@ -46,32 +46,45 @@ fn bold(line: &str) -> String {
 
 /// The latest entries of the sync log after `seen`, and the number of the last.
 async fn activity(pool: &PgPool, seen: i64) -> Result<(Vec<String>, i64), sqlx::Error> {
-    let rows: Vec<(i64, String, String, String, String)> = sqlx::query_as(
-        "select id, action, coalesce('company ' || company_no, 'customer ' || customer_no), table_name, key::text
-           from nxt_mirror.recent_activity
-          where id > $1 and action in ('inserted', 'updated', 'deleted') order by id desc limit $2",
+    let rows = sqlx::query!(
+        r#"select id as "id!", action as "action!", table_name as "table_name!", key::text as "key!",
+                  coalesce('company ' || company_no, 'customer ' || customer_no) as "tenant!"
+             from nxt_mirror.recent_activity
+            where id > $1 and action in ('inserted', 'updated', 'deleted') order by id desc limit $2"#,
+        seen,
+        LINES
     )
-    .bind(seen)
-    .bind(LINES)
     .fetch_all(pool)
     .await?;
-    let last = rows.iter().map(|row| row.0).max().unwrap_or(seen);
+    let last = rows.iter().map(|row| row.id).max().unwrap_or(seen);
     let sign = |action: &str| match action {
         "inserted" => '+',
         "deleted" => '-',
         _ => '~',
     };
-    let line = |(_, action, tenant, table, key): &(i64, String, String, String, String)| {
-        format!("         {} {table:<18} {tenant:<16} {key}", sign(action))
-    };
-    Ok((rows.iter().rev().map(line).collect(), last))
+    let lines = rows
+        .iter()
+        .rev()
+        .map(|row| format!("         {} {:<18} {:<16} {}", sign(&row.action), row.table_name, row.tenant, row.key));
+    Ok((lines.collect(), last))
 }
 
-async fn totals(pool: &PgPool) -> Result<(i64, i64, i64, i64), sqlx::Error> {
-    sqlx::query_as(
-        "select count(*) filter (where action = 'inserted'), count(*) filter (where action = 'updated'),
-                count(*) filter (where action = 'deleted'), (select rows from nxt_mirror.waiting)
-           from nxt_mirror.sync_log",
+/// What the sync log and the queue count.
+struct Totals {
+    inserted: i64,
+    updated: i64,
+    deleted: i64,
+    waiting: i64,
+}
+
+async fn totals(pool: &PgPool) -> Result<Totals, sqlx::Error> {
+    sqlx::query_as!(
+        Totals,
+        r#"select count(*) filter (where action = 'inserted') as "inserted!",
+                  count(*) filter (where action = 'updated') as "updated!",
+                  count(*) filter (where action = 'deleted') as "deleted!",
+                  (select rows from nxt_mirror.waiting) as "waiting!"
+             from nxt_mirror.sync_log"#
     )
     .fetch_one(pool)
     .await

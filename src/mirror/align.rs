@@ -19,10 +19,11 @@ impl Mirror {
     /// The descriptions that the tables were last brought in line with, by an earlier run or another replica. One that
     /// cannot be read is left out: the table will be described anew.
     pub async fn descriptions(&self) -> Result<Vec<TableSpec>, SchemaError> {
-        let specs: Vec<Json<serde_json::Value>> = sqlx::query_scalar("select spec from nxt_mirror.mirrored_table")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(|source| SchemaError::of("nxt_mirror.mirrored_table", source))?;
+        let specs: Vec<Json<serde_json::Value>> =
+            sqlx::query_scalar!(r#"select spec as "spec: _" from nxt_mirror.mirrored_table"#)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(|source| SchemaError::of("nxt_mirror.mirrored_table", source))?;
         Ok(specs.into_iter().filter_map(|Json(spec)| serde_json::from_value(spec).ok()).collect())
     }
 }
@@ -57,13 +58,14 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>) -> Result<(Arc<T
 }
 
 async fn has_citus(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select from pg_extension where extname = 'citus')").fetch_one(connection).await
+    sqlx::query_scalar!(r#"select exists (select from pg_extension where extname = 'citus') as "exists!""#)
+        .fetch_one(connection)
+        .await
 }
 
 /// Replicas that need the same table at the same moment make it one after the other.
 pub(super) async fn lock(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 1))")
-        .bind(&spec.sql_name)
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", &spec.sql_name)
         .execute(connection)
         .await
         .map(drop)
@@ -71,13 +73,14 @@ pub(super) async fn lock(connection: &mut PgConnection, spec: &TableSpec) -> Res
 
 /// Columns of the mirrored table and their types; empty when there is no such table.
 async fn columns(connection: &mut PgConnection, spec: &TableSpec) -> Result<Vec<(String, String)>, sqlx::Error> {
-    sqlx::query_as(
-        "select attname::text, format_type(atttypid, atttypmod) from pg_attribute
-          where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by attnum",
+    let columns = sqlx::query!(
+        r#"select attname::text as "name!", format_type(atttypid, atttypmod) as "type_name!" from pg_attribute
+            where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by attnum"#,
+        clause::table(spec)
     )
-    .bind(clause::table(spec))
     .fetch_all(connection)
-    .await
+    .await?;
+    Ok(columns.into_iter().map(|column| (column.name, column.type_name)).collect())
 }
 
 async fn create(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
@@ -92,8 +95,9 @@ async fn create(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), s
 
 /// Only where it was dropped: `if not exists` would need rights that it does not need otherwise.
 async fn create_schema(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let exists: bool =
-        sqlx::query_scalar("select to_regnamespace('business_nxt') is not null").fetch_one(&mut *connection).await?;
+    let exists: bool = sqlx::query_scalar!(r#"select to_regnamespace('business_nxt') is not null as "exists!""#)
+        .fetch_one(&mut *connection)
+        .await?;
     if exists { Ok(()) } else { execute(connection, "create schema business_nxt".to_owned()).await }
 }
 
@@ -144,31 +148,33 @@ fn has_lost(previous: &TableSpec, spec: &TableSpec, existing: &[(String, String)
 
 /// Whether there is such a table, and whether it is the one that was last brought in line. From here on it is.
 pub(super) async fn relation(connection: &mut PgConnection, spec: &TableSpec) -> Result<(bool, bool), sqlx::Error> {
-    let found: Option<(bool, bool)> = sqlx::query_as(
-        "with known as (select table_name, relation from nxt_mirror.mirrored_table where table_name = $1),
+    let found = sqlx::query!(
+        r#"with known as (select table_name, relation from nxt_mirror.mirrored_table where table_name = $1),
               found as (select to_regclass($2)::oid as relation),
               noted as (update nxt_mirror.mirrored_table as mirrored set relation = found.relation
                           from known, found
                          where mirrored.table_name = known.table_name
                            and known.relation is distinct from found.relation)
-         select found.relation is not null, known.relation is not distinct from found.relation from known, found",
+         select found.relation is not null as "is_there!",
+                known.relation is not distinct from found.relation as "is_same!"
+           from known, found"#,
+        spec.name.as_str(),
+        clause::table(spec)
     )
-    .bind(spec.name.as_str())
-    .bind(clause::table(spec))
     .fetch_optional(connection)
     .await?;
     // One that was never made has lost nothing.
-    Ok(found.unwrap_or((false, true)))
+    Ok(found.map_or((false, true), |found| (found.is_there, found.is_same)))
 }
 
 /// There is no such table, so that no target has rows.
 pub(super) async fn forget_rows(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         r#"update nxt_mirror.target set rows = 0
             where tenant_kind = $1 and lower(table_name) = lower($2 collate "C") and rows <> 0"#,
+        tenant_kind(spec),
+        spec.name.as_str()
     )
-    .bind(tenant_kind(spec))
-    .bind(spec.name.as_str())
     .execute(connection)
     .await
     .map(drop)
@@ -185,13 +191,13 @@ pub(super) fn tenant_kind(spec: &TableSpec) -> &'static str {
 /// Walks are begun anew, and until they have come to their end nobody is told that the table is whole.
 pub(super) async fn have_loaded_anew(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
     tracing::warn!(row.table = %spec.name, "what is missing of the mirrored table is loaded anew");
-    sqlx::query(
+    sqlx::query!(
         r#"delete from nxt_mirror.walk using nxt_mirror.target
             where target.id = walk.target_id and target.tenant_kind = $1
               and lower(target.table_name) = lower($2 collate "C")"#,
+        tenant_kind(spec),
+        spec.name.as_str()
     )
-    .bind(tenant_kind(spec))
-    .bind(spec.name.as_str())
     .execute(connection)
     .await
     .map(drop)
@@ -202,14 +208,14 @@ async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), sqlx:
 }
 
 async fn check_key(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), SchemaError> {
-    let actual: Vec<String> = sqlx::query_scalar(
-        "select a.attname::text
-           from pg_index i, unnest(i.indkey::int[]) with ordinality as k (attnum, position), pg_attribute a
-          where i.indrelid = to_regclass($1) and i.indisprimary
-            and a.attrelid = i.indrelid and a.attnum = k.attnum
-          order by k.position",
+    let actual: Vec<String> = sqlx::query_scalar!(
+        r#"select a.attname::text as "name!"
+             from pg_index i, unnest(i.indkey::int[]) with ordinality as k (attnum, position), pg_attribute a
+            where i.indrelid = to_regclass($1) and i.indisprimary
+              and a.attrelid = i.indrelid and a.attnum = k.attnum
+            order by k.position"#,
+        clause::table(spec)
     )
-    .bind(clause::table(spec))
     .fetch_all(connection)
     .await
     .map_err(|source| SchemaError::of(&spec.sql_name, source))?;
@@ -273,26 +279,27 @@ fn names(columns: &[&Column]) -> String {
 
 /// The description that the table was last brought in line with, if there was one and it can be read.
 async fn remembered(connection: &mut PgConnection, spec: &TableSpec) -> Result<Option<TableSpec>, sqlx::Error> {
-    let found: Option<Json<serde_json::Value>> =
-        sqlx::query_scalar("select spec from nxt_mirror.mirrored_table where table_name = $1")
-            .bind(spec.name.as_str())
-            .fetch_optional(connection)
-            .await?;
+    let found: Option<Json<serde_json::Value>> = sqlx::query_scalar!(
+        r#"select spec as "spec: _" from nxt_mirror.mirrored_table where table_name = $1"#,
+        spec.name.as_str()
+    )
+    .fetch_optional(connection)
+    .await?;
     Ok(found.and_then(|Json(spec)| serde_json::from_value(spec).ok()))
 }
 
 async fn remember(connection: &mut PgConnection, spec: &TableSpec, note: Option<String>) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "insert into nxt_mirror.mirrored_table as known (table_name, spec, note, relation)
          values ($1, $2, $3, to_regclass($4)::oid)
          on conflict on constraint mirrored_table_pkey
          do update set spec = excluded.spec, described_at = now(), note = excluded.note
           where row(known.spec, known.note) is distinct from row(excluded.spec, excluded.note)",
+        spec.name.as_str(),
+        Json(spec) as _,
+        note,
+        clause::table(spec)
     )
-    .bind(spec.name.as_str())
-    .bind(Json(spec))
-    .bind(note)
-    .bind(clause::table(spec))
     .execute(connection)
     .await
     .map(drop)

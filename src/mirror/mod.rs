@@ -59,9 +59,7 @@ impl Mirror {
     /// Keeps everybody else who writes this target waiting until the transaction ends, so that what is read here still
     /// holds when it is written.
     pub async fn lock(&self, connection: &mut PgConnection, target: &TargetTable) -> Result<(), MirrorError> {
-        sqlx::query("select pg_advisory_xact_lock($1, $2)")
-            .bind(TARGET_LOCKS)
-            .bind(target.id)
+        sqlx::query!("select pg_advisory_xact_lock($1, $2)", TARGET_LOCKS, target.id as _)
             .execute(connection)
             .await
             .map(drop)

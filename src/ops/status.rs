@@ -50,7 +50,7 @@ pub struct BudgetUse {
 impl Status {
     /// Reads it from the database.
     pub async fn read(pool: &PgPool, per_minute: u32) -> anyhow::Result<Self> {
-        let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await?;
+        let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(pool).await?;
         let backlog = status::backlog(pool).await?;
         let letters = dead_letter::count(pool).await?;
         let outage = Outage::current(pool).await?;

@@ -12,11 +12,11 @@ const BLOCKS_MAX: i64 = 10_000;
 
 /// Columns of a table that notifications have announced, as received.
 pub async fn announced_columns(pool: &PgPool, table: &TableName) -> Result<Vec<String>, QueueError> {
-    sqlx::query_scalar(
+    sqlx::query_scalar!(
         r#"select column_name from nxt_mirror.announced_column
             where lower(table_name) = lower($1 collate "C") order by column_name"#,
+        table.as_str()
     )
-    .bind(table.as_str())
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("read announced columns"))
@@ -25,16 +25,16 @@ pub async fn announced_columns(pool: &PgPool, table: &TableName) -> Result<Vec<S
 /// How many columns of each of these tables notifications have announced, by the table's name in lower case; none of a
 /// table that is not among them. A number that grew tells of new ones.
 pub async fn announced_counts(pool: &PgPool, tables: &[&str]) -> Result<HashMap<String, i64>, QueueError> {
-    let counts: Vec<(String, i64)> = sqlx::query_as(
-        r#"select lower(table_name), count(*) from nxt_mirror.announced_column
+    let counts = sqlx::query!(
+        r#"select lower(table_name) as "table_name!", count(*) as "columns!" from nxt_mirror.announced_column
             where lower(table_name) = any(array(select lower(name collate "C") from unnest($1::text[]) as name))
             group by lower(table_name)"#,
+        tables as _
     )
-    .bind(tables)
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("count announced columns"))?;
-    Ok(counts.into_iter().collect())
+    Ok(counts.into_iter().map(|count| (count.table_name, count.columns)).collect())
 }
 
 /// Key columns of a table in the order of a recent notification, to tell a key that nothing else tells.
@@ -43,16 +43,16 @@ pub async fn announced_key(
     table: &TableName,
     tenant: Tenant,
 ) -> Result<Option<Vec<String>>, QueueError> {
-    let body: Option<String> = sqlx::query_scalar(
-        r#"select entry.body
+    let body: Option<String> = sqlx::query_scalar!(
+        r#"select entry.body as "body!"
              from (select is_company, table_name, body from nxt_mirror.ledger_block order by id desc limit $3) as block,
                   unnest(block.is_company, block.table_name, block.body) as entry (is_company, table_name, body)
             where lower(entry.table_name) = lower($1 collate "C") and entry.is_company = $2
             limit 1"#,
+        table.as_str(),
+        tenant.level() == TableLevel::Company,
+        BLOCKS_MAX
     )
-    .bind(table.as_str())
-    .bind(tenant.level() == TableLevel::Company)
-    .bind(BLOCKS_MAX)
     .fetch_optional(pool)
     .await
     .map_err(QueueError::on("read the latest notification"))?;

@@ -149,7 +149,7 @@ async fn make_durable(connection: &mut PgConnection) -> Result<(), sqlx::Error> 
 }
 
 async fn open(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("insert into nxt_mirror.stream default values returning id").fetch_one(connection).await
+    sqlx::query_scalar!("insert into nxt_mirror.stream default values returning id").fetch_one(connection).await
 }
 
 /// Appends a block to the stream, or to a new one if it is a day old, and returns the stream's id. The database's clock
@@ -176,40 +176,40 @@ async fn append_if_young(
     block: &Block<'_>,
     announced: &[String],
 ) -> Result<bool, sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "insert into nxt_mirror.ledger_block
              (stream_id, is_company, tenant_no, table_name, row_key, event, changed_at, deleted_at, changed_by,
               delivery_id, body, announced_columns)
          select id, $2::boolean[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
                 $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[]
            from nxt_mirror.stream where id = $1 and opened_at > now() - interval '1 day'",
+        stream,
+        &block.is_company,
+        &block.tenant_no,
+        &block.table_name as _,
+        &block.row_key,
+        &block.event as _,
+        &block.changed_at as _,
+        &block.deleted_at as _,
+        &block.changed_by as _,
+        &block.delivery_id as _,
+        &block.body as _,
+        announced
     )
-    .bind(stream)
-    .bind(&block.is_company)
-    .bind(&block.tenant_no)
-    .bind(&block.table_name)
-    .bind(&block.row_key)
-    .bind(&block.event)
-    .bind(&block.changed_at)
-    .bind(&block.deleted_at)
-    .bind(&block.changed_by)
-    .bind(&block.delivery_id)
-    .bind(&block.body)
-    .bind(announced)
     .execute(connection)
     .await
     .map(|done| done.rows_affected() > 0)
 }
 
 async fn quarantine(connection: &mut PgConnection, letters: &[Letter<'_>]) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "insert into nxt_mirror.quarantine (reason, delivery_id, body)
          select reason, delivery_id, body
            from unnest($1::text[], $2::text[], $3::bytea[]) as letter (reason, delivery_id, body)",
+        letters.iter().map(|letter| without_nul(letter.reason)).collect::<Vec<_>>() as _,
+        letters.iter().map(|letter| letter.delivery_id).collect::<Vec<_>>() as _,
+        letters.iter().map(|letter| letter.body).collect::<Vec<_>>() as _
     )
-    .bind(letters.iter().map(|letter| without_nul(letter.reason)).collect::<Vec<_>>())
-    .bind(letters.iter().map(|letter| letter.delivery_id).collect::<Vec<_>>())
-    .bind(letters.iter().map(|letter| letter.body).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)

@@ -97,12 +97,18 @@ impl Queue {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct TargetRow {
-    id: TargetId,
-    tenant_kind: String,
-    tenant_no: i64,
-    table_name: String,
+/// The columns that hold a target.
+pub(super) struct TargetRow {
+    pub(super) id: TargetId,
+    pub(super) tenant_kind: String,
+    pub(super) tenant_no: i64,
+    pub(super) table_name: String,
+}
+
+impl TargetRow {
+    pub(super) fn read(self) -> Result<Target, sqlx::Error> {
+        target_of(self.id, &self.tenant_kind, self.tenant_no, self.table_name)
+    }
 }
 
 /// Puts a target together from its columns.
@@ -119,30 +125,31 @@ fn corrupt(what: &'static str) -> sqlx::Error {
 /// Takes the leases of targets that nobody alive has; returns those that are mine now. One that is locked just now is
 /// left for another time.
 async fn lease(pool: &PgPool, me: WorkerId, wanted: &[Wanted]) -> Result<HashMap<TargetId, Target>, sqlx::Error> {
-    let rows: Vec<TargetRow> = sqlx::query_as(
-        "with free as materialized (
-             select target.id from nxt_mirror.target as target
-              where target.id = any($2) and target.worker_id is distinct from $1
-                and not exists (select from nxt_mirror.worker as holder
-                                 where holder.id = target.worker_id and holder.alive_until > clock_timestamp())
-              order by target.id for no key update of target skip locked
-         ), taken as (
-             update nxt_mirror.target as target set worker_id = $1 from free where target.id = free.id
-             returning target.id, target.tenant_kind, target.tenant_no, target.table_name
-         )
-         select id, tenant_kind, tenant_no, table_name from taken
-          union all
-         select id, tenant_kind, tenant_no, table_name from nxt_mirror.target where id = any($2) and worker_id = $1",
+    let rows = sqlx::query_as!(
+        TargetRow,
+        r#"with free as materialized (
+               select target.id from nxt_mirror.target as target
+                where target.id = any($2) and target.worker_id is distinct from $1
+                  and not exists (select from nxt_mirror.worker as holder
+                                   where holder.id = target.worker_id and holder.alive_until > clock_timestamp())
+                order by target.id for no key update of target skip locked
+           ), taken as (
+               update nxt_mirror.target as target set worker_id = $1 from free where target.id = free.id
+               returning target.id, target.tenant_kind, target.tenant_no, target.table_name
+           )
+           select id as "id!: _", tenant_kind as "tenant_kind!", tenant_no as "tenant_no!", table_name as "table_name!"
+             from taken
+            union all
+           select id, tenant_kind, tenant_no, table_name from nxt_mirror.target where id = any($2) and worker_id = $1"#,
+        me as _,
+        wanted.iter().map(|wanted| wanted.target).collect::<Vec<_>>() as _
     )
-    .bind(me)
-    .bind(wanted.iter().map(|wanted| wanted.target).collect::<Vec<_>>())
     .fetch_all(pool)
     .await?;
-    let target = |row: TargetRow| Ok((row.id, target_of(row.id, &row.tenant_kind, row.tenant_no, row.table_name)?));
+    let target = |row: TargetRow| Ok((row.id, row.read()?));
     rows.into_iter().map(target).collect()
 }
 
-#[derive(sqlx::FromRow)]
 struct DirtyRecord {
     target_id: TargetId,
     wanted: i16,
@@ -152,13 +159,6 @@ struct DirtyRecord {
     due_at: DatabaseTime,
     notification_id: Option<i64>,
     waiting_since: DatabaseTime,
-    #[sqlx(flatten)]
-    evidence: EvidenceRecord,
-}
-
-/// The columns that hold what notifications say.
-#[derive(sqlx::FromRow)]
-pub(super) struct EvidenceRecord {
     deleted_at: Option<SourceTime>,
     delete_received_at: Option<DatabaseTime>,
     announced: bool,
@@ -166,19 +166,23 @@ pub(super) struct EvidenceRecord {
     rechecks: i32,
 }
 
-impl EvidenceRecord {
-    pub(super) fn read(self) -> Evidence {
-        let deletion = self.deleted_at.zip(self.delete_received_at);
-        Evidence {
-            deletion: deletion.map(|(at, received_at)| Deletion { at, received_at }),
-            announcement: self.announced.then_some(Announcement { changed_at: self.changed_at }),
-            rechecks: u32::try_from(self.rechecks).unwrap_or_default(),
-        }
+/// Puts what notifications say together from its columns. A deletion is when it happened and when it was received.
+pub(super) fn evidence_of(
+    deletion: Option<(SourceTime, DatabaseTime)>,
+    announced: bool,
+    changed_at: Option<SourceTime>,
+    rechecks: i32,
+) -> Evidence {
+    Evidence {
+        deletion: deletion.map(|(at, received_at)| Deletion { at, received_at }),
+        announcement: announced.then_some(Announcement { changed_at }),
+        rechecks: u32::try_from(rechecks).unwrap_or_default(),
     }
 }
 
 impl DirtyRecord {
     fn read(self, priority: Priority) -> Result<DirtyRow, sqlx::Error> {
+        let deletion = self.deleted_at.zip(self.delete_received_at);
         Ok(DirtyRow {
             key: AnnouncedKey::from_canonical(&self.row_key).ok_or_else(|| corrupt("dirty_row: row_key"))?,
             row_key: self.row_key.into(),
@@ -186,7 +190,7 @@ impl DirtyRecord {
             attempts: u32::try_from(self.attempts).unwrap_or_default(),
             priority,
             notification_id: self.notification_id,
-            evidence: self.evidence.read(),
+            evidence: evidence_of(deletion, self.announced, self.changed_at, self.rechecks),
             waiting_since: self.waiting_since,
         })
     }
@@ -218,27 +222,30 @@ async fn read_due(
     claimable: Claimable,
 ) -> Result<Vec<DirtyRecord>, sqlx::Error> {
     // Planned for the value of $5, so that each has its index, for which "due_at > '-infinity'" asks.
-    sqlx::query_as(
-        "select wanted.target_id, wanted.priority as wanted, dirty.row_key, dirty.generation, dirty.attempts, dirty.due_at,
-                dirty.notification_id, dirty.waiting_since, dirty.deleted_at, dirty.delete_received_at,
-                dirty.announced, dirty.changed_at, dirty.rechecks
-           from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::timestamptz[])
-                    as wanted (target_id, priority, rows_max, since)
-          cross join lateral (
-                select row.row_key, row.generation, row.attempts, row.due_at, row.notification_id, row.waiting_since,
-                       row.deleted_at, row.delete_received_at, row.announced, row.changed_at, row.rechecks
-                  from nxt_mirror.dirty_row as row
-                 where row.target_id = wanted.target_id and row.priority = wanted.priority
-                   and row.due_at > '-infinity' and row.due_at >= coalesce(wanted.since, '-infinity')
-                   and row.due_at <= now()
-                   and ($5 or row.deleted_at is not null)
-                 order by row.due_at limit wanted.rows_max) as dirty",
+    sqlx::query_as!(
+        DirtyRecord,
+        r#"select wanted.target_id as "target_id!: _", wanted.priority as "wanted!", dirty.row_key as "row_key!",
+                  dirty.generation as "generation!", dirty.attempts as "attempts!", dirty.due_at as "due_at!: _",
+                  dirty.notification_id as "notification_id?", dirty.waiting_since as "waiting_since!: _",
+                  dirty.deleted_at as "deleted_at?: _", dirty.delete_received_at as "delete_received_at?: _",
+                  dirty.announced as "announced!", dirty.changed_at as "changed_at?: _", dirty.rechecks as "rechecks!"
+             from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::timestamptz[])
+                      as wanted (target_id, priority, rows_max, since)
+            cross join lateral (
+                  select row.row_key, row.generation, row.attempts, row.due_at, row.notification_id, row.waiting_since,
+                         row.deleted_at, row.delete_received_at, row.announced, row.changed_at, row.rechecks
+                    from nxt_mirror.dirty_row as row
+                   where row.target_id = wanted.target_id and row.priority = wanted.priority
+                     and row.due_at > '-infinity' and row.due_at >= coalesce(wanted.since, '-infinity')
+                     and row.due_at <= now()
+                     and ($5 or row.deleted_at is not null)
+                   order by row.due_at limit wanted.rows_max) as dirty"#,
+        wanted.iter().map(|wanted| wanted.target).collect::<Vec<_>>() as _,
+        &wanted.iter().map(|wanted| wanted.priority.code()).collect::<Vec<_>>(),
+        &limits.iter().map(|&rows| i64::try_from(rows).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
+        wanted.iter().map(|wanted| queue.floors().of(wanted.target, wanted.priority)).collect::<Vec<_>>() as _,
+        claimable == Claimable::All
     )
-    .bind(wanted.iter().map(|wanted| wanted.target).collect::<Vec<_>>())
-    .bind(wanted.iter().map(|wanted| wanted.priority.code()).collect::<Vec<_>>())
-    .bind(limits.iter().map(|&rows| i64::try_from(rows).unwrap_or(i64::MAX)).collect::<Vec<_>>())
-    .bind(wanted.iter().map(|wanted| queue.floors().of(wanted.target, wanted.priority)).collect::<Vec<_>>())
-    .bind(claimable == Claimable::All)
     .fetch_all(queue.pool())
     .await
 }

@@ -1,13 +1,13 @@
 //! What was set aside, and the ways back.
 
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 
 use super::QueueError;
 use crate::domain::{DatabaseTime, TargetId};
 
 /// One entry.
-#[derive(Debug, Clone, PartialEq, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeadLetter {
     /// Its number.
     pub id: i64,
@@ -37,20 +37,23 @@ pub struct DeadLetter {
 
 /// Entries with greater ids than `after`, oldest first, at most `limit`.
 pub async fn list(pool: &PgPool, after: i64, limit: i64) -> Result<Vec<DeadLetter>, QueueError> {
-    sqlx::query_as(
-        "select id, kind, reason, attempts, first_at, last_at, company_no, customer_no, table_name, key, delivery_id,
-                notification_id
-           from nxt_mirror.dead_letter where id > $1 order by id limit $2",
+    sqlx::query_as!(
+        DeadLetter,
+        r#"select id as "id!", kind as "kind!", reason as "reason!", attempts as "attempts!",
+                  first_at as "first_at!: _", last_at as "last_at!: _", company_no as "company_no?",
+                  customer_no as "customer_no?", table_name as "table_name?", key as "key?",
+                  delivery_id as "delivery_id?", notification_id as "notification_id?"
+             from nxt_mirror.dead_letter where id > $1 order by id limit $2"#,
+        after,
+        limit
     )
-    .bind(after)
-    .bind(limit)
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("list dead letters"))
 }
 
 /// How many rows and how many bodies were set aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Rows.
     pub rows: i64,
@@ -60,8 +63,10 @@ pub struct Counts {
 
 /// Counts the entries.
 pub async fn count(pool: &PgPool) -> Result<Counts, QueueError> {
-    sqlx::query_as(
-        "select (select count(*) from nxt_mirror.dead_row) as rows, (select count(*) from nxt_mirror.quarantine) as bodies",
+    sqlx::query_as!(
+        Counts,
+        r#"select (select count(*) from nxt_mirror.dead_row) as "rows!",
+                  (select count(*) from nxt_mirror.quarantine) as "bodies!""#
     )
     .fetch_one(pool)
     .await
@@ -70,12 +75,15 @@ pub async fn count(pool: &PgPool) -> Result<Counts, QueueError> {
 
 /// One entry and, for a body, its bytes.
 pub async fn show(pool: &PgPool, id: i64) -> Result<Option<(DeadLetter, Option<Vec<u8>>)>, QueueError> {
-    let letter: Option<DeadLetter> = sqlx::query_as(
-        "select id, kind, reason, attempts, first_at, last_at, company_no, customer_no, table_name, key, delivery_id,
-                notification_id
-           from nxt_mirror.dead_letter where id = $1",
+    let letter = sqlx::query_as!(
+        DeadLetter,
+        r#"select id as "id!", kind as "kind!", reason as "reason!", attempts as "attempts!",
+                  first_at as "first_at!: _", last_at as "last_at!: _", company_no as "company_no?",
+                  customer_no as "customer_no?", table_name as "table_name?", key as "key?",
+                  delivery_id as "delivery_id?", notification_id as "notification_id?"
+             from nxt_mirror.dead_letter where id = $1"#,
+        id
     )
-    .bind(id)
     .fetch_optional(pool)
     .await
     .map_err(QueueError::on("read a dead letter"))?;
@@ -84,8 +92,7 @@ pub async fn show(pool: &PgPool, id: i64) -> Result<Option<(DeadLetter, Option<V
 }
 
 async fn body(pool: &PgPool, id: i64) -> Result<Option<Vec<u8>>, QueueError> {
-    sqlx::query_scalar("select body from nxt_mirror.quarantine where id = $1")
-        .bind(id)
+    sqlx::query_scalar!("select body from nxt_mirror.quarantine where id = $1", id)
         .fetch_optional(pool)
         .await
         .map_err(QueueError::on("read the body of a dead letter"))
@@ -94,7 +101,7 @@ async fn body(pool: &PgPool, id: i64) -> Result<Option<Vec<u8>>, QueueError> {
 /// Makes rows dirty again with all that was known of them, and removes their letters. Bodies are left alone. Returns
 /// how many rows there were.
 pub async fn retry_rows(connection: &mut PgConnection, ids: &[i64]) -> Result<u64, QueueError> {
-    sqlx::query(
+    sqlx::query!(
         "with letter as (
              delete from nxt_mirror.dead_row where id = any($1)
              returning target_id, row_key, notification_id, deleted_at, delete_received_at, announced, changed_at
@@ -109,8 +116,8 @@ pub async fn retry_rows(connection: &mut PgConnection, ids: &[i64]) -> Result<u6
              announced = dirty.announced or excluded.announced,
              deleted_at = greatest(dirty.deleted_at, excluded.deleted_at),
              delete_received_at = greatest(dirty.delete_received_at, excluded.delete_received_at)",
+        ids
     )
-    .bind(ids)
     .execute(connection)
     .await
     .map(|done| done.rows_affected())
@@ -121,7 +128,7 @@ pub async fn retry_rows(connection: &mut PgConnection, ids: &[i64]) -> Result<u6
 /// live work. A few at a time, so that one success does not free thousands; and with the failures that they had, so
 /// that one that still fails is set aside for good at once. Returns how many.
 pub async fn requeue_dead(connection: &mut PgConnection, target: TargetId, rows_max: i64) -> Result<u64, QueueError> {
-    sqlx::query(
+    sqlx::query!(
         "with chosen as materialized (
              select id from nxt_mirror.dead_row where target_id = $1 and of_target
               order by row_key limit $2 for update skip locked
@@ -140,9 +147,9 @@ pub async fn requeue_dead(connection: &mut PgConnection, target: TargetId, rows_
              generation = excluded.generation, announced = dirty.announced or excluded.announced,
              deleted_at = greatest(dirty.deleted_at, excluded.deleted_at),
              delete_received_at = greatest(dirty.delete_received_at, excluded.delete_received_at)",
+        target as _,
+        rows_max
     )
-    .bind(target)
-    .bind(rows_max)
     .execute(connection)
     .await
     .map(|done| done.rows_affected())
@@ -151,7 +158,7 @@ pub async fn requeue_dead(connection: &mut PgConnection, target: TargetId, rows_
 
 /// Nothing of a target can be read or written: rows of it that are due are set aside, at most so many. Returns how many.
 pub async fn set_target_aside(pool: &PgPool, target: TargetId, reason: &str, rows_max: i64) -> Result<u64, QueueError> {
-    sqlx::query(
+    sqlx::query!(
         "with chosen as materialized (
              select row_key from nxt_mirror.dirty_row where target_id = $1 and due_at <= now()
               order by row_key limit $3 for update skip locked
@@ -179,10 +186,10 @@ pub async fn set_target_aside(pool: &PgPool, target: TargetId, reason: &str, row
              deleted_at = greatest(dead.deleted_at, excluded.deleted_at),
              delete_received_at = greatest(dead.delete_received_at, excluded.delete_received_at),
              changed_at = greatest(dead.changed_at, excluded.changed_at), of_target = true",
+        target as _,
+        reason.replace('\0', "\u{fffd}"),
+        rows_max
     )
-    .bind(target)
-    .bind(reason.replace('\0', "\u{fffd}"))
-    .bind(rows_max)
     .execute(pool)
     .await
     .map(|done| done.rows_affected())
@@ -193,12 +200,12 @@ pub async fn set_target_aside(pool: &PgPool, target: TargetId, reason: &str, row
 /// that wait, so that one that can be is noticed. Returns how many.
 pub async fn probe_targets(connection: &mut PgConnection) -> Result<u64, QueueError> {
     let failed = || QueueError::on("probe targets that could not be read");
-    let targets: Vec<TargetId> = sqlx::query_scalar(
-        "select target.id from nxt_mirror.target as target
-          where (target.paused_until is null or target.paused_until <= now())
-            and exists (select from nxt_mirror.dead_row as dead where dead.target_id = target.id and dead.of_target)
-            and not exists (select from nxt_mirror.dirty_row as dirty where dirty.target_id = target.id)
-          order by target.id limit 100",
+    let targets: Vec<TargetId> = sqlx::query_scalar!(
+        r#"select target.id as "id: _" from nxt_mirror.target as target
+            where (target.paused_until is null or target.paused_until <= now())
+              and exists (select from nxt_mirror.dead_row as dead where dead.target_id = target.id and dead.of_target)
+              and not exists (select from nxt_mirror.dirty_row as dirty where dirty.target_id = target.id)
+            order by target.id limit 100"#
     )
     .fetch_all(&mut *connection)
     .await
@@ -212,11 +219,13 @@ pub async fn probe_targets(connection: &mut PgConnection) -> Result<u64, QueueEr
 
 /// Whether any row of a target is set aside.
 pub async fn has_any(connection: &mut PgConnection, target: TargetId) -> Result<bool, QueueError> {
-    sqlx::query_scalar("select exists (select from nxt_mirror.dead_row where target_id = $1)")
-        .bind(target)
-        .fetch_one(connection)
-        .await
-        .map_err(QueueError::on("look for dead letters"))
+    sqlx::query_scalar!(
+        r#"select exists (select from nxt_mirror.dead_row where target_id = $1) as "exists!""#,
+        target as _
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(QueueError::on("look for dead letters"))
 }
 
 /// Removes the letters of rows that have come right, by canonical key: what was set aside is no longer so.
@@ -224,9 +233,7 @@ pub async fn clear_dead(connection: &mut PgConnection, target: TargetId, keys: &
     if keys.is_empty() {
         return Ok(());
     }
-    sqlx::query("delete from nxt_mirror.dead_row where target_id = $1 and row_key = any($2)")
-        .bind(target)
-        .bind(keys)
+    sqlx::query!("delete from nxt_mirror.dead_row where target_id = $1 and row_key = any($2)", target as _, keys)
         .execute(connection)
         .await
         .map(drop)
@@ -235,14 +242,14 @@ pub async fn clear_dead(connection: &mut PgConnection, target: TargetId, keys: &
 
 /// Removes letters for good. Returns how many there were.
 pub async fn remove(connection: &mut PgConnection, ids: &[i64]) -> Result<u64, QueueError> {
-    sqlx::query_scalar(
-        "with row as (delete from nxt_mirror.dead_row where id = any($1) returning id),
-              body as (delete from nxt_mirror.quarantine where id = any($1) returning id)
-         select (select count(*) from row) + (select count(*) from body)",
+    sqlx::query_scalar!(
+        r#"with row as (delete from nxt_mirror.dead_row where id = any($1) returning id),
+                body as (delete from nxt_mirror.quarantine where id = any($1) returning id)
+           select (select count(*) from row) + (select count(*) from body) as "removed!""#,
+        ids
     )
-    .bind(ids)
     .fetch_one(connection)
     .await
-    .map(|removed: i64| u64::try_from(removed).unwrap_or_default())
+    .map(|removed| u64::try_from(removed).unwrap_or_default())
     .map_err(QueueError::on("remove dead letters"))
 }

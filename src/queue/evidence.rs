@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use super::{QueueError, claim::EvidenceRecord};
-use crate::domain::{TargetId, settle::Evidence};
+use super::{QueueError, claim::evidence_of};
+use crate::domain::{DatabaseTime, SourceTime, TargetId, settle::Evidence};
 
 /// What waits for one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,13 +18,15 @@ pub struct Pending {
     pub notification_id: Option<i64>,
 }
 
-#[derive(sqlx::FromRow)]
 struct PendingRecord {
     row_key: String,
     generation: i64,
     notification_id: Option<i64>,
-    #[sqlx(flatten)]
-    evidence: EvidenceRecord,
+    deleted_at: Option<SourceTime>,
+    delete_received_at: Option<DatabaseTime>,
+    announced: bool,
+    changed_at: Option<SourceTime>,
+    rechecks: i32,
 }
 
 /// What waits for these rows, by canonical key; a row that is missing from the answer is not dirty. Locks nothing: what
@@ -37,16 +39,18 @@ pub async fn evidence(
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
-    let records: Vec<PendingRecord> = sqlx::query_as(
-        r#"select dirty.row_key, dirty.generation, dirty.notification_id, dirty.deleted_at, dirty.delete_received_at,
-                  dirty.announced, dirty.changed_at, dirty.rechecks
+    let records = sqlx::query_as!(
+        PendingRecord,
+        r#"select dirty.row_key, dirty.generation, dirty.notification_id,
+                  dirty.deleted_at as "deleted_at: _", dirty.delete_received_at as "delete_received_at: _",
+                  dirty.announced, dirty.changed_at as "changed_at: _", dirty.rechecks
              from unnest(array_fill($1::integer, array[cardinality($2::text[])]), $2::text[])
                       as given (target_id, row_key)
              join nxt_mirror.dirty_row as dirty
                   on dirty.target_id = given.target_id and dirty.row_key = given.row_key collate "C""#,
+        target as _,
+        keys
     )
-    .bind(target)
-    .bind(keys)
     .fetch_all(connection)
     .await
     .map_err(QueueError::on("read what waits"))?;
@@ -55,8 +59,9 @@ pub async fn evidence(
 
 impl PendingRecord {
     fn read(self) -> (String, Pending) {
+        let deletion = self.deleted_at.zip(self.delete_received_at);
         let pending = Pending {
-            evidence: self.evidence.read(),
+            evidence: evidence_of(deletion, self.announced, self.changed_at, self.rechecks),
             generation: self.generation,
             notification_id: self.notification_id,
         };
@@ -65,7 +70,7 @@ impl PendingRecord {
 }
 
 /// Which kinds of evidence a target has, so that what is not there need not be read row by row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HasEvidence {
     /// Whether any row of it waits.
     pub of_notifications: bool,
@@ -76,11 +81,12 @@ pub struct HasEvidence {
 /// Looks for evidence of a target. Holds as long as the target is locked: both are written under that lock, but for
 /// notifications, which say at their next fetch what a page could not know.
 pub async fn has_evidence(connection: &mut PgConnection, target: TargetId) -> Result<HasEvidence, QueueError> {
-    sqlx::query_as(
-        "select exists (select from nxt_mirror.dirty_row where target_id = $1) as of_notifications,
-                exists (select from nxt_mirror.tombstone where target_id = $1) as of_deletions",
+    sqlx::query_as!(
+        HasEvidence,
+        r#"select exists (select from nxt_mirror.dirty_row where target_id = $1) as "of_notifications!",
+                  exists (select from nxt_mirror.tombstone where target_id = $1) as "of_deletions!""#,
+        target as _
     )
-    .bind(target)
     .fetch_one(connection)
     .await
     .map_err(QueueError::on("look for evidence"))

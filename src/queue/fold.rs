@@ -49,7 +49,7 @@ struct Part {
 }
 
 /// Blocks of one stream.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug)]
 struct Blocks {
     after: i64,
     through: i64,
@@ -112,16 +112,16 @@ async fn fold_part(pool: &PgPool, stream: i64) -> Result<Option<Part>, sqlx::Err
 /// Streams with blocks that are not folded. Two look-ups in indexes for each, neither of which meets dead rows; written
 /// so that the planner has no other choice.
 async fn behind(pool: &PgPool) -> Result<Vec<i64>, sqlx::Error> {
-    sqlx::query_scalar(
-        "select stream.id
-           from nxt_mirror.stream as stream
-          cross join lateral (select coalesce(max(fold.through_id), 0) as through_id
-                                from nxt_mirror.fold as fold where fold.stream_id = stream.id) as position
-          cross join lateral (select block.stream_id from nxt_mirror.ledger_block as block
-                               where (block.stream_id, block.id) > (stream.id, position.through_id)
-                               order by block.stream_id, block.id limit 1) as next
-          where next.stream_id = stream.id
-          order by stream.id",
+    sqlx::query_scalar!(
+        r#"select stream.id
+             from nxt_mirror.stream as stream
+            cross join lateral (select coalesce(max(fold.through_id), 0) as through_id
+                                  from nxt_mirror.fold as fold where fold.stream_id = stream.id) as position
+            cross join lateral (select block.stream_id from nxt_mirror.ledger_block as block
+                                 where (block.stream_id, block.id) > (stream.id, position.through_id)
+                                 order by block.stream_id, block.id limit 1) as next
+            where next.stream_id = stream.id
+            order by stream.id"#
     )
     .fetch_all(pool)
     .await
@@ -130,37 +130,41 @@ async fn behind(pool: &PgPool) -> Result<Vec<i64>, sqlx::Error> {
 /// Locks a stream until the transaction ends, unless another one has it. What is lost with the server's last moments is
 /// folded again, so nothing waits for the disk.
 async fn lock(connection: &mut PgConnection, stream: i64) -> Result<bool, sqlx::Error> {
-    let (is_locked, _): (bool, String) = sqlx::query_as(
-        "select pg_try_advisory_xact_lock($1, hashint8($2)), set_config('synchronous_commit', 'off', true)",
+    let locked = sqlx::query!(
+        r#"select pg_try_advisory_xact_lock($1, hashint8($2)) as "is_locked!",
+                  set_config('synchronous_commit', 'off', true) as "setting!""#,
+        LOCK_CLASS,
+        stream
     )
-    .bind(LOCK_CLASS)
-    .bind(stream)
     .fetch_one(connection)
     .await?;
-    Ok(is_locked)
+    Ok(locked.is_locked)
 }
 
 /// The blocks to fold next. A statement of its own, so that it sees what whoever held the lock before has committed.
 async fn next_blocks(connection: &mut PgConnection, stream: i64) -> Result<Option<Blocks>, sqlx::Error> {
-    let blocks: Option<Blocks> = sqlx::query_as(
-        "with position as (
-             select coalesce(max(through_id), 0) as after from nxt_mirror.fold where stream_id = $1
-         ), next as (
-             select block.id, cardinality(block.is_company) as size, cardinality(block.announced_columns) as columns
-               from nxt_mirror.ledger_block as block
-              where (block.stream_id, block.id) > ($1, (select after from position)) and block.stream_id <= $1
-              order by block.stream_id, block.id limit $2
-         ), counted as (
-             select id, size, columns, sum(size) over (order by id) as through_here, count(*) over () as found from next
-         )
-         select (select after from position) as after, max(id) as through, sum(size)::bigint as notifications,
-                bool_or(columns > 0) as has_columns, count(*) < max(found) or max(found) = $2 as is_full
-           from counted where through_here - size < $3
-         having count(*) > 0",
+    let blocks = sqlx::query_as!(
+        Blocks,
+        r#"with position as (
+               select coalesce(max(through_id), 0) as after from nxt_mirror.fold where stream_id = $1
+           ), next as (
+               select block.id, cardinality(block.is_company) as size, cardinality(block.announced_columns) as columns
+                 from nxt_mirror.ledger_block as block
+                where (block.stream_id, block.id) > ($1, (select after from position)) and block.stream_id <= $1
+                order by block.stream_id, block.id limit $2
+           ), counted as (
+               select id, size, columns, sum(size) over (order by id) as through_here, count(*) over () as found
+                 from next
+           )
+           select (select after from position) as "after!", max(id) as "through!",
+                  sum(size)::bigint as "notifications!", bool_or(columns > 0) as "has_columns!",
+                  count(*) < max(found) or max(found) = $2 as "is_full!"
+             from counted where through_here - size < $3
+           having count(*) > 0"#,
+        stream,
+        BLOCKS_MAX,
+        NOTIFICATIONS_MAX
     )
-    .bind(stream)
-    .bind(BLOCKS_MAX)
-    .bind(NOTIFICATIONS_MAX)
     .fetch_optional(connection)
     .await?;
     Ok(blocks)
@@ -168,7 +172,7 @@ async fn next_blocks(connection: &mut PgConnection, stream: i64) -> Result<Optio
 
 /// Makes targets of tenants' tables that were never heard of.
 async fn add_targets(connection: &mut PgConnection, stream: i64, blocks: &Blocks) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         r#"with entry as (
                select distinct case when entry.is_company then 'company' else 'customer' end as tenant_kind,
                       entry.tenant_no, entry.name as table_name, lower(entry.name collate "C") as folded_name
@@ -186,10 +190,10 @@ async fn add_targets(connection: &mut PgConnection, stream: i64, blocks: &Blocks
             group by entry.tenant_kind, entry.tenant_no, entry.folded_name
             order by entry.tenant_kind collate "C", entry.tenant_no, entry.folded_name
            on conflict (tenant_kind, tenant_no, lower(table_name)) do nothing"#,
+        stream,
+        blocks.after,
+        blocks.through
     )
-    .bind(stream)
-    .bind(blocks.after)
-    .bind(blocks.through)
     .execute(connection)
     .await
     .map(drop)
@@ -197,7 +201,7 @@ async fn add_targets(connection: &mut PgConnection, stream: i64, blocks: &Blocks
 
 /// Makes the rows dirty. Notifications of one row are taken together, with each other and with what waits already.
 async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks) -> Result<Vec<TargetId>, sqlx::Error> {
-    sqlx::query_scalar(
+    sqlx::query_scalar!(
         r#"with entry as materialized (
                select entry.is_company, entry.tenant_no, lower(entry.table_name collate "C") as folded_name,
                       entry.row_key, block.id * 1024 + entry.position - 1 as notification_id, block.received_at,
@@ -243,18 +247,18 @@ async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks)
                    rechecks = 0
                returning dirty.target_id
            )
-           select distinct target_id from marked"#,
+           select distinct target_id as "target_id!: _" from marked"#,
+        stream,
+        blocks.after,
+        blocks.through
     )
-    .bind(stream)
-    .bind(blocks.after)
-    .bind(blocks.through)
     .fetch_all(connection)
     .await
 }
 
 /// Remembers the columns that the blocks announce.
 async fn add_columns(connection: &mut PgConnection, stream: i64, blocks: &Blocks) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         r#"insert into nxt_mirror.announced_column (table_name, column_name)
            select distinct split_part(name, '.', 1) collate "C" as table_name,
                   split_part(name, '.', 2) collate "C" as column_name
@@ -262,10 +266,10 @@ async fn add_columns(connection: &mut PgConnection, stream: i64, blocks: &Blocks
             where block.stream_id = $1 and block.id > $2 and block.id <= $3
             order by table_name, column_name
            on conflict on constraint announced_column_pkey do nothing"#,
+        stream,
+        blocks.after,
+        blocks.through
     )
-    .bind(stream)
-    .bind(blocks.after)
-    .bind(blocks.through)
     .execute(connection)
     .await
     .map(drop)
@@ -273,9 +277,11 @@ async fn add_columns(connection: &mut PgConnection, stream: i64, blocks: &Blocks
 
 /// Returns the time of the transaction, which is when its rows became due.
 async fn note_folded(connection: &mut PgConnection, stream: i64, blocks: &Blocks) -> Result<DatabaseTime, sqlx::Error> {
-    sqlx::query_scalar("insert into nxt_mirror.fold (stream_id, through_id) values ($1, $2) returning now()")
-        .bind(stream)
-        .bind(blocks.through)
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar!(
+        r#"insert into nxt_mirror.fold (stream_id, through_id) values ($1, $2) returning now() as "now!: _""#,
+        stream,
+        blocks.through
+    )
+    .fetch_one(connection)
+    .await
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sqlx::{FromRow, PgPool};
+use sqlx::PgPool;
 
 use super::{QueueError, error::repeated};
 use crate::domain::{AnnouncedKey, DatabaseTime, TableName};
@@ -38,29 +38,32 @@ pub async fn replay(pool: &PgPool, range: &ReplayRange) -> Result<u64, QueueErro
 
 /// As [`replay`], of one table and of the time before now that is given.
 pub async fn replay_latest(pool: &PgPool, table: &TableName, age: Duration) -> Result<u64, QueueError> {
-    let since = sqlx::query_scalar("select clock_timestamp() - make_interval(secs => $1)").bind(age.as_secs_f64());
+    let since = sqlx::query_scalar!(
+        r#"select clock_timestamp() - make_interval(secs => $1) as "since!: _""#,
+        age.as_secs_f64()
+    );
     let since = since.fetch_one(pool).await.map_err(QueueError::on("read the clock"))?;
     replay(pool, &ReplayRange { since, until: None, company: None, table: Some(table.clone()) }).await
 }
 
 /// The last of the next blocks that were received in the range.
 async fn next_blocks(pool: &PgPool, range: &ReplayRange, after: i64) -> Result<Option<i64>, sqlx::Error> {
-    sqlx::query_scalar(
-        "select max(id)
-           from (select id from nxt_mirror.ledger_block
-                  where id > $1 and received_at >= $2 and ($3::timestamptz is null or received_at < $3)
-                  order by id limit $4) as next",
+    sqlx::query_scalar!(
+        r#"select max(id) as "through?"
+             from (select id from nxt_mirror.ledger_block
+                    where id > $1 and received_at >= $2 and ($3::timestamptz is null or received_at < $3)
+                    order by id limit $4) as next"#,
+        after,
+        range.since as _,
+        range.until as _,
+        BLOCKS_MAX
     )
-    .bind(after)
-    .bind(range.since)
-    .bind(range.until)
-    .bind(BLOCKS_MAX)
     .fetch_one(pool)
     .await
 }
 
 async fn mark(pool: &PgPool, range: &ReplayRange, after: i64, through: i64) -> Result<u64, sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         r#"insert into nxt_mirror.dirty_row as dirty (target_id, row_key, priority, due_at, waiting_since, announced)
            select distinct target.id as target_id, entry.row_key collate "C" as row_key, 1, now(), now(), false
              from nxt_mirror.ledger_block as block
@@ -76,13 +79,13 @@ async fn mark(pool: &PgPool, range: &ReplayRange, after: i64, through: i64) -> R
               and ($6::text is null or lower(entry.table_name collate "C") = lower($6 collate "C"))
             order by target_id, row_key
            on conflict on constraint dirty_row_pkey do update set generation = excluded.generation"#,
+        after,
+        through,
+        range.since as _,
+        range.until as _,
+        range.company,
+        range.table.as_ref().map(TableName::as_str)
     )
-    .bind(after)
-    .bind(through)
-    .bind(range.since)
-    .bind(range.until)
-    .bind(range.company)
-    .bind(range.table.as_ref().map(TableName::as_str))
     .execute(pool)
     .await
     .map(|done| done.rows_affected())
@@ -106,7 +109,7 @@ pub struct Subject {
 }
 
 /// Something that is known of a row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
     /// When, by the database's clock.
     pub at: DatabaseTime,
@@ -126,7 +129,8 @@ pub struct Event {
 
 /// Everything known of one row, in order. Reads the whole ledger, which has no index by row.
 pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, QueueError> {
-    sqlx::query_as(
+    sqlx::query_as!(
+        Event,
         r#"with chosen as (
             select id, tenant_kind, tenant_no from nxt_mirror.target
              where lower(table_name) = lower($1 collate "C")
@@ -161,18 +165,20 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
             select dead.last_at, dead.target_id, 'dead letter', 'set aside: ' || dead.reason, dead.notification_id, null
               from nxt_mirror.dead_row as dead join chosen on chosen.id = dead.target_id where dead.row_key = $2
          )
-         select event.at, case when chosen.tenant_kind = 'company' then chosen.tenant_no end as company_no,
-                case when chosen.tenant_kind = 'customer' then chosen.tenant_no end as customer_no,
-                event.source, event.what, event.notification_id, event.fetch_started_at
+         select event.at as "at!: _",
+                case when chosen.tenant_kind = 'company' then chosen.tenant_no end as "company_no?",
+                case when chosen.tenant_kind = 'customer' then chosen.tenant_no end as "customer_no?",
+                event.source as "source!", event.what as "what!", event.notification_id as "notification_id?",
+                event.fetch_started_at as "fetch_started_at?: _"
            from event join chosen on chosen.id = event.target_id
           order by event.at, event.notification_id nulls last"#,
+        subject.table.as_str(),
+        subject.key.canonical(),
+        &subject.key_json as _,
+        &subject.folded_key,
+        subject.company,
+        subject.customer
     )
-    .bind(subject.table.as_str())
-    .bind(subject.key.canonical())
-    .bind(&subject.key_json)
-    .bind(&subject.folded_key)
-    .bind(subject.company)
-    .bind(subject.customer)
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("read what is known of a row"))

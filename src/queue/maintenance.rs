@@ -19,7 +19,7 @@ const POSITIONS_KEPT: i64 = 3;
 
 /// A batch from the old end of a table: the last id that was looked at, `None` at the end of the table, and whether all
 /// of it was old, so that there may be more.
-#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+#[derive(Debug, Clone, Copy)]
 struct Batch {
     through: Option<i64>,
     is_all_old: Option<bool>,
@@ -45,10 +45,12 @@ async fn remove_old(pool: &PgPool, retention: Duration) -> Result<(), sqlx::Erro
 }
 
 async fn cutoff(pool: &PgPool, retention: Duration) -> Result<DatabaseTime, sqlx::Error> {
-    sqlx::query_scalar("select clock_timestamp() - make_interval(secs => $1)")
-        .bind(retention.as_secs_f64())
-        .fetch_one(pool)
-        .await
+    sqlx::query_scalar!(
+        r#"select clock_timestamp() - make_interval(secs => $1) as "before!: _""#,
+        retention.as_secs_f64()
+    )
+    .fetch_one(pool)
+    .await
 }
 
 /// Removes batch after batch, each behind the one before, so that none looks at what was just removed.
@@ -73,82 +75,85 @@ where
 
 /// What is not folded yet stays, however old.
 async fn remove_blocks(pool: &PgPool, before: DatabaseTime, after: i64) -> Result<Batch, sqlx::Error> {
-    sqlx::query_as(
-        "with oldest as materialized (
-             select id, stream_id, received_at < $2 as is_old from nxt_mirror.ledger_block
-              where id > $1 order by id limit $3
-         ), gone as (
-             delete from nxt_mirror.ledger_block as block using oldest
-              where block.id = oldest.id and oldest.is_old
-                and (not exists (select from nxt_mirror.stream as stream where stream.id = oldest.stream_id)
-                     or oldest.id <= (select max(through_id) from nxt_mirror.fold as fold
-                                       where fold.stream_id = oldest.stream_id))
-         )
-         select max(id) as through, bool_and(is_old) as is_all_old from oldest",
+    sqlx::query_as!(
+        Batch,
+        r#"with oldest as materialized (
+               select id, stream_id, received_at < $2 as is_old from nxt_mirror.ledger_block
+                where id > $1 order by id limit $3
+           ), gone as (
+               delete from nxt_mirror.ledger_block as block using oldest
+                where block.id = oldest.id and oldest.is_old
+                  and (not exists (select from nxt_mirror.stream as stream where stream.id = oldest.stream_id)
+                       or oldest.id <= (select max(through_id) from nxt_mirror.fold as fold
+                                         where fold.stream_id = oldest.stream_id))
+           )
+           select max(id) as "through?", bool_and(is_old) as "is_all_old?" from oldest"#,
+        after,
+        before as _,
+        BLOCKS_MAX
     )
-    .bind(after)
-    .bind(before)
-    .bind(BLOCKS_MAX)
     .fetch_one(pool)
     .await
 }
 
 async fn remove_log(pool: &PgPool, before: DatabaseTime, after: i64) -> Result<Batch, sqlx::Error> {
-    sqlx::query_as(
-        "with oldest as materialized (
-             select id, at < $2 as is_old from nxt_mirror.sync_log where id > $1 order by id limit $3
-         ), gone as (
-             delete from nxt_mirror.sync_log as log using oldest where log.id = oldest.id and oldest.is_old
-         )
-         select max(id) as through, bool_and(is_old) as is_all_old from oldest",
+    sqlx::query_as!(
+        Batch,
+        r#"with oldest as materialized (
+               select id, at < $2 as is_old from nxt_mirror.sync_log where id > $1 order by id limit $3
+           ), gone as (
+               delete from nxt_mirror.sync_log as log using oldest where log.id = oldest.id and oldest.is_old
+           )
+           select max(id) as "through?", bool_and(is_old) as "is_all_old?" from oldest"#,
+        after,
+        before as _,
+        ROWS_MAX
     )
-    .bind(after)
-    .bind(before)
-    .bind(ROWS_MAX)
     .fetch_one(pool)
     .await
 }
 
 async fn remove_bodies(pool: &PgPool, before: DatabaseTime, after: i64) -> Result<Batch, sqlx::Error> {
-    sqlx::query_as(
-        "with oldest as materialized (
-             select id, received_at < $2 as is_old from nxt_mirror.quarantine where id > $1 order by id limit $3
-         ), gone as (
-             delete from nxt_mirror.quarantine as letter using oldest where letter.id = oldest.id and oldest.is_old
-         )
-         select max(id) as through, bool_and(is_old) as is_all_old from oldest",
+    sqlx::query_as!(
+        Batch,
+        r#"with oldest as materialized (
+               select id, received_at < $2 as is_old from nxt_mirror.quarantine where id > $1 order by id limit $3
+           ), gone as (
+               delete from nxt_mirror.quarantine as letter using oldest where letter.id = oldest.id and oldest.is_old
+           )
+           select max(id) as "through?", bool_and(is_old) as "is_all_old?" from oldest"#,
+        after,
+        before as _,
+        BLOCKS_MAX
     )
-    .bind(after)
-    .bind(before)
-    .bind(BLOCKS_MAX)
     .fetch_one(pool)
     .await
 }
 
 async fn remove_dead_rows(pool: &PgPool, before: DatabaseTime) -> Result<u64, sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "delete from nxt_mirror.dead_row
           where id = any(array(select id from nxt_mirror.dead_row where last_at < $1 order by id limit $2
                                   for update skip locked))",
+        before as _,
+        ROWS_MAX
     )
-    .bind(before)
-    .bind(ROWS_MAX)
     .execute(pool)
     .await
     .map(|done| done.rows_affected())
 }
 
 async fn remove_tombstones(pool: &PgPool, before: DatabaseTime) -> Result<u64, sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "with oldest as materialized (
              select target_id, folded_key from nxt_mirror.tombstone where received_at < $1
               order by received_at limit $2 for update skip locked
          )
          delete from nxt_mirror.tombstone as stone using oldest
           where stone.target_id = oldest.target_id and stone.folded_key = oldest.folded_key",
+        before as _,
+        ROWS_MAX
     )
-    .bind(before)
-    .bind(ROWS_MAX)
     .execute(pool)
     .await
     .map(|done| done.rows_affected())
@@ -156,7 +161,7 @@ async fn remove_tombstones(pool: &PgPool, before: DatabaseTime) -> Result<u64, s
 
 /// A stream takes blocks for a day. Two days old and folded to its end, it is over.
 async fn remove_streams(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "with finished as materialized (
              select stream.id
                from nxt_mirror.stream as stream
@@ -169,7 +174,7 @@ async fn remove_streams(pool: &PgPool) -> Result<(), sqlx::Error> {
          ), gone as (
              delete from nxt_mirror.stream as stream using finished where stream.id = finished.id
          )
-         delete from nxt_mirror.fold as fold using finished where fold.stream_id = finished.id",
+         delete from nxt_mirror.fold as fold using finished where fold.stream_id = finished.id"
     )
     .execute(pool)
     .await
@@ -178,7 +183,7 @@ async fn remove_streams(pool: &PgPool) -> Result<(), sqlx::Error> {
 
 /// Of each stream's positions only the newest count.
 async fn remove_positions(pool: &PgPool) -> Result<u64, sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "with old as materialized (
              select fold.stream_id, fold.through_id
                from nxt_mirror.stream as stream
@@ -191,9 +196,9 @@ async fn remove_positions(pool: &PgPool) -> Result<u64, sqlx::Error> {
          )
          delete from nxt_mirror.fold as fold using old
           where fold.stream_id = old.stream_id and fold.through_id = old.through_id",
+        POSITIONS_KEPT,
+        ROWS_MAX
     )
-    .bind(POSITIONS_KEPT)
-    .bind(ROWS_MAX)
     .execute(pool)
     .await
     .map(|done| done.rows_affected())
@@ -201,7 +206,7 @@ async fn remove_positions(pool: &PgPool) -> Result<u64, sqlx::Error> {
 
 /// Workers that were killed.
 async fn remove_workers(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from nxt_mirror.worker where alive_until < clock_timestamp() - interval '1 hour'")
+    sqlx::query!("delete from nxt_mirror.worker where alive_until < clock_timestamp() - interval '1 hour'")
         .execute(pool)
         .await
         .map(drop)

@@ -15,17 +15,17 @@ pub async fn mark(
     if keys.is_empty() {
         return Ok(());
     }
-    sqlx::query(
+    sqlx::query!(
         r#"insert into nxt_mirror.dirty_row as dirty (target_id, row_key, priority, due_at, waiting_since, announced)
-           select distinct $1, row_key collate "C", $3, now(), now(), false
+           select distinct $1::integer, row_key collate "C", $3::smallint, now(), now(), false
              from unnest($2::text[]) as given (row_key)
             order by row_key collate "C"
            on conflict on constraint dirty_row_pkey do update set
                generation = excluded.generation, priority = least(dirty.priority, excluded.priority)"#,
+        target as _,
+        &keys.iter().map(AnnouncedKey::canonical).collect::<Vec<_>>(),
+        priority.code()
     )
-    .bind(target)
-    .bind(keys.iter().map(AnnouncedKey::canonical).collect::<Vec<_>>())
-    .bind(priority.code())
     .execute(connection)
     .await
     .map(drop)

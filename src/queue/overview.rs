@@ -35,7 +35,6 @@ pub struct Overview {
 }
 
 /// A line of the answer: a due target, and what is the same in every line.
-#[derive(sqlx::FromRow)]
 struct Line {
     id: Option<TargetId>,
     tenant_kind: Option<String>,
@@ -146,8 +145,9 @@ impl Queue {
         };
         // Planned for the value of $2, so that each has its index, for which "due_at > '-infinity'" asks. Rows in
         // flight are still due; they are the first ones.
-        sqlx::query_as(
-            "with recursive first as (
+        sqlx::query_as!(
+            Line,
+            r#"with recursive first as (
                  (select target_id, priority, due_at from nxt_mirror.dirty_row
                    where target_id > $1 and due_at > '-infinity' and ($2 or deleted_at is not null)
                    order by target_id, priority, due_at limit 1)
@@ -205,23 +205,27 @@ impl Queue {
                         (select extract(epoch from min(free_at) - clock_timestamp())::float8
                            from judged where free_at > now()) as next_in
              )
-             select due.id, due.tenant_kind, due.tenant_no, due.table_name, due.failures, due.oldest_live,
-                    due.oldest_deferred, due.first_live, due.first_deferred, summary.next_in, summary.looked_at,
-                    summary.last_target, extract(epoch from clock_timestamp() - statement_timestamp())::float8 as took
+             select due.id as "id?: _", due.tenant_kind as "tenant_kind?", due.tenant_no as "tenant_no?",
+                    due.table_name as "table_name?", due.failures as "failures?",
+                    due.oldest_live as "oldest_live?: _", due.oldest_deferred as "oldest_deferred?: _",
+                    due.first_live as "first_live?: _", due.first_deferred as "first_deferred?: _",
+                    summary.next_in as "next_in?", summary.looked_at as "looked_at!",
+                    summary.last_target as "last_target?: _",
+                    extract(epoch from clock_timestamp() - statement_timestamp())::float8 as "took!"
                from summary left join due on true
-              order by due.oldest_live nulls last, due.oldest_deferred",
+              order by due.oldest_live nulls last, due.oldest_deferred"#,
+            after as _,
+            claimable == Claimable::All,
+            LOOKED_AT_MAX,
+            in_flight.iter().map(|in_flight| in_flight.target).collect::<Vec<_>>() as _,
+            &in_flight.iter().map(|in_flight| in_flight.priority.code()).collect::<Vec<_>>(),
+            &in_flight.iter().map(|in_flight| i64::try_from(in_flight.rows).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
+            me as _,
+            targets_max,
+            known.iter().map(|known| known.target).collect::<Vec<_>>() as _,
+            &known.iter().map(|known| known.priority.code()).collect::<Vec<_>>(),
+            known.iter().map(|known| known.due_at).collect::<Vec<_>>() as _
         )
-        .bind(after)
-        .bind(claimable == Claimable::All)
-        .bind(LOOKED_AT_MAX)
-        .bind(in_flight.iter().map(|in_flight| in_flight.target).collect::<Vec<_>>())
-        .bind(in_flight.iter().map(|in_flight| in_flight.priority.code()).collect::<Vec<_>>())
-        .bind(in_flight.iter().map(|in_flight| i64::try_from(in_flight.rows).unwrap_or(i64::MAX)).collect::<Vec<_>>())
-        .bind(me)
-        .bind(targets_max)
-        .bind(known.iter().map(|known| known.target).collect::<Vec<_>>())
-        .bind(known.iter().map(|known| known.priority.code()).collect::<Vec<_>>())
-        .bind(known.iter().map(|known| known.due_at).collect::<Vec<_>>())
         .fetch_all(self.pool())
         .await
     }

@@ -92,19 +92,19 @@ async fn lock(
     target: TargetId,
     keys: &[&str],
 ) -> Result<HashMap<String, i64>, sqlx::Error> {
-    let rows: Vec<(String, i64)> = sqlx::query_as(
+    let rows = sqlx::query!(
         r#"select dirty.row_key, dirty.generation
              from unnest(array_fill($1::integer, array[cardinality($2::text[])]), $2::text[])
                       as given (target_id, row_key)
              join nxt_mirror.dirty_row as dirty
                   on dirty.target_id = given.target_id and dirty.row_key = given.row_key collate "C"
             order by dirty.row_key for update of dirty"#,
+        target as _,
+        keys as _
     )
-    .bind(target)
-    .bind(keys)
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().collect())
+    Ok(rows.into_iter().map(|row| (row.row_key, row.generation)).collect())
 }
 
 /// Locked rows by what becomes of them.
@@ -180,7 +180,7 @@ async fn set_aside(
     target: TargetId,
     rows: &[(&str, &str, bool)],
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "insert into nxt_mirror.dead_row as dead
              (target_id, row_key, reason, attempts, notification_id, deleted_at, delete_received_at, announced,
               changed_at, of_target)
@@ -197,25 +197,25 @@ async fn set_aside(
              deleted_at = greatest(dead.deleted_at, excluded.deleted_at),
              delete_received_at = greatest(dead.delete_received_at, excluded.delete_received_at),
              changed_at = greatest(dead.changed_at, excluded.changed_at), of_target = excluded.of_target",
+        target as _,
+        rows.iter().map(|(key, _, _)| *key).collect::<Vec<_>>() as _,
+        &rows.iter().map(|(_, reason, _)| reason.replace('\0', "\u{fffd}")).collect::<Vec<_>>(),
+        &rows.iter().map(|(_, _, of_target)| *of_target).collect::<Vec<_>>()
     )
-    .bind(target)
-    .bind(rows.iter().map(|(key, _, _)| *key).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, reason, _)| reason.replace('\0', "\u{fffd}")).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, _, of_target)| *of_target).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)
 }
 
 async fn remove(connection: &mut PgConnection, target: TargetId, keys: &[&str]) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         r#"delete from nxt_mirror.dirty_row as dirty
             using unnest(array_fill($1::integer, array[cardinality($2::text[])]), $2::text[])
                       as given (target_id, row_key)
             where dirty.target_id = given.target_id and dirty.row_key = given.row_key collate "C""#,
+        target as _,
+        keys as _
     )
-    .bind(target)
-    .bind(keys)
     .execute(connection)
     .await
     .map(drop)
@@ -228,24 +228,24 @@ async fn renew(
     keys: &[&str],
     started_at: Option<DatabaseTime>,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         r#"update nxt_mirror.dirty_row as dirty
               set due_at = least(dirty.due_at, now()), attempts = 0, last_error = null,
                   waiting_since = greatest(dirty.waiting_since, $3)
              from unnest(array_fill($1::integer, array[cardinality($2::text[])]), $2::text[])
                       as given (target_id, row_key)
             where dirty.target_id = given.target_id and dirty.row_key = given.row_key collate "C""#,
+        target as _,
+        keys as _,
+        started_at as _
     )
-    .bind(target)
-    .bind(keys)
-    .bind(started_at)
     .execute(connection)
     .await
     .map(drop)
 }
 
 async fn postpone(connection: &mut PgConnection, target: TargetId, rows: &[Waiting<'_>]) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         r#"update nxt_mirror.dirty_row as dirty
               set due_at = now() + make_interval(secs => given.pause), rechecks = dirty.rechecks + given.rechecks,
                   attempts = coalesce(given.attempts, dirty.attempts),
@@ -254,13 +254,13 @@ async fn postpone(connection: &mut PgConnection, target: TargetId, rows: &[Waiti
                          $4::integer[], $5::integer[], $6::text[])
                       as given (target_id, row_key, pause, rechecks, attempts, error)
             where dirty.target_id = given.target_id and dirty.row_key = given.row_key collate "C""#,
+        target as _,
+        rows.iter().map(|row| row.key).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.pause.as_seconds_f64()).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.rechecks).collect::<Vec<_>>(),
+        rows.iter().map(|row| row.attempts).collect::<Vec<_>>() as _,
+        rows.iter().map(|row| row.error.map(|error| error.replace('\0', "\u{fffd}"))).collect::<Vec<_>>() as _
     )
-    .bind(target)
-    .bind(rows.iter().map(|row| row.key).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.pause.as_seconds_f64()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.rechecks).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.attempts).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.error.map(|error| error.replace('\0', "\u{fffd}"))).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)

@@ -1,13 +1,13 @@
 //! What operators ask of the queue as a whole.
 
 use serde::Serialize;
-use sqlx::{FromRow, PgPool};
+use sqlx::PgPool;
 
 use super::QueueError;
 use crate::domain::DatabaseTime;
 
 /// All that waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Backlog {
     /// How many rows, and notifications that are not folded yet.
     pub rows: i64,
@@ -19,10 +19,11 @@ pub struct Backlog {
 
 /// Counts what waits.
 pub async fn backlog(pool: &PgPool) -> Result<Backlog, QueueError> {
-    sqlx::query_as(
-        "select rows, since,
-                coalesce(greatest(extract(epoch from clock_timestamp() - since), 0), 0)::bigint as lag_seconds
-           from nxt_mirror.waiting",
+    sqlx::query_as!(
+        Backlog,
+        r#"select rows as "rows!", since as "since?: _",
+                  coalesce(greatest(extract(epoch from clock_timestamp() - since), 0), 0)::bigint as "lag_seconds!"
+             from nxt_mirror.waiting"#
     )
     .fetch_one(pool)
     .await
@@ -30,15 +31,13 @@ pub async fn backlog(pool: &PgPool) -> Result<Backlog, QueueError> {
 }
 
 /// One target, as `nxt_mirror.freshness` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Freshness {
     /// Whose.
     pub company_no: Option<i64>,
     /// Whose, of a customer-level table.
     pub customer_no: Option<i64>,
     /// Which table, as the API names it.
-    #[serde(rename = "table")]
-    #[sqlx(rename = "table_name")]
     pub table: String,
     /// Rows that live, an estimate that is brought forward from the last walk.
     pub rows: i64,
@@ -72,17 +71,23 @@ pub struct Freshness {
 
 /// Every target, by tenant and table.
 pub async fn freshness(pool: &PgPool) -> Result<Vec<Freshness>, QueueError> {
-    sqlx::query_as(
-        "select fresh.company_no, fresh.customer_no, fresh.table_name, fresh.rows, fresh.state, fresh.partial, fresh.backlog,
-                fresh.oldest_waiting_since, fresh.last_change_applied, fresh.last_walked, fresh.last_verified,
-                fresh.differences, fresh.silent_since, fresh.paused_until, fresh.paused_because, target.last_notified_at,
-                (select count(*) from nxt_mirror.dead_row as dead where dead.target_id = target.id) as dead_letters
-           from nxt_mirror.freshness as fresh
-           join nxt_mirror.target as target
-             on target.tenant_kind = case when fresh.company_no is null then 'customer' else 'company' end
-            and target.tenant_no = coalesce(fresh.company_no, fresh.customer_no)
-            and target.table_name = fresh.table_name
-          order by fresh.company_no, fresh.customer_no, fresh.table_name",
+    sqlx::query_as!(
+        Freshness,
+        r#"select fresh.company_no as "company_no?", fresh.customer_no as "customer_no?", fresh.table_name as "table!",
+                  fresh.rows as "rows!", fresh.state as "state!", fresh.partial as "partial!",
+                  fresh.backlog as "backlog!", fresh.oldest_waiting_since as "oldest_waiting_since?: _",
+                  fresh.last_change_applied as "last_change_applied?: _", fresh.last_walked as "last_walked?: _",
+                  fresh.last_verified as "last_verified?: _", fresh.differences as "differences?",
+                  fresh.silent_since as "silent_since?: _", fresh.paused_until as "paused_until?: _",
+                  fresh.paused_because as "paused_because?", target.last_notified_at as "last_notified_at?: _",
+                  (select count(*) from nxt_mirror.dead_row as dead where dead.target_id = target.id)
+                      as "dead_letters!"
+             from nxt_mirror.freshness as fresh
+             join nxt_mirror.target as target
+               on target.tenant_kind = case when fresh.company_no is null then 'customer' else 'company' end
+              and target.tenant_no = coalesce(fresh.company_no, fresh.customer_no)
+              and target.table_name = fresh.table_name
+            order by fresh.company_no, fresh.customer_no, fresh.table_name"#
     )
     .fetch_all(pool)
     .await
@@ -91,7 +96,7 @@ pub async fn freshness(pool: &PgPool) -> Result<Vec<Freshness>, QueueError> {
 
 /// Counts targets that change although no notification of them comes any more.
 pub async fn silent_targets(pool: &PgPool) -> Result<i64, QueueError> {
-    sqlx::query_scalar("select count(*) from nxt_mirror.target where silent_since is not null")
+    sqlx::query_scalar!(r#"select count(*) as "targets!" from nxt_mirror.target where silent_since is not null"#)
         .fetch_one(pool)
         .await
         .map_err(QueueError::on("count silent targets"))

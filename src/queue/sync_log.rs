@@ -70,20 +70,20 @@ pub async fn log(connection: &mut PgConnection, target: TargetId, entries: &[Syn
     if entries.is_empty() {
         return Ok(());
     }
-    sqlx::query(
+    sqlx::query!(
         "insert into nxt_mirror.sync_log
              (target_id, key, action, reason, notification_id, source_changed_at, fetch_started_at)
          select $1, key::jsonb, action, reason, notification_id, source_changed_at, fetch_started_at
            from unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[])
                 as entry (key, action, reason, notification_id, source_changed_at, fetch_started_at)",
+        target as _,
+        entries.iter().map(|entry| entry.key_json.as_str()).collect::<Vec<_>>() as _,
+        entries.iter().map(|entry| entry.action.name()).collect::<Vec<_>>() as _,
+        &entries.iter().map(|entry| entry.reason.replace('\0', "\u{fffd}")).collect::<Vec<_>>(),
+        entries.iter().map(|entry| entry.notification_id).collect::<Vec<_>>() as _,
+        entries.iter().map(|entry| entry.source_changed_at).collect::<Vec<_>>() as _,
+        entries.iter().map(|entry| entry.fetch_started_at).collect::<Vec<_>>() as _
     )
-    .bind(target)
-    .bind(entries.iter().map(|entry| entry.key_json.as_str()).collect::<Vec<_>>())
-    .bind(entries.iter().map(|entry| entry.action.name()).collect::<Vec<_>>())
-    .bind(entries.iter().map(|entry| entry.reason.replace('\0', "\u{fffd}")).collect::<Vec<_>>())
-    .bind(entries.iter().map(|entry| entry.notification_id).collect::<Vec<_>>())
-    .bind(entries.iter().map(|entry| entry.source_changed_at).collect::<Vec<_>>())
-    .bind(entries.iter().map(|entry| entry.fetch_started_at).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
-use super::{QueueError, claim::target_of};
+use super::{
+    QueueError,
+    claim::{TargetRow, target_of},
+};
 use crate::domain::{SourceTime, TableName, Target, TargetId, Tenant};
 
 /// The target of a tenant's table, made if it was never heard of.
@@ -12,13 +15,13 @@ pub async fn ensure(pool: &PgPool, tenant: Tenant, table: &TableName) -> Result<
     if let Some(target) = find(pool, tenant, table).await? {
         return Ok(target);
     }
-    sqlx::query(
+    sqlx::query!(
         "insert into nxt_mirror.target (tenant_kind, tenant_no, table_name) values ($1, $2, $3)
          on conflict (tenant_kind, tenant_no, lower(table_name)) do nothing",
+        tenant.kind(),
+        tenant.number(),
+        table.as_str()
     )
-    .bind(tenant.kind())
-    .bind(tenant.number())
-    .bind(table.as_str())
     .execute(pool)
     .await
     .map_err(QueueError::on("make a target"))?;
@@ -28,43 +31,41 @@ pub async fn ensure(pool: &PgPool, tenant: Tenant, table: &TableName) -> Result<
 
 /// The target of a tenant's table, by its name in any case.
 pub async fn find(pool: &PgPool, tenant: Tenant, table: &TableName) -> Result<Option<Target>, QueueError> {
-    let found: Option<(TargetId, String)> = sqlx::query_as(
-        r#"select id, table_name from nxt_mirror.target
+    let found = sqlx::query!(
+        r#"select id as "id: TargetId", table_name from nxt_mirror.target
             where tenant_kind = $1 and tenant_no = $2 and lower(table_name) = lower($3 collate "C")"#,
+        tenant.kind(),
+        tenant.number(),
+        table.as_str()
     )
-    .bind(tenant.kind())
-    .bind(tenant.number())
-    .bind(table.as_str())
     .fetch_optional(pool)
     .await
     .map_err(QueueError::on("look for a target"))?;
-    let target = found.map(|(id, name)| target_of(id, tenant.kind(), tenant.number(), name));
+    let target = found.map(|found| target_of(found.id, tenant.kind(), tenant.number(), found.table_name));
     target.transpose().map_err(QueueError::on("read a target"))
 }
 
 /// All targets, by tenant and name.
 pub async fn list(pool: &PgPool) -> Result<Vec<Target>, QueueError> {
-    let rows: Vec<(TargetId, String, i64, String)> = sqlx::query_as(
-        "select id, tenant_kind, tenant_no, table_name from nxt_mirror.target
-          order by tenant_kind, tenant_no, table_name",
+    let rows = sqlx::query_as!(
+        TargetRow,
+        r#"select id as "id: _", tenant_kind, tenant_no, table_name from nxt_mirror.target
+            order by tenant_kind, tenant_no, table_name"#
     )
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("list targets"))?;
-    rows.into_iter()
-        .map(|(id, kind, number, name)| target_of(id, &kind, number, name))
-        .collect::<Result<_, _>>()
-        .map_err(QueueError::on("read targets"))
+    rows.into_iter().map(TargetRow::read).collect::<Result<_, _>>().map_err(QueueError::on("read targets"))
 }
 
 /// Takes over the name that the API gives a table, where a notification wrote it in another case.
 pub async fn rename(executor: impl PgExecutor<'_>, target: TargetId, canonical: &TableName) -> Result<(), QueueError> {
-    sqlx::query(
+    sqlx::query!(
         r#"update nxt_mirror.target set table_name = $2
             where id = $1 and table_name <> $2 and lower(table_name) = lower($2 collate "C")"#,
+        target as _,
+        canonical.as_str()
     )
-    .bind(target)
-    .bind(canonical.as_str())
     .execute(executor)
     .await
     .map(drop)
@@ -79,15 +80,15 @@ pub async fn pause(
     pause: Duration,
     because: &str,
 ) -> Result<(), QueueError> {
-    sqlx::query(
+    sqlx::query!(
         "update nxt_mirror.target
             set failures = $2, paused_until = clock_timestamp() + make_interval(secs => $3), paused_because = $4
           where id = $1",
+        target as _,
+        i32::try_from(failures).unwrap_or(i32::MAX),
+        pause.as_secs_f64(),
+        because.replace('\0', "\u{fffd}")
     )
-    .bind(target)
-    .bind(i32::try_from(failures).unwrap_or(i32::MAX))
-    .bind(pause.as_secs_f64())
-    .bind(because.replace('\0', "\u{fffd}"))
     .execute(executor)
     .await
     .map(drop)
@@ -96,11 +97,11 @@ pub async fn pause(
 
 /// The target answers again: its failures are over. Writes nothing when there were none; returns whether there were.
 pub async fn recover(executor: impl PgExecutor<'_>, target: TargetId) -> Result<bool, QueueError> {
-    sqlx::query(
+    sqlx::query!(
         "update nxt_mirror.target set failures = 0, paused_until = null, paused_because = null
           where id = $1 and (failures > 0 or paused_until is not null)",
+        target as _
     )
-    .bind(target)
     .execute(executor)
     .await
     .map(|done| done.rows_affected() > 0)
@@ -109,9 +110,7 @@ pub async fn recover(executor: impl PgExecutor<'_>, target: TargetId) -> Result<
 
 /// Sets how many rows live, as a walk has counted them.
 pub async fn set_rows(executor: impl PgExecutor<'_>, target: TargetId, rows: i64) -> Result<(), QueueError> {
-    sqlx::query("update nxt_mirror.target set rows = greatest($2, 0) where id = $1")
-        .bind(target)
-        .bind(rows)
+    sqlx::query!("update nxt_mirror.target set rows = greatest($2::bigint, 0) where id = $1", target as _, rows)
         .execute(executor)
         .await
         .map(drop)
@@ -135,22 +134,22 @@ pub struct Applied {
 /// that would move by less than a second are left as they are, so that a busy target's row is not written all the time.
 pub async fn note_applied(connection: &mut PgConnection, target: TargetId, applied: Applied) -> Result<(), QueueError> {
     let Applied { inserted, deleted, is_changed, is_notified } = applied;
-    sqlx::query(
+    sqlx::query!(
         "update nxt_mirror.target
-            set rows = greatest(rows + $2, 0),
+            set rows = greatest(rows + $2::bigint, 0),
                 last_change_applied = case when $3 then now() else last_change_applied end,
                 last_notified_at = case when $4 then now() else last_notified_at end,
                 silent_since = case when $4 then null else silent_since end
           where id = $1
-            and ($2 <> 0
+            and ($2::bigint <> 0
                  or $3 and coalesce(last_change_applied < now() - interval '1 second', true)
                  or $4 and (silent_since is not null
                             or coalesce(last_notified_at < now() - interval '1 second', true)))",
+        target as _,
+        inserted - deleted,
+        is_changed,
+        is_notified
     )
-    .bind(target)
-    .bind(inserted - deleted)
-    .bind(is_changed)
-    .bind(is_notified)
     .execute(connection)
     .await
     .map(drop)
@@ -165,16 +164,16 @@ pub async fn note_silence(
     oldest: SourceTime,
     newest: SourceTime,
 ) -> Result<bool, QueueError> {
-    sqlx::query(
+    sqlx::query!(
         "update nxt_mirror.target as target
             set silent_since = greatest($2, target.last_notified_at)
           where target.id = $1 and target.silent_since is null and target.last_notified_at < $3
             and not exists (select from nxt_mirror.dirty_row as dirty
                              where dirty.target_id = $1 and dirty.notification_id is not null)",
+        target as _,
+        oldest as _,
+        newest as _
     )
-    .bind(target)
-    .bind(oldest)
-    .bind(newest)
     .execute(connection)
     .await
     .map(|done| done.rows_affected() > 0)

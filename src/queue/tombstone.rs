@@ -20,16 +20,17 @@ pub async fn of_keys(
     target: TargetId,
     folded_keys: &[String],
 ) -> Result<Vec<(String, Deletion)>, QueueError> {
-    let rows: Vec<(String, SourceTime, DatabaseTime)> = sqlx::query_as(
-        "select folded_key, deleted_at, received_at from nxt_mirror.tombstone
-          where target_id = $1 and folded_key = any($2)",
+    let rows = sqlx::query!(
+        r#"select folded_key, deleted_at as "at: SourceTime", received_at as "received_at: DatabaseTime"
+             from nxt_mirror.tombstone
+            where target_id = $1 and folded_key = any($2)"#,
+        target as _,
+        folded_keys
     )
-    .bind(target)
-    .bind(folded_keys)
     .fetch_all(connection)
     .await
     .map_err(QueueError::on("read tombstones"))?;
-    Ok(rows.into_iter().map(|(key, at, received_at)| (key, Deletion { at, received_at })).collect())
+    Ok(rows.into_iter().map(|row| (row.folded_key, Deletion { at: row.at, received_at: row.received_at })).collect())
 }
 
 /// Remembers deletions; of two for one key, the later counts.
@@ -41,7 +42,7 @@ pub async fn remember(
     if tombstones.is_empty() {
         return Ok(());
     }
-    sqlx::query(
+    sqlx::query!(
         r#"insert into nxt_mirror.tombstone as known (target_id, folded_key, deleted_at, received_at)
            select $1, folded_key collate "C", max(deleted_at), max(received_at)
              from unnest($2::text[], $3::timestamptz[], $4::timestamptz[])
@@ -50,11 +51,11 @@ pub async fn remember(
            on conflict on constraint tombstone_pkey do update set
                deleted_at = greatest(known.deleted_at, excluded.deleted_at),
                received_at = greatest(known.received_at, excluded.received_at)"#,
+        target as _,
+        &tombstones.iter().map(|tombstone| tombstone.key.folded_text()).collect::<Vec<_>>(),
+        tombstones.iter().map(|tombstone| tombstone.deletion.at).collect::<Vec<_>>() as _,
+        tombstones.iter().map(|tombstone| tombstone.deletion.received_at).collect::<Vec<_>>() as _
     )
-    .bind(target)
-    .bind(tombstones.iter().map(|tombstone| tombstone.key.folded_text()).collect::<Vec<_>>())
-    .bind(tombstones.iter().map(|tombstone| tombstone.deletion.at).collect::<Vec<_>>())
-    .bind(tombstones.iter().map(|tombstone| tombstone.deletion.received_at).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)
@@ -66,11 +67,13 @@ pub async fn forget(connection: &mut PgConnection, target: TargetId, folded_keys
     if folded_keys.is_empty() {
         return Ok(());
     }
-    sqlx::query("delete from nxt_mirror.tombstone where target_id = $1 and folded_key = any($2)")
-        .bind(target)
-        .bind(folded_keys)
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(QueueError::on("remove tombstones"))
+    sqlx::query!(
+        "delete from nxt_mirror.tombstone where target_id = $1 and folded_key = any($2)",
+        target as _,
+        folded_keys
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(QueueError::on("remove tombstones"))
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{PgPool, Row};
+use sqlx::PgPool;
 
 use super::UpstreamError;
 use crate::domain::{DatabaseTime, Tenant};
@@ -57,11 +57,13 @@ pub(super) struct Permit {
 impl Budget {
     /// A budget over this database; makes the slots that are missing.
     pub async fn new(pool: PgPool, requests_per_minute: u32, in_flight_max: u32) -> Result<Self, UpstreamError> {
-        sqlx::query("insert into nxt_mirror.api_slot (slot) select generate_series(1, $1) on conflict do nothing")
-            .bind(clamp(requests_per_minute))
-            .execute(&pool)
-            .await
-            .map_err(UpstreamError::Budget)?;
+        sqlx::query!(
+            "insert into nxt_mirror.api_slot (slot) select generate_series(1, $1) on conflict do nothing",
+            clamp(requests_per_minute)
+        )
+        .execute(&pool)
+        .await
+        .map_err(UpstreamError::Budget)?;
         Ok(Self { pool, requests_per_minute, in_flight_max, used: Arc::default() })
     }
 
@@ -82,29 +84,24 @@ impl Budget {
     }
 
     async fn try_acquire(&self, tenants: &[String], share: Share) -> Result<Result<Permit, Duration>, UpstreamError> {
-        let granted = sqlx::query(
-            "select granted_slot, granted_at, wait_seconds
-               from nxt_mirror.grant_request($1, $2, $3, $4, $5, $6, make_interval(secs => $7))",
-        );
-        let row = granted
-            .bind(clamp(self.requests_per_minute))
-            .bind(clamp(self.in_flight_max))
-            .bind(share == Share::Background)
-            .bind(clamp(self.requests_per_minute / LIVE_SHARE))
-            .bind(clamp(self.requests_per_minute / WALK_FLOOR))
-            .bind(tenants)
-            .bind(HOLD.as_secs_f64())
-            .fetch_one(&self.pool)
-            .await
-            .map_err(UpstreamError::Budget)?;
-        let read = || -> Result<_, sqlx::Error> {
-            match row.try_get::<Option<i32>, _>("granted_slot")? {
-                Some(slot) => Ok(Ok(Permit { pool: self.pool.clone(), slot, started_at: row.try_get("granted_at")? })),
-                None => Ok(Err(row.try_get::<Option<f64>, _>("wait_seconds")?.unwrap_or(1.0))),
-            }
-        };
-        let granted = read().map_err(UpstreamError::Budget)?;
-        Ok(granted.map_err(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(POLL_MAX)))
+        let answer = sqlx::query!(
+            r#"select granted_slot as "slot?", granted_at as "at?: DatabaseTime", wait_seconds as "wait_seconds?"
+                 from nxt_mirror.grant_request($1, $2, $3, $4, $5, $6, make_interval(secs => $7))"#,
+            clamp(self.requests_per_minute),
+            clamp(self.in_flight_max),
+            share == Share::Background,
+            clamp(self.requests_per_minute / LIVE_SHARE),
+            clamp(self.requests_per_minute / WALK_FLOOR),
+            tenants,
+            HOLD.as_secs_f64()
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(UpstreamError::Budget)?;
+        Ok(match answer.slot.zip(answer.at) {
+            Some((slot, started_at)) => Ok(Permit { pool: self.pool.clone(), slot, started_at }),
+            None => Err(Duration::try_from_secs_f64(answer.wait_seconds.unwrap_or(1.0)).unwrap_or(POLL_MAX)),
+        })
     }
 
     /// Requests that may be sent in any 60 seconds, by all replicas together.
@@ -126,11 +123,11 @@ impl Budget {
 
     /// Nobody sends anything for this long, in no replica.
     pub(super) async fn pause(&self, pause: Duration) -> Result<(), UpstreamError> {
-        sqlx::query(
+        sqlx::query!(
             "update nxt_mirror.api_budget
                 set paused_until = greatest(paused_until, clock_timestamp() + make_interval(secs => $1))",
+            pause.as_secs_f64()
         )
-        .bind(pause.as_secs_f64())
         .execute(&self.pool)
         .await
         .map_err(UpstreamError::Budget)?;
@@ -140,20 +137,21 @@ impl Budget {
 
 /// Slots in use now, by all replicas together.
 pub async fn used(pool: &PgPool) -> Result<u32, sqlx::Error> {
-    let used: i64 = sqlx::query_scalar("select count(*) from nxt_mirror.api_slot where free_at > clock_timestamp()")
-        .fetch_one(pool)
-        .await?;
+    let used =
+        sqlx::query_scalar!(r#"select count(*) as "used!" from nxt_mirror.api_slot where free_at > clock_timestamp()"#)
+            .fetch_one(pool)
+            .await?;
     Ok(u32::try_from(used).unwrap_or(u32::MAX))
 }
 
 impl Permit {
     /// The request has ended. On failure the slot stays held for its longest time, which is safe.
     pub(super) async fn finish(self) {
-        let done = sqlx::query(
+        let done = sqlx::query!(
             "update nxt_mirror.api_slot set free_at = clock_timestamp() + interval '60 seconds', in_flight_until = null
               where slot = $1",
+            self.slot
         )
-        .bind(self.slot)
         .execute(&self.pool)
         .await;
         if let Err(error) = done {

@@ -42,7 +42,7 @@ impl Watch {
 }
 
 /// An outage as the database tells it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Outage {
     /// When it was first noticed.
     pub since: DatabaseTime,
@@ -53,31 +53,32 @@ pub struct Outage {
 impl Outage {
     /// The outage that goes on, if one does.
     pub async fn current(pool: &PgPool) -> Result<Option<Self>, sqlx::Error> {
-        sqlx::query_as(
-            "select away_since as since, away_reason as reason from nxt_mirror.api_budget
-              where away_since is not null and away_noted_at > clock_timestamp() - make_interval(secs => $1)",
+        sqlx::query_as!(
+            Outage,
+            r#"select away_since as "since!: _", away_reason as "reason!" from nxt_mirror.api_budget
+                where away_since is not null and away_noted_at > clock_timestamp() - make_interval(secs => $1)"#,
+            NOTED_WITHIN.as_secs_f64()
         )
-        .bind(NOTED_WITHIN.as_secs_f64())
         .fetch_optional(pool)
         .await
     }
 
     async fn note(pool: &PgPool, reason: &str) -> Result<(), sqlx::Error> {
-        sqlx::query(
+        sqlx::query!(
             "update nxt_mirror.api_budget
                 set away_since = case when away_noted_at > clock_timestamp() - make_interval(secs => $2)
                                       then coalesce(away_since, clock_timestamp()) else clock_timestamp() end,
                     away_noted_at = clock_timestamp(), away_reason = $1",
+            reason,
+            NOTED_WITHIN.as_secs_f64()
         )
-        .bind(reason)
-        .bind(NOTED_WITHIN.as_secs_f64())
         .execute(pool)
         .await
         .map(drop)
     }
 
     async fn end(pool: &PgPool) -> Result<(), sqlx::Error> {
-        sqlx::query("update nxt_mirror.api_budget set away_since = null, away_noted_at = null, away_reason = null")
+        sqlx::query!("update nxt_mirror.api_budget set away_since = null, away_noted_at = null, away_reason = null")
             .execute(pool)
             .await
             .map(drop)

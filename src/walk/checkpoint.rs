@@ -35,7 +35,6 @@ pub(super) struct Step<'a> {
     pub(super) is_last: bool,
 }
 
-#[derive(sqlx::FromRow)]
 struct WalkRow {
     walk_id: Uuid,
     started_at: DatabaseTime,
@@ -44,7 +43,6 @@ struct WalkRow {
     rows_total: Option<i64>,
 }
 
-#[derive(sqlx::FromRow)]
 struct RangeRow {
     range_no: i32,
     after_key: Option<serde_json::Value>,
@@ -74,28 +72,30 @@ pub(super) async fn begin(pool: &PgPool, target: TargetId, anew: bool) -> Result
 
 /// Whether a walk was begun, since none was under way.
 async fn insert(connection: &mut PgConnection, target: TargetId, anew: bool) -> Result<bool, sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "insert into nxt_mirror.walk as own (target_id, walk_id, started_at)
          values ($1, $2, clock_timestamp())
          on conflict on constraint walk_pkey do update set
              walk_id = excluded.walk_id, started_at = excluded.started_at, finished_at = null, rows_walked = 0,
              rows_total = null, note = null
           where own.finished_at is not null or $3",
+        target as _,
+        Uuid::new_v4(),
+        anew
     )
-    .bind(target)
-    .bind(Uuid::new_v4())
-    .bind(anew)
     .execute(connection)
     .await
     .map(|done| done.rows_affected() > 0)
 }
 
 async fn lock(connection: &mut PgConnection, target: TargetId) -> Result<WalkRow, sqlx::Error> {
-    sqlx::query_as(
-        "select walk_id, started_at, last_finished_at is not null as finished_before, rows_walked, rows_total
-           from nxt_mirror.walk where target_id = $1 for update",
+    sqlx::query_as!(
+        WalkRow,
+        r#"select walk_id, started_at as "started_at: _", last_finished_at is not null as "finished_before!",
+                  rows_walked, rows_total
+             from nxt_mirror.walk where target_id = $1 for update"#,
+        target as _
     )
-    .bind(target)
     .fetch_one(connection)
     .await
 }
@@ -108,14 +108,14 @@ pub(super) async fn cut(
     rows_total: Option<u64>,
     ranges: &[Range],
 ) -> Result<(), WalkError> {
-    let counted = sqlx::query(
+    let counted = sqlx::query!(
         "update nxt_mirror.walk set rows_total = $3
           where target_id = $1 and walk_id = $2
             and (select count(*) from nxt_mirror.walk_range where target_id = $1) = 1",
+        target as _,
+        walk.id,
+        rows_total.map(|total| i64::try_from(total).unwrap_or(i64::MAX))
     )
-    .bind(target)
-    .bind(walk.id)
-    .bind(rows_total.map(|total| i64::try_from(total).unwrap_or(i64::MAX)))
     .execute(&mut *connection)
     .await?;
     if counted.rows_affected() == 0 {
@@ -132,24 +132,26 @@ pub(super) async fn advance(connection: &mut PgConnection, target: TargetId, ste
     if !move_range(connection, target, step).await? {
         return Ok(());
     }
-    sqlx::query("update nxt_mirror.walk set rows_walked = rows_walked + $2 where target_id = $1")
-        .bind(target)
-        .bind(i64::try_from(step.rows).unwrap_or(i64::MAX))
-        .execute(connection)
-        .await?;
+    sqlx::query!(
+        "update nxt_mirror.walk set rows_walked = rows_walked + $2 where target_id = $1",
+        target as _,
+        i64::try_from(step.rows).unwrap_or(i64::MAX)
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
 async fn move_range(connection: &mut PgConnection, target: TargetId, step: Step<'_>) -> Result<bool, sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "update nxt_mirror.walk_range set position = coalesce($3, position), finished = $4
           where target_id = $1 and range_no = $2
             and (position is distinct from coalesce($3, position) or finished <> $4)",
+        target as _,
+        step.range_no,
+        step.position.map(key_json) as _,
+        step.is_last
     )
-    .bind(target)
-    .bind(step.range_no)
-    .bind(step.position.map(key_json))
-    .bind(step.is_last)
     .execute(connection)
     .await
     .map(|done| done.rows_affected() > 0)
@@ -161,13 +163,13 @@ pub(super) async fn is_under_way(
     target: TargetId,
     walk: WalkId,
 ) -> Result<bool, sqlx::Error> {
-    let found: Option<i32> = sqlx::query_scalar(
-        "select 1 from nxt_mirror.walk
-          where target_id = $1 and walk_id = $2 and finished_at is null
-            for no key update",
+    let found = sqlx::query_scalar!(
+        r#"select 1 as "one!" from nxt_mirror.walk
+            where target_id = $1 and walk_id = $2 and finished_at is null
+              for no key update"#,
+        target as _,
+        walk.id
     )
-    .bind(target)
-    .bind(walk.id)
     .fetch_optional(connection)
     .await?;
     Ok(found.is_some())
@@ -175,20 +177,19 @@ pub(super) async fn is_under_way(
 
 /// Whether this very walk has come to its end.
 pub(super) async fn has_finished(pool: &PgPool, target: TargetId, walk: WalkId) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        "select exists (select from nxt_mirror.walk
-                         where target_id = $1 and walk_id = $2 and finished_at is not null)",
+    sqlx::query_scalar!(
+        r#"select exists (select from nxt_mirror.walk
+                           where target_id = $1 and walk_id = $2 and finished_at is not null) as "exists!""#,
+        target as _,
+        walk.id
     )
-    .bind(target)
-    .bind(walk.id)
     .fetch_one(pool)
     .await
 }
 
 /// How many rows a walk has walked.
 pub(super) async fn rows_walked(connection: &mut PgConnection, target: TargetId) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select rows_walked from nxt_mirror.walk where target_id = $1")
-        .bind(target)
+    sqlx::query_scalar!("select rows_walked from nxt_mirror.walk where target_id = $1", target as _)
         .fetch_one(connection)
         .await
 }
@@ -200,13 +201,13 @@ pub(super) async fn finish(
     walk: WalkId,
     note: Option<String>,
 ) -> Result<(), WalkError> {
-    let finished = sqlx::query(
+    let finished = sqlx::query!(
         "update nxt_mirror.walk set finished_at = now(), last_finished_at = now(), note = $3
           where target_id = $1 and walk_id = $2 and finished_at is null",
+        target as _,
+        walk.id,
+        note
     )
-    .bind(target)
-    .bind(walk.id)
-    .bind(note)
     .execute(&mut *connection)
     .await?;
     if finished.rows_affected() == 0 {
@@ -218,16 +219,17 @@ pub(super) async fn finish(
 
 /// Forgets which keys a walk has met.
 pub(super) async fn forget_met(connection: &mut PgConnection, walk: WalkId) -> Result<(), sqlx::Error> {
-    let forget = sqlx::query("delete from nxt_mirror.walk_met where walk_id = $1").bind(walk.id);
+    let forget = sqlx::query!("delete from nxt_mirror.walk_met where walk_id = $1", walk.id);
     forget.execute(connection).await.map(drop)
 }
 
 async fn ranges(connection: &mut PgConnection, target: TargetId) -> Result<Vec<Range>, sqlx::Error> {
-    let rows: Vec<RangeRow> = sqlx::query_as(
+    let rows = sqlx::query_as!(
+        RangeRow,
         "select range_no, after_key, through_key, position, finished
            from nxt_mirror.walk_range where target_id = $1 order by range_no",
+        target as _
     )
-    .bind(target)
     .fetch_all(connection)
     .await?;
     rows.into_iter().map(RangeRow::read).collect()
@@ -247,21 +249,20 @@ impl RangeRow {
 }
 
 async fn write_ranges(connection: &mut PgConnection, target: TargetId, ranges: &[Range]) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from nxt_mirror.walk_range where target_id = $1")
-        .bind(target)
+    sqlx::query!("delete from nxt_mirror.walk_range where target_id = $1", target as _)
         .execute(&mut *connection)
         .await?;
     for range in ranges {
-        sqlx::query(
+        sqlx::query!(
             "insert into nxt_mirror.walk_range (target_id, range_no, after_key, through_key, position, finished)
              values ($1, $2, $3, $4, $5, $6)",
+            target as _,
+            range.no,
+            range.after.as_ref().map(key_json) as _,
+            range.through.as_ref().map(key_json) as _,
+            range.position.as_ref().map(key_json) as _,
+            range.finished
         )
-        .bind(target)
-        .bind(range.no)
-        .bind(range.after.as_ref().map(key_json))
-        .bind(range.through.as_ref().map(key_json))
-        .bind(range.position.as_ref().map(key_json))
-        .bind(range.finished)
         .execute(&mut *connection)
         .await?;
     }

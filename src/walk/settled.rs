@@ -33,9 +33,11 @@ pub async fn wait_until_settled(
 }
 
 async fn count(pool: &PgPool, targets: &[TargetId], moment: DatabaseTime) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select count(*) from nxt_mirror.dirty_row where target_id = any($1) and waiting_since <= $2")
-        .bind(targets.iter().map(|target| target.0).collect::<Vec<_>>())
-        .bind(moment)
-        .fetch_one(pool)
-        .await
+    sqlx::query_scalar!(
+        r#"select count(*) as "waiting!" from nxt_mirror.dirty_row where target_id = any($1) and waiting_since <= $2"#,
+        &targets.iter().map(|target| target.0).collect::<Vec<_>>(),
+        moment as _
+    )
+    .fetch_one(pool)
+    .await
 }

@@ -72,7 +72,7 @@ impl Verifier {
     }
 
     async fn now(&self) -> Result<DatabaseTime, sqlx::Error> {
-        sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.pool).await
+        sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(&self.pool).await
     }
 
     /// Walks the whole table, and adds what only the mirror has.
@@ -125,7 +125,7 @@ impl Verifier {
         let keys = announced(target, compared.differences.keys());
         let mut transaction = self.writer.begin().await?;
         queue::mark(&mut transaction, target.id, &keys, Priority::Deferred).await?;
-        let marked_at = sqlx::query_scalar("select now()").fetch_one(&mut *transaction).await?;
+        let marked_at = sqlx::query_scalar!(r#"select now() as "now!: _""#).fetch_one(&mut *transaction).await?;
         transaction.commit().await?;
         if !wait_until_settled(&self.pool, &[target.id], marked_at, REPAIR_PATIENCE).await? {
             tracing::warn!(%target, "some rows that differ are still not settled");

@@ -6,18 +6,18 @@ use crate::domain::{SourceTime, TargetId};
 
 /// Where the last sweep ended. The first one reaches back to when the load began, so that nothing lies between the two.
 pub(super) async fn read(pool: &PgPool, target: TargetId) -> Result<SourceTime, sqlx::Error> {
-    sqlx::query_scalar(
-        "with begun as (
-             insert into nxt_mirror.sweep (target_id, watermark)
-             select $1, coalesce((select started_at from nxt_mirror.walk where target_id = $1), clock_timestamp())
-              where not exists (select from nxt_mirror.sweep where target_id = $1)
-             on conflict on constraint sweep_pkey do nothing
-             returning watermark)
-         select watermark from begun
-          union all
-         select watermark from nxt_mirror.sweep where target_id = $1",
+    sqlx::query_scalar!(
+        r#"with begun as (
+               insert into nxt_mirror.sweep (target_id, watermark)
+               select $1, coalesce((select started_at from nxt_mirror.walk where target_id = $1), clock_timestamp())
+                where not exists (select from nxt_mirror.sweep where target_id = $1)
+               on conflict on constraint sweep_pkey do nothing
+               returning watermark)
+           select watermark as "watermark!: _" from begun
+            union all
+           select watermark from nxt_mirror.sweep where target_id = $1"#,
+        target as _
     )
-    .bind(target)
     .fetch_one(pool)
     .await
 }
@@ -29,13 +29,13 @@ pub(super) async fn advance(
     target: TargetId,
     newest: SourceTime,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    sqlx::query!(
         "update nxt_mirror.sweep
             set watermark = greatest(watermark, least($2, clock_timestamp())), swept_at = now()
           where target_id = $1",
+        target as _,
+        newest as _
     )
-    .bind(target)
-    .bind(newest)
     .execute(connection)
     .await
     .map(drop)

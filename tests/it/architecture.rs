@@ -1,4 +1,5 @@
-//! The map in `docs/architecture.md` says who may import whom. The code keeps to it.
+//! `docs/architecture.md` says who may import whom, and which SQL statements are checked when they are compiled. The code
+//! keeps to it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -113,6 +114,34 @@ fn modules_import_what_the_map_allows_and_nothing_else() {
         wrong.extend(strangers.map(|import| format!("{own} imports {import}")));
     }
     assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// The literals that are given to sqlx unchecked.
+fn unchecked_statements(code: &str) -> Vec<&str> {
+    let calls = code.split("sqlx::query").skip(1).filter(|rest| !rest.split('(').next().unwrap_or("").ends_with('!'));
+    let arguments = calls.filter_map(|rest| Some(rest.split_once('(')?.1.trim_start()));
+    arguments.filter_map(|rest| rest.strip_prefix("r#").unwrap_or(rest).strip_prefix('"')?.split('"').next()).collect()
+}
+
+#[test]
+fn statements_on_the_daemons_own_tables_are_checked_by_the_compiler() {
+    let mut found = vec![];
+    files(&root().join("src"), &mut found);
+    let mut unchecked = vec![];
+    for file in found {
+        let code = fs::read_to_string(&file).expect("the file can be read");
+        let own = unchecked_statements(&code).into_iter().filter(|statement| statement.contains("nxt_mirror."));
+        unchecked.extend(own.map(|statement| format!("{}: {statement}", file.display())));
+    }
+    assert!(unchecked.is_empty(), "{unchecked:#?}");
+}
+
+#[test]
+fn unchecked_statements_are_seen_in_every_form() {
+    let text =
+        "sqlx::query_scalar::<_, i32>(\n  \"a\").bind(1); sqlx::query!(\"b\"); sqlx::query(r#\"c\"#); sqlx::query(D);
+                sqlx::query_as!(E, \"f\")";
+    assert_eq!(unchecked_statements(text), ["a", "c"]);
 }
 
 #[test]

@@ -61,7 +61,8 @@ fn print(target: &TargetTable, rows: u64, result: &Result<Loaded, WalkError>) {
 
 /// Works off the rows that were marked for a fetch by key: those that only the mirror has, for example.
 async fn settle(bench: &Bench) -> anyhow::Result<()> {
-    let moment: DatabaseTime = sqlx::query_scalar("select clock_timestamp()").fetch_one(bench.pool()).await?;
+    let moment: DatabaseTime =
+        sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(bench.pool()).await?;
     let targets: Vec<TargetId> = bench.targets.iter().map(|target| target.id).collect();
     let settled = walk::wait_until_settled(bench.pool(), &targets, moment, PATIENCE);
     let settled = bench.worker().run_while(settled).await;

@@ -37,7 +37,6 @@ pub(super) struct State {
     sweep_age: f64,
 }
 
-#[derive(sqlx::FromRow)]
 struct StateRow {
     id: TargetId,
     tenant_kind: String,
@@ -53,21 +52,23 @@ struct StateRow {
 
 /// The state of every target.
 pub(super) async fn states(pool: &PgPool) -> Result<Vec<State>, sqlx::Error> {
-    let rows: Vec<StateRow> = sqlx::query_as(
-        "select target.id, target.tenant_kind, target.tenant_no, target.table_name,
-                mirrored.table_name is not null as is_mirrored,
-                coalesce(target.paused_until > clock_timestamp(), false) as is_paused,
-                walk.target_id is not null and walk.finished_at is null as is_under_way,
-                walk.last_finished_at is not null as has_finished,
-                extract(epoch from clock_timestamp() - coalesce(walk.last_finished_at, target.first_seen_at))::float8
-                    as scan_age,
-                extract(epoch from clock_timestamp() - coalesce(sweep.swept_at, target.first_seen_at))::float8
-                    as sweep_age
-           from nxt_mirror.target as target
-           left join nxt_mirror.mirrored_table as mirrored on lower(mirrored.table_name) = lower(target.table_name)
-           left join nxt_mirror.walk as walk on walk.target_id = target.id
-           left join nxt_mirror.sweep as sweep on sweep.target_id = target.id
-          order by target.id",
+    let rows = sqlx::query_as!(
+        StateRow,
+        r#"select target.id as "id!: _", target.tenant_kind as "tenant_kind!", target.tenant_no as "tenant_no!",
+                  target.table_name as "table_name!",
+                  mirrored.table_name is not null as "is_mirrored!",
+                  coalesce(target.paused_until > clock_timestamp(), false) as "is_paused!",
+                  walk.target_id is not null and walk.finished_at is null as "is_under_way!",
+                  walk.last_finished_at is not null as "has_finished!",
+                  extract(epoch from clock_timestamp() - coalesce(walk.last_finished_at, target.first_seen_at))::float8
+                      as "scan_age!",
+                  extract(epoch from clock_timestamp() - coalesce(sweep.swept_at, target.first_seen_at))::float8
+                      as "sweep_age!"
+             from nxt_mirror.target as target
+             left join nxt_mirror.mirrored_table as mirrored on lower(mirrored.table_name) = lower(target.table_name)
+             left join nxt_mirror.walk as walk on walk.target_id = target.id
+             left join nxt_mirror.sweep as sweep on sweep.target_id = target.id
+            order by target.id"#
     )
     .fetch_all(pool)
     .await?;

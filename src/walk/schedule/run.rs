@@ -176,9 +176,11 @@ impl Schedule<'_> {
 /// Pages of all tables, as their last walks tell.
 async fn pages(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let page = i64::try_from(page::ROWS_MAX / 2).unwrap_or(i64::MAX);
-    let pages: i64 = sqlx::query_scalar("select coalesce(sum(rows_walked / $1 + 1), 0)::bigint from nxt_mirror.walk")
-        .bind(page)
-        .fetch_one(pool)
-        .await?;
+    let pages: i64 = sqlx::query_scalar!(
+        r#"select coalesce(sum(rows_walked / $1 + 1), 0)::bigint as "pages!" from nxt_mirror.walk"#,
+        page
+    )
+    .fetch_one(pool)
+    .await?;
     Ok(pages.unsigned_abs())
 }
