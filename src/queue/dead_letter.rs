@@ -233,11 +233,23 @@ pub async fn clear_dead(connection: &mut PgConnection, target: TargetId, keys: &
     if keys.is_empty() {
         return Ok(());
     }
-    sqlx::query!("delete from nxt_mirror.dead_row where target_id = $1 and row_key = any($2)", target as _, keys)
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(QueueError::on("remove letters of rows that came right"))
+    // Each key is looked up by itself, as tombstones are: nearly always there is nothing to remove.
+    sqlx::query!(
+        r#"delete from nxt_mirror.dead_row
+            where id = any(array(
+                  select letter.id
+                    from unnest($2::text[]) as given (row_key)
+                   cross join lateral (
+                         select dead.id from nxt_mirror.dead_row as dead
+                          where dead.target_id = $1 and dead.row_key = given.row_key collate "C"
+                          limit 1) as letter))"#,
+        target as _,
+        keys
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(QueueError::on("remove letters of rows that came right"))
 }
 
 /// Removes letters for good. Returns how many there were.

@@ -1,4 +1,7 @@
 //! Deletions that are remembered until their row comes back.
+//!
+//! Each key is looked up by itself, which the limit sees to. A plain condition or join is planned once, while the table is
+//! small, and kept: it then reads all tombstones of the target, or all there are, for each batch of keys.
 
 use sqlx::PgConnection;
 
@@ -21,9 +24,13 @@ pub async fn of_keys(
     folded_keys: &[String],
 ) -> Result<Vec<(String, Deletion)>, QueueError> {
     let rows = sqlx::query!(
-        r#"select folded_key, deleted_at as "at: SourceTime", received_at as "received_at: DatabaseTime"
-             from nxt_mirror.tombstone
-            where target_id = $1 and folded_key = any($2)"#,
+        r#"select given.folded_key as "folded_key!", known.deleted_at as "at: SourceTime",
+                  known.received_at as "received_at: DatabaseTime"
+             from unnest($2::text[]) as given (folded_key)
+            cross join lateral (
+                  select tombstone.deleted_at, tombstone.received_at from nxt_mirror.tombstone as tombstone
+                   where tombstone.target_id = $1 and tombstone.folded_key = given.folded_key collate "C"
+                   limit 1) as known"#,
         target as _,
         folded_keys
     )
@@ -68,7 +75,10 @@ pub async fn forget(connection: &mut PgConnection, target: TargetId, folded_keys
         return Ok(());
     }
     sqlx::query!(
-        "delete from nxt_mirror.tombstone where target_id = $1 and folded_key = any($2)",
+        r#"delete from nxt_mirror.tombstone as known
+            using unnest(array_fill($1::integer, array[cardinality($2::text[])]), $2::text[])
+                      as given (target_id, folded_key)
+            where known.target_id = given.target_id and known.folded_key = given.folded_key collate "C""#,
         target as _,
         folded_keys
     )
