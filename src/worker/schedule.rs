@@ -56,6 +56,14 @@ enum Plan {
     SetAside(String),
 }
 
+/// What one turn claimed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Claimed {
+    rows: usize,
+    /// Whether some target had as many rows as one request may ask for: fewer for wide rows, and for unseen ones.
+    has_full: bool,
+}
+
 impl Worker {
     /// A worker that has not started.
     pub fn new(parts: Parts) -> Self {
@@ -179,9 +187,10 @@ impl Worker {
         if !delay.is_zero() {
             return Ok(delay.min(POLL));
         }
-        let rows = self.start(chosen, claimable, now).await?;
-        pace.claimed(rows, Instant::now());
-        Ok(if rows > 0 { Duration::ZERO } else { POLL })
+        let claimed = self.start(chosen, claimable, now).await?;
+        // Who has more than one request may ask for has nothing to gather.
+        pace.claimed(if claimed.has_full { full } else { claimed.rows }, Instant::now());
+        Ok(if claimed.rows > 0 { Duration::ZERO } else { POLL })
     }
 
     /// Due targets that have a place now, oldest first, and what is to be done with them.
@@ -208,18 +217,24 @@ impl Worker {
         chosen
     }
 
-    /// Claims rows of these targets and starts the requests. Returns how many rows were claimed.
-    async fn start(&self, chosen: Vec<(&Due, Plan)>, claimable: Claimable, now: Instant) -> Result<usize, QueueError> {
+    /// Claims rows of these targets and starts the requests.
+    async fn start(
+        &self,
+        chosen: Vec<(&Due, Plan)>,
+        claimable: Claimable,
+        now: Instant,
+    ) -> Result<Claimed, QueueError> {
         let wanted: Vec<Wanted> = chosen.iter().map(|(due, plan)| self.wanted(due, plan)).collect();
         let claims = self.parts.queue.claim(self.parts.me, &self.parts.claims, &wanted, claimable).await?;
         // Read behind the rows, so that it tells of every column that their notifications announce.
         let tables: Vec<&str> = claims.iter().map(|claim| claim.target.table.as_str()).collect();
         let announced = queue::announced_counts(&self.parts.pool, &tables).await?;
-        let rows = claims.iter().map(|claim| claim.rows.len()).sum();
-        let (mut works, mut claims) = (vec![], claims.into_iter().peekable());
-        for (due, plan) in chosen {
+        let (mut works, mut claims, mut claimed) = (vec![], claims.into_iter().peekable(), Claimed::default());
+        for ((due, plan), wanted) in chosen.into_iter().zip(&wanted) {
             // Claims come in the order they were asked for; those without rows are left out.
             let Some(claim) = claims.next_if(|claim| claim.target.id == due.target.id) else { continue };
+            claimed.rows += claim.rows.len();
+            claimed.has_full |= claim.rows.len() >= wanted.rows_max;
             match plan {
                 Plan::Ask(_) if !self.tables.knows_columns(&due.target, &announced) => {}
                 Plan::Ask(table) => works.extend(Work::of(claim, &table, due.failures)),
@@ -230,7 +245,7 @@ impl Worker {
             }
         }
         self.send(works, now);
-        Ok(rows)
+        Ok(claimed)
     }
 
     fn wanted(&self, due: &Due, plan: &Plan) -> Wanted {
