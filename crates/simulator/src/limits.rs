@@ -22,6 +22,8 @@ pub struct Counters {
     pub token_requests: u64,
     /// HTTP requests to the GraphQL endpoint.
     pub graphql_requests: u64,
+    /// Operations, by their names.
+    pub operations: BTreeMap<String, u64>,
     /// Requests over the limit of a minute.
     pub rate_violations: u64,
     /// Requests over the limit under way for one company.
@@ -72,6 +74,10 @@ impl Limits {
 
     pub(super) fn token_requested(&self) {
         self.state().counters.token_requests += 1;
+    }
+
+    pub(super) fn was_asked(&self, operation: &str) {
+        *self.state().counters.operations.entry(operation.to_owned()).or_default() += 1;
     }
 
     pub(super) fn was_invalid(&self) {

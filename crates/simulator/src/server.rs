@@ -138,7 +138,9 @@ fn finish(world: &World, scope: &Scope, text: String) -> HttpResponse {
 async fn execute(world: &World, scope: &Scope, one: &Json) -> Json {
     world.faults.hang_description(&one.to_string()).await;
     let mut request = Request::new(one["query"].as_str().unwrap_or_default());
-    if let Some(name) = one["operationName"].as_str() {
+    let name = one["operationName"].as_str();
+    world.limits.was_asked(name.unwrap_or_default());
+    if let Some(name) = name {
         request = request.operation_name(name);
     }
     // Documentation shows variables both as an object and as a string of one.
