@@ -18,8 +18,9 @@ use crate::{
     upstream::{Share, UpstreamError, queries::TableField},
 };
 
-/// How long the names gather that are wanted at about the same time.
-const GATHER: Duration = Duration::from_millis(20);
+/// How long the names gather that are wanted at about the same time: those of a burst come within a moment, and each
+/// request that describes one of them alone is one less for rows.
+const GATHER: Duration = Duration::from_millis(50);
 /// How long names gather while a lookup is under way.
 const GATHER_BEHIND: Duration = Duration::from_secs(1);
 /// Lookups that are under way at the same time.
@@ -63,7 +64,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
         }
         let is_idle = lookups.is_empty();
         tokio::select! {
-            Some(_) = lookups.join_next() => {}
+            Some(_) = lookups.join_next() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(GATHER_BEHIND) => {}
             () = inner.wanted.notified(), if is_idle => tokio::time::sleep(GATHER).await,
         }
