@@ -123,13 +123,7 @@ impl App {
         let ops_data = self.ops_data.clone();
         let ops = serve(self.ops.listener, 1, move |config| ops::configure(config, ops_data.clone()))?;
         let public = match (self.public, self.receiver) {
-            (Some(bound), Some((path, receiver))) => {
-                let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
-                let configure = move |config: &mut web::ServiceConfig| {
-                    webhook::configure(config, &path, receiver.clone());
-                };
-                Some(serve(bound.listener, workers, configure)?)
-            }
+            (Some(bound), Some((path, receiver))) => Some(serve_webhooks(bound.listener, path, receiver)?),
             _ => None,
         };
         let appender = self.appender.map(|appender| essential(&stop, appender.run()));
@@ -255,7 +249,14 @@ fn essential(stop: &CancellationToken, task: impl Future<Output = ()> + Send + '
     })
 }
 
-type Served = (ServerHandle, JoinHandle<std::io::Result<()>>);
+/// Stops an HTTP server, and the task that ends with it.
+pub type Served = (ServerHandle, JoinHandle<std::io::Result<()>>);
+
+/// Receives webhooks on the public listener.
+pub fn serve_webhooks(listener: TcpListener, path: String, receiver: Receiver) -> anyhow::Result<Served> {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    serve(listener, workers, move |config| webhook::configure(config, &path, receiver.clone()))
+}
 
 fn serve(
     listener: TcpListener,

@@ -110,9 +110,17 @@ pub enum AcceptError {
 }
 
 /// One waiting request.
-pub(super) struct Waiting {
+#[derive(Debug)]
+pub struct Waiting {
     pub(super) delivery: Delivery,
     pub(super) answer: oneshot::Sender<Result<Accepted, AcceptError>>,
+}
+
+impl Waiting {
+    /// Answers the request. One that is gone does not hear it.
+    pub fn answer(self, result: Result<Accepted, AcceptError>) {
+        _ = self.answer.send(result);
+    }
 }
 
 /// Where requests hand in what they received. Cheap to clone.
@@ -120,7 +128,9 @@ pub(super) struct Waiting {
 pub struct Acceptor(mpsc::Sender<Waiting>);
 
 impl Acceptor {
-    pub(super) fn channel() -> (Self, mpsc::Receiver<Waiting>) {
+    /// Where requests hand in, and where they come out: at the [`Appender`](super::Appender), or at a measurement of
+    /// what receiving costs beside storing.
+    pub fn channel() -> (Self, mpsc::Receiver<Waiting>) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         (Self(sender), receiver)
     }

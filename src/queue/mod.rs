@@ -36,7 +36,7 @@ use std::sync::{Arc, atomic::AtomicI32};
 
 use sqlx::PgPool;
 
-pub use accept::{AcceptError, Accepted, Acceptor, Delivery, DeliveryId, Notification, Quarantine};
+pub use accept::{AcceptError, Accepted, Acceptor, Delivery, DeliveryId, Notification, Quarantine, Waiting};
 pub use announced::{announced_columns, announced_counts, announced_key};
 pub use append::Appender;
 pub use claim::{Claimable, DirtyRow, Priority, Wanted};
