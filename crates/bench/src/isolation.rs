@@ -6,26 +6,21 @@ use nxt_embedded_postgres::EmbeddedPostgres;
 use nxt_simulator::{Fault, FaultKind, Owner};
 use serde_json::{Map, json};
 
-use super::{Bench, walks};
+use super::{Bench, latency};
 
 const COMPANY: Owner = Owner::Company(2_000_001);
 const OTHER: Owner = Owner::Company(2_000_002);
 const FLOOD: i64 = 100_000;
 
-pub(super) async fn measure(server: &EmbeddedPostgres) -> anyhow::Result<()> {
-    poison(server).await?;
-    flood(server).await
-}
-
 fn order(number: i64) -> Map<String, serde_json::Value> {
     Map::from_iter([("orderNo".to_owned(), json!(number)), ("name".to_owned(), json!("x"))])
 }
 
-async fn poison(server: &EmbeddedPostgres) -> anyhow::Result<()> {
+pub(super) async fn poison(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let bench = Bench::start(server, "all").await?;
     let stock: Vec<_> = (1..=40_200).map(order).collect();
     bench.site.simulator.put_all(COMPANY, "Order", &stock, false)?;
-    let alone = walks::latencies(&bench, Duration::from_secs(20)).await?;
+    let alone = latency::of_orders(&bench, Duration::from_secs(20)).await?;
     // Rows that fail their part, rows that fail the whole request, a company without access, and one that is slow.
     for (from, kind) in [(40_001, FaultKind::PoisonPart), (40_011, FaultKind::PoisonWhole)] {
         for number in from..from + 5 {
@@ -39,9 +34,9 @@ async fn poison(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     bench.site.simulator.put_all(COMPANY, "Order", &poisoned, true)?;
     bench.site.simulator.put_all(OTHER, "Order", &poisoned, true)?;
     bench.site.simulator.put_all(Owner::Company(5_199_768), "Order", &poisoned, true)?;
-    let beside = walks::latencies(&bench, Duration::from_secs(40)).await?;
-    walks::print_latencies("latency of a change at 200 changes/s, alone", &alone);
-    walks::print_latencies("beside poison, a slow and a denied company", &beside);
+    let beside = latency::of_orders(&bench, Duration::from_secs(40)).await?;
+    latency::print("latency of a change at 200 changes/s, alone", &alone);
+    latency::print("beside poison, a slow and a denied company", &beside);
     let letters: Vec<(String, i64)> =
         sqlx::query_as("select 'company ' || company_no, count(*) from nxt_mirror.dead_letter group by 1 order by 1")
             .fetch_all(&bench.site.pool)
@@ -50,7 +45,7 @@ async fn poison(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn flood(server: &EmbeddedPostgres) -> anyhow::Result<()> {
+pub(super) async fn flood(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let bench = Bench::start(server, "all").await?;
     // Changed long ago, so that each deletion is certain by its timestamp.
     let row = |number: i64| {

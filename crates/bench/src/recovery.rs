@@ -9,7 +9,10 @@ use nxt_testkit::{Daemon, Site, Wait, free_address};
 use serde_json::{Map, json};
 use tokio::net::TcpStream;
 
-use super::{post, site};
+use super::{
+    load::{Requests, post},
+    site,
+};
 
 const COMPANY: i64 = 2_000_001;
 const BACKLOG: i64 = 1_000_000;
@@ -56,7 +59,8 @@ impl Replica {
 
     async fn first_accepted(&self, number: u64) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        while post(&self.public, number, 1, Instant::now() + Duration::from_secs(1)).await.is_err() {
+        let request = Requests::orders(number..number + 1);
+        while post(&self.public, &request, 1, Instant::now() + Duration::from_secs(1)).await.is_err() {
             ensure!(started.elapsed() < Duration::from_secs(60), "nothing is accepted");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -120,7 +124,8 @@ async fn outage(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let pid = replica.daemon.id().context("the daemon runs")?;
     put(&site, 0..ROWS)?;
     site.simulator.fault(Fault::new(FaultKind::Unavailable));
-    post(&replica.public, 0, ROWS.unsigned_abs(), Instant::now() + Duration::from_secs(60)).await?;
+    let requests = Requests::orders(0..ROWS.unsigned_abs());
+    post(&replica.public, &requests, ROWS.unsigned_abs(), Instant::now() + Duration::from_secs(60)).await?;
     let asked = site.simulator.counters().graphql_requests;
     let written = "select n_tup_upd from pg_stat_user_tables where relname = 'dirty_row'";
     let (writes, mut most, watching) = (site.count(written).await, 0.0_f64, Instant::now());
@@ -158,7 +163,9 @@ async fn replicas(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     put(&site, 1..6_001)?;
     site.simulator.fault(Fault { millis: 3_000, ..Fault::new(FaultKind::Slow) });
     for (index, replica) in replicas.iter().enumerate() {
-        post(&replica.public, 1 + index as u64 * 2_000, 2_000, Instant::now() + Duration::from_secs(30)).await?;
+        let first = 1 + index as u64 * 2_000;
+        let requests = Requests::orders(first..first + 2_000);
+        post(&replica.public, &requests, 2_000, Instant::now() + Duration::from_secs(30)).await?;
     }
     // All rows are of one target, so one replica holds them all. Workers are numbered in the order of their starts.
     let leased = "select count(*) from nxt_mirror.target where worker_id is not null";

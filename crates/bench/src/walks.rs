@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 use tokio::process::Child;
 
-use super::{Bench, DATABASE, command};
+use super::{Bench, DATABASE, command, economy, latency};
 
 const COMPANY: i64 = 2_000_001;
 const LARGE: &str = "GeneralLedgerTransaction";
@@ -231,7 +231,7 @@ pub(super) async fn repair(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let arguments = ["--table", "Order", "--company", "2000001"];
     let status = command(&bench.site, &["backfill"]).args(arguments).status().await?;
     ensure!(status.success(), "the load failed");
-    let quiet = latencies(&bench, Duration::from_secs(20)).await?;
+    let quiet = latency::of_orders(&bench, Duration::from_secs(20)).await?;
     // Rows that live changes leave alone.
     for sql in [
         "update business_nxt.\"order\" set name = 'damaged' where order_no between 50001 and 50400",
@@ -243,7 +243,7 @@ pub(super) async fn repair(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     }
     let mut verify = command(&bench.site, &["verify", "--json"]);
     verify.args(arguments).stdout(Stdio::piped());
-    let (found, beside) = tokio::join!(verify.output(), latencies(&bench, Duration::from_secs(30)));
+    let (found, beside) = tokio::join!(verify.output(), latency::of_orders(&bench, Duration::from_secs(30)));
     let document: Value = serde_json::from_slice(&found?.stdout)?;
     let named = document["tables"][0]["differences"].as_object().context("no differences")?;
     let damaged = |key: &str| {
@@ -255,7 +255,7 @@ pub(super) async fn repair(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     println!("1,000 damaged rows beside live changes         {right:>8} named, {} others named", named.len() - right);
     let mut mend = command(&bench.site, &["verify", "--repair", "--json"]);
     mend.args(arguments).stdout(Stdio::piped());
-    let (mended, while_mending) = tokio::join!(mend.output(), latencies(&bench, Duration::from_secs(30)));
+    let (mended, while_mending) = tokio::join!(mend.output(), latency::of_orders(&bench, Duration::from_secs(30)));
     let mended = mended?;
     let document: Value = serde_json::from_slice(&mended.stdout)?;
     let table = &document["tables"][0];
@@ -265,60 +265,9 @@ pub(super) async fn repair(server: &EmbeddedPostgres) -> anyhow::Result<()> {
         table["left"],
         mended.status.code().unwrap_or(-1)
     );
-    print_latencies("latency of a change at 200 changes/s, alone", &quiet);
-    print_latencies("the same while verify runs", &beside?);
-    print_latencies("the same while verify --repair runs", &while_mending?);
+    latency::print("latency of a change at 200 changes/s, alone", &quiet);
+    latency::print("the same while verify runs", &beside?);
+    latency::print("the same while verify --repair runs", &while_mending?);
     bench.settle().await?;
-    super::report(&bench, "after that", 60_000).await
-}
-
-/// Changes 200 rows a second and watches every twentieth until the mirror shows it; milliseconds.
-pub(super) async fn latencies(bench: &Bench, duration: Duration) -> anyhow::Result<Vec<f64>> {
-    let owner = Owner::Company(COMPANY);
-    let until = Instant::now() + duration;
-    let mut timer = tokio::time::interval(Duration::from_millis(5));
-    let mut watched = tokio::task::JoinSet::new();
-    let mut turn: i64 = 0;
-    while Instant::now() < until {
-        timer.tick().await;
-        turn += 1;
-        let number = turn * 7_919 % 40_000 + 1;
-        let name = format!("live {turn} {until:?}");
-        let row = Map::from_iter([("orderNo".to_owned(), json!(number)), ("name".to_owned(), json!(name))]);
-        bench.site.simulator.put_all(owner, "Order", &[row], true)?;
-        if turn % 20 == 0 {
-            let (pool, since) = (bench.site.pool.clone(), Instant::now());
-            watched.spawn(async move {
-                loop {
-                    let sql = "select name = $2 from business_nxt.\"order\" where _company_no = $3 and order_no = $1";
-                    let shown: Option<bool> =
-                        sqlx::query_scalar(sql).bind(number).bind(&name).bind(COMPANY).fetch_optional(&pool).await?;
-                    if shown == Some(true) {
-                        return Ok::<f64, sqlx::Error>(since.elapsed().as_secs_f64() * 1_000.0);
-                    }
-                    if since.elapsed() > Duration::from_secs(60) {
-                        return Ok(f64::INFINITY);
-                    }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            });
-        }
-    }
-    let mut latencies = vec![];
-    while let Some(latency) = watched.join_next().await {
-        latencies.push(latency??);
-    }
-    latencies.sort_by(f64::total_cmp);
-    Ok(latencies)
-}
-
-pub(super) fn print_latencies(what: &str, latencies: &[f64]) {
-    let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
-    println!(
-        "{what:<45}  median {:>5.0} ms, 95 of 100 in {:>5.0} ms, all {} in {:.0} ms",
-        at(0.5),
-        at(0.95),
-        latencies.len(),
-        latencies.last().copied().unwrap_or(f64::NAN)
-    );
+    economy::report(&bench, "after that", 60_000).await
 }
