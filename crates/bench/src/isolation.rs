@@ -69,10 +69,16 @@ pub(super) async fn flood(server: &EmbeddedPostgres) -> anyhow::Result<()> {
             () = tokio::time::sleep(Duration::from_millis(100)) => most = most.max(bench.resident()?),
         }
     }
+    let behind: f64 = sqlx::query_scalar(
+        "select extract(epoch from (select max(at) from nxt_mirror.sync_log)
+                                    - (select max(received_at) from nxt_mirror.ledger_block))::float8",
+    )
+    .fetch_one(&bench.site.pool)
+    .await?;
     let left: i64 =
         sqlx::query_scalar("select count(*) from business_nxt.\"order\"").fetch_one(&bench.site.pool).await?;
     println!(
-        "100,000 rows deleted at once                   {:>8.1} s until all were gone ({left} left), {} API requests, {most:.0} MiB at most",
+        "100,000 rows deleted at once                   {:>8.1} s until all were gone ({left} left), {behind:.1} s behind the last notification, {} API requests, {most:.0} MiB at most",
         started.elapsed().as_secs_f64(),
         bench.site.simulator.counters().graphql_requests - before,
     );
