@@ -1,7 +1,7 @@
 //! The composition root: builds a daemon from its settings, runs it, stops it.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{Shutdown, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -9,6 +9,7 @@ use std::{
 use actix_web::{App as WebApp, HttpServer, dev::ServerHandle, middleware::DefaultHeaders, web};
 use anyhow::Context;
 use secrecy::SecretString;
+use socket2::Socket;
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,8 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(3_600);
 const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
 /// How long requests under way may take when the daemon stops.
 const HTTP_STOP_SECONDS: u64 = 15;
+/// How long a connection may take from the listening socket to the worker that serves it.
+const HAND_OVER: Duration = Duration::from_millis(250);
 /// Connections that may wait for, or take part in, a request on the public listener.
 const CONNECTIONS_MAX: usize = 4_096;
 /// How long a client may take for the head of a request.
@@ -133,8 +136,8 @@ impl App {
         let schedule = self.schedule.map(|parts| essential(&stop, walk::schedule(parts, stop.clone())));
         stop.cancelled().await;
         tracing::info!("stopping");
-        if let Some((handle, server)) = public {
-            finish(handle, server).await;
+        if let Some(public) = public {
+            public.finish().await;
         }
         for task in [schedule, appender, worker, Some(maintenance)].into_iter().flatten() {
             task.await.context("a task of the daemon panicked")?;
@@ -145,7 +148,7 @@ impl App {
         if let Some((queue, me)) = self.heart {
             leave(&queue, me).await;
         }
-        finish(ops.0, ops.1).await;
+        ops.finish().await;
         self.pool.close().await;
         tracing::info!("stopped");
         Ok(())
@@ -249,8 +252,32 @@ fn essential(stop: &CancellationToken, task: impl Future<Output = ()> + Send + '
     })
 }
 
-/// Stops an HTTP server, and the task that ends with it.
-pub type Served = (ServerHandle, JoinHandle<std::io::Result<()>>);
+/// An HTTP server that runs.
+#[derive(Debug)]
+pub struct Served {
+    handle: ServerHandle,
+    task: JoinHandle<std::io::Result<()>>,
+    /// The socket on which it listens, once more.
+    listening: Socket,
+}
+
+impl Served {
+    /// Refuses new connections, answers those that it has, and ends.
+    pub async fn finish(self) {
+        // A worker of actix-web that is told to stop drops the connections that it was handed and has not begun with.
+        // So whoever tries now is refused at once, which proxies try elsewhere, and the others reach their workers first.
+        if let Err(error) = self.listening.shutdown(Shutdown::Read) {
+            tracing::warn!(%error, "connections that are being made may be reset");
+        }
+        tokio::time::sleep(HAND_OVER).await;
+        self.handle.stop(true).await;
+        match self.task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the HTTP server ended with an error"),
+            Err(error) => tracing::error!(%error, "the HTTP server panicked"),
+        }
+    }
+}
 
 /// Receives webhooks on the public listener.
 pub fn serve_webhooks(listener: TcpListener, path: String, receiver: Receiver) -> anyhow::Result<Served> {
@@ -263,6 +290,7 @@ fn serve(
     workers: usize,
     configure: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 ) -> anyhow::Result<Served> {
+    let listening = Socket::from(listener.try_clone().context("listen for HTTP")?);
     let server = HttpServer::new(move || {
         let headers =
             DefaultHeaders::new().add(("Cache-Control", "no-store")).add(("X-Content-Type-Options", "nosniff"));
@@ -276,16 +304,7 @@ fn serve(
     .listen(listener)
     .context("listen for HTTP")?
     .run();
-    Ok((server.handle(), tokio::spawn(server)))
-}
-
-async fn finish(handle: ServerHandle, server: JoinHandle<std::io::Result<()>>) {
-    handle.stop(true).await;
-    match server.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the HTTP server ended with an error"),
-        Err(error) => tracing::error!(%error, "the HTTP server panicked"),
-    }
+    Ok(Served { handle: server.handle(), task: tokio::spawn(server), listening })
 }
 
 /// What has to be done now and then.

@@ -46,15 +46,14 @@ pub(super) async fn serve(address: &str) -> anyhow::Result<()> {
         metrics: Arc::new(Metrics::new()),
     };
     let path = Url::parse(&webhook_url(address))?.path().to_owned();
-    let (handle, server) = app::serve_webhooks(TcpListener::bind(address)?, path, receiver)?;
+    let served = app::serve_webhooks(TcpListener::bind(address)?, path, receiver)?;
     let acknowledge = tokio::spawn(async move {
         while let Some(request) = waiting.recv().await {
             request.answer(Ok(Accepted::Stored));
         }
     });
     _ = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await;
-    handle.stop(false).await;
-    server.await??;
+    served.finish().await;
     acknowledge.abort();
     Ok(())
 }
