@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, dev::ServerHandle, web};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Fault, Knobs, Owner, SimulatorError, World, server, store::Store};
+use super::{Fault, Knobs, Oddities, Owner, SimulatorError, World, server, store::Store};
 
 pub(super) fn serve(listener: TcpListener, world: Arc<World>) -> std::result::Result<ServerHandle, SimulatorError> {
     let world = web::Data::from(world);
@@ -26,6 +26,8 @@ pub(super) fn serve(listener: TcpListener, world: Arc<World>) -> std::result::Re
             .route("/faults", web::delete().to(clear_faults))
             .route("/knobs", web::get().to(show_knobs))
             .route("/knobs", web::put().to(set_knobs))
+            .route("/oddities", web::get().to(show_oddities))
+            .route("/oddities", web::put().to(set_oddities))
             .route("/columns", web::post().to(columns))
             .route("/read-lag", web::put().to(read_lag));
     })
@@ -218,6 +220,15 @@ async fn show_knobs(world: web::Data<World>) -> HttpResponse {
 
 async fn set_knobs(knobs: web::Json<Knobs>, world: web::Data<World>) -> HttpResponse {
     world.sender.set_knobs(|own| *own = knobs.into_inner());
+    done()
+}
+
+async fn show_oddities(world: web::Data<World>) -> HttpResponse {
+    HttpResponse::Ok().json(world.odd.current())
+}
+
+async fn set_oddities(oddities: web::Json<Oddities>, world: web::Data<World>) -> HttpResponse {
+    world.odd.change(|own| *own = oddities.into_inner());
     done()
 }
 

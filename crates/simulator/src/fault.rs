@@ -20,7 +20,7 @@ pub enum FaultKind {
     Unauthorized,
     /// 429 without `Retry-After`.
     TooMany,
-    /// 429 with `Retry-After: 1`.
+    /// 429 with `Retry-After`: [`Fault::millis`], or a second.
     TooManyRetryAfter,
     /// 200 with `OUTSTANDING_LIMIT_EXCEEDED`.
     InProgress,
@@ -81,7 +81,7 @@ pub struct Fault {
     /// The key of a poisoned row.
     #[serde(default)]
     pub key: Map<String, Json>,
-    /// How late a slow answer is.
+    /// How late a slow answer is, or how long a client is told to wait.
     #[serde(default)]
     pub millis: u64,
 }

@@ -12,6 +12,7 @@ mod fault;
 mod filter;
 mod limits;
 pub mod model;
+mod oddity;
 mod schema;
 mod sender;
 mod server;
@@ -35,6 +36,7 @@ pub use clock::Clock;
 pub use fault::{Fault, FaultKind};
 pub use limits::Counters;
 pub use model::Owner;
+pub use oddity::{OddValue, Oddities, RetryAfter};
 pub use sender::{Knobs, SenderCounters};
 
 use fault::Faults;
@@ -127,6 +129,7 @@ struct World {
     store: Mutex<Store>,
     schema: RwLock<async_graphql::dynamic::Schema>,
     faults: Faults,
+    odd: oddity::Odd,
     limits: Limits,
     tokens: token::Tokens,
     sender: Sender,
@@ -182,6 +185,7 @@ impl Simulator {
             store: Mutex::new(Store::new(model::tables(options.extra_tables), &options.companies, options.clock)),
             schema: RwLock::new(schema::empty()?),
             faults: Faults::new(options.seed),
+            odd: oddity::Odd::default(),
             limits: Limits::new(options.requests_per_minute, options.in_flight_max),
             tokens: token::Tokens::default(),
             sender: Sender::start(options.knobs.clone(), options.seed, stop.clone()),
@@ -281,6 +285,11 @@ impl Simulator {
     /// Removes all faults.
     pub fn clear_faults(&self) {
         self.world.faults.clear();
+    }
+
+    /// Changes the forms of answers from now on.
+    pub fn set_oddities(&self, change: impl FnOnce(&mut Oddities)) {
+        self.world.odd.change(change);
     }
 
     /// Reads come from this long ago.

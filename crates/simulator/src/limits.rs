@@ -26,6 +26,10 @@ pub struct Counters {
     pub operations: BTreeMap<String, u64>,
     /// Requests over the limit of a minute.
     pub rate_violations: u64,
+    /// Answers that were compressed, since the client offered to understand that.
+    pub compressed: u64,
+    /// Requests before the time that a 429 had told.
+    pub early_requests: u64,
     /// Requests over the limit under way for one company.
     pub in_flight_violations: u64,
     /// The most requests in any 60 seconds.
@@ -45,6 +49,8 @@ struct State {
     counters: Counters,
     recent: VecDeque<Instant>,
     in_flight: BTreeMap<Owner, usize>,
+    /// No request is welcome before.
+    closed_until: Option<Instant>,
 }
 
 /// Counts and refuses.
@@ -86,6 +92,26 @@ impl Limits {
 
     pub(super) fn returned(&self, rows: usize) {
         self.state().counters.rows_returned += rows as u64;
+    }
+
+    pub(super) fn compressed(&self) {
+        self.state().counters.compressed += 1;
+    }
+
+    /// A 429 tells to wait so long. One that comes while another one holds does not make it longer.
+    pub(super) fn close(&self, pause: Duration) {
+        let (mut state, now) = (self.state(), Instant::now());
+        if state.closed_until.is_none_or(|closed| closed <= now) {
+            state.closed_until = Some(now + pause);
+        }
+    }
+
+    /// How long no request is welcome yet; counts one that comes nevertheless.
+    pub(super) fn closed(&self) -> Option<Duration> {
+        let mut state = self.state();
+        let left = state.closed_until?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        state.counters.early_requests += 1;
+        Some(left)
     }
 
     /// Counts a request at the gateway; false when it is one too many in the last 60 seconds.

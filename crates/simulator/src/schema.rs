@@ -77,7 +77,7 @@ pub(super) fn build(tables: &[Arc<TableDef>], world: &Arc<World>) -> Result<Sche
         let parent = if table.system { &mut customer } else { &mut company };
         let field = connection_field(table, world.clone());
         *parent = std::mem::replace(parent, Object::new("_")).field(field);
-        builder = register_table(builder, table);
+        builder = register_table(builder, table, &world);
     }
     let query = super::schema::root(&world);
     let builder = register_tenants(builder).register(company).register(customer).register(query);
@@ -272,7 +272,7 @@ fn connection_field(table: &Arc<TableDef>, world: Weak<World>) -> Field {
     connection_arguments(field, &name).description(format!("A field for accessing the data from the table {name}."))
 }
 
-fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>) -> SchemaBuilder {
+fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>, world: &Weak<World>) -> SchemaBuilder {
     let name = &table.name;
     let (filter_name, order_name) = (format!("FilterExpression_{name}"), format!("OrderBy_{name}"));
     let mut filter = InputObject::new(&filter_name)
@@ -284,7 +284,7 @@ fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>) -> SchemaBuilde
     for (index, column) in table.columns.iter().enumerate().filter(|(_, column)| !column.hidden) {
         filter = filter.field(InputValue::new(&column.name, TypeRef::named(format!("Operators_{}", column.scalar))));
         order = order.field(InputValue::new(&column.name, TypeRef::named("SortOrder")));
-        row = row.field(column_field(table, index));
+        row = row.field(column_field(table, index, world.clone()));
         if let Some(twin) = column.twin {
             row = row.field(twin_field(&column.name, twin, index));
         }
@@ -313,10 +313,13 @@ fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>) -> SchemaBuilde
     builder.register(filter).register(order).register(row.field(extensions)).register(connection)
 }
 
-fn column_field(table: &TableDef, index: usize) -> Field {
+fn column_field(table: &Arc<TableDef>, index: usize, world: Weak<World>) -> Field {
     let column = &table.columns[index];
+    let (name, own) = (column.name.clone(), Arc::clone(table));
     Field::new(&column.name, TypeRef::named(&column.scalar), move |ctx| {
-        FieldFuture::from_value(cell(&ctx, index).map(to_argument))
+        let row = ctx.parent_value.downcast_ref::<Row>();
+        let odd = row.and_then(|row| world.upgrade()?.odd.placeholder(&own, row, &name));
+        FieldFuture::from_value(odd.map(Argument::String).or_else(|| cell(&ctx, index).map(to_argument)))
     })
     .description(table.column_description(index))
 }

@@ -56,6 +56,8 @@ pub struct Knobs {
     pub stamp_ahead_seconds: i64,
     /// Only these tables; all when empty.
     pub tables: Vec<String>,
+    /// A byte order mark stands before each body, and its signature covers it.
+    pub byte_order_mark: bool,
 }
 
 impl Default for Knobs {
@@ -72,6 +74,7 @@ impl Default for Knobs {
             old_payload: false,
             stamp_ahead_seconds: 0,
             tables: vec![],
+            byte_order_mark: false,
         }
     }
 }
@@ -181,7 +184,8 @@ impl Sender {
             self.0.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let body = body(change, &knobs);
+        let mark = if knobs.byte_order_mark { "\u{feff}" } else { "" };
+        let body = format!("{mark}{}", body(change, &knobs));
         self.send(body.clone(), &knobs);
         if self.chance(knobs.duplicate) {
             self.send(body, &knobs);

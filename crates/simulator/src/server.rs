@@ -1,8 +1,10 @@
 //! The API over HTTP: what the gateway does, then what GraphQL does.
 
 use std::{
+    io::Write,
     net::TcpListener,
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use actix_web::{
@@ -12,6 +14,7 @@ use actix_web::{
     web::{self, Bytes},
 };
 use async_graphql::{Request, Response, Variables};
+use flate2::{Compression, write::GzEncoder};
 use futures_util::{future::join_all, stream};
 use serde_json::{Value as Json, json};
 
@@ -20,6 +23,7 @@ use super::{SimulatorError, World, fault::FaultKind, limits::Scope, schema::Fiel
 /// Operations in one batch (release note 2024-05-23).
 const BATCH_MAX: usize = 32;
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+const A_SECOND: Duration = Duration::from_secs(1);
 const UNAUTHORIZED: &str = "<html>\r\n<head><title>401 Authorization Required</title></head>\r\n<body>\r\n\
     <center><h1>401 Authorization Required</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
 
@@ -57,10 +61,12 @@ fn unauthorized() -> HttpResponse {
 }
 
 async fn graphql(request: HttpRequest, body: Bytes, world: web::Data<World>) -> HttpResponse {
-    let too_many = |retry_after: bool| {
+    let too_many = |pause: Option<Duration>| {
         let mut answer = HttpResponse::TooManyRequests();
-        if retry_after {
-            answer.insert_header((header::RETRY_AFTER, "1"));
+        if let Some(pause) = pause {
+            let (value, pause) = world.odd.current().retry_after.value(pause);
+            world.limits.close(pause);
+            answer.insert_header((header::RETRY_AFTER, value));
         }
         answer.content_type("text/html").body("<html>429 Too Many Requests</html>")
     };
@@ -68,7 +74,10 @@ async fn graphql(request: HttpRequest, body: Bytes, world: web::Data<World>) -> 
         return unauthorized();
     }
     if !world.limits.admit() {
-        return too_many(true);
+        return too_many(Some(A_SECOND));
+    }
+    if let Some(left) = world.limits.closed() {
+        return too_many(Some(left));
     }
     let early = [
         FaultKind::Unauthorized,
@@ -79,14 +88,15 @@ async fn graphql(request: HttpRequest, body: Bytes, world: web::Data<World>) -> 
         FaultKind::Unavailable,
         FaultKind::Html,
     ];
-    match world.faults.take(&early, None).map(|fault| fault.kind) {
+    let fault = world.faults.take(&early, None);
+    let pause = fault.as_ref().map(|fault| Duration::from_millis(fault.millis)).filter(|pause| !pause.is_zero());
+    match fault.map(|fault| fault.kind) {
         Some(FaultKind::Unauthorized) => {
             world.tokens.revoke_all();
             return unauthorized();
         }
-        Some(kind @ (FaultKind::TooMany | FaultKind::TooManyRetryAfter)) => {
-            return too_many(kind == FaultKind::TooManyRetryAfter);
-        }
+        Some(FaultKind::TooMany) => return too_many(None),
+        Some(FaultKind::TooManyRetryAfter) => return too_many(pause.or(Some(A_SECOND))),
         Some(FaultKind::InProgress) => {
             return HttpResponse::Ok().json(json!({ "errors": [{
                 "message": "Company 1234567 has 60 requests in progress. Limit is 60.",
@@ -105,22 +115,23 @@ async fn graphql(request: HttpRequest, body: Bytes, world: web::Data<World>) -> 
         Ok(Json::Array(batch)) => {
             let scope = world.limits.scope();
             let answers = join_all(batch.iter().map(|one| execute(&world, &scope, one))).await;
-            finish(&world, &scope, Json::Array(answers).to_string())
+            finish(&world, &request, &scope, Json::Array(answers).to_string())
         }
         Ok(one) => {
             let scope = world.limits.scope();
             let answer = execute(&world, &scope, &one).await;
-            finish(&world, &scope, answer.to_string())
+            finish(&world, &request, &scope, answer.to_string())
         }
         Err(error) => HttpResponse::BadRequest().body(error.to_string()),
     }
 }
 
 /// The finished answer, unless something happens to it on the way.
-fn finish(world: &World, scope: &Scope, text: String) -> HttpResponse {
+fn finish(world: &World, request: &HttpRequest, scope: &Scope, text: String) -> HttpResponse {
     if scope.is_doomed() {
         return HttpResponse::InternalServerError().body("<html>500</html>");
     }
+    let text = world.odd.sent(text);
     let half = text.len() / 2;
     let half = (0..=half).rev().find(|&index| text.is_char_boundary(index)).unwrap_or(0);
     let late = [FaultKind::Dropped, FaultKind::Truncated];
@@ -131,7 +142,26 @@ fn finish(world: &World, scope: &Scope, text: String) -> HttpResponse {
             HttpResponse::build(StatusCode::OK).content_type("application/json").streaming(stream::iter([start, end]))
         }
         Some(_) => HttpResponse::Ok().content_type("application/json").body(text[..half].to_owned()),
-        None => HttpResponse::Ok().content_type("application/json").body(text),
+        None => encoded(world, request, text),
+    }
+}
+
+/// The whole answer, compressed or not.
+fn encoded(world: &World, request: &HttpRequest, text: String) -> HttpResponse {
+    let odd = world.odd.current();
+    let mut answer = HttpResponse::Ok();
+    answer.content_type("application/json");
+    let offered = request.headers().get(header::ACCEPT_ENCODING).and_then(|offered| offered.to_str().ok());
+    if let Some(encoding) = odd.encoding {
+        answer.insert_header((header::CONTENT_ENCODING, encoding)).body(text)
+    } else if odd.gzip && offered.is_some_and(|offered| offered.contains("gzip")) {
+        world.limits.compressed();
+        let mut encoder = GzEncoder::new(vec![], Compression::fast());
+        encoder.write_all(text.as_bytes()).expect("memory takes everything");
+        let bytes = encoder.finish().expect("memory takes everything");
+        answer.insert_header((header::CONTENT_ENCODING, "gzip")).body(bytes)
+    } else {
+        answer.body(text)
     }
 }
 

@@ -67,10 +67,17 @@ pub(super) async fn grant(
     if credentials(&request, &form) != Some(expected) {
         return error(401, "invalid_client");
     }
-    let token = world.tokens.grant(Duration::from_secs(world.options.token_seconds));
-    HttpResponse::Ok().json(json!({
-        "access_token": token, "expires_in": world.options.token_seconds, "token_type": "Bearer", "scope": form["scope"],
-    }))
+    let odd = world.odd.current();
+    let answer = odd.token_answer.unwrap_or_else(|| {
+        let token = world.tokens.grant(Duration::from_secs(world.options.token_seconds));
+        let lifetime = match odd.expires_in.as_deref() {
+            None => format!(r#","expires_in":{}"#, world.options.token_seconds),
+            Some("") => String::new(),
+            Some(json) => format!(r#","expires_in":{json}"#),
+        };
+        format!(r#"{{"access_token":"{token}","token_type":"Bearer","scope":{}{lifetime}}}"#, json!(form["scope"]))
+    });
+    HttpResponse::Ok().content_type("application/json").body(world.odd.sent(answer))
 }
 
 fn credentials(request: &HttpRequest, form: &HashMap<String, String>) -> Option<(String, String)> {
