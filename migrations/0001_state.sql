@@ -347,11 +347,13 @@ language sql immutable parallel safe as $$
     select lower(regexp_replace(name, '([a-z0-9])([A-Z])', '\1_\2', 'g'))
 $$;
 
--- The key of a stored body, such as {"order_no": 3}.
-create function nxt_mirror.body_key(body text) returns jsonb
+-- The key of a notification, such as {"order_no": 3}: its names as its body spells them. The body is never cast, since
+-- it may be JSON that jsonb refuses: with a byte order mark, an escaped NUL or half of a character, a number too long.
+create function nxt_mirror.notified_key(row_key text, body text) returns jsonb
 language sql stable parallel safe as $$
-    select jsonb_object_agg(nxt_mirror.snake_case(pair.key), pair.value)
-      from jsonb_array_elements(body::jsonb -> 'primaryKeys') as part, jsonb_each(part) as pair
+    select jsonb_object_agg(nxt_mirror.snake_case(coalesce(spelled.name, pair.key)), pair.value)
+      from jsonb_each(row_key::jsonb) as pair
+     cross join lateral (select substring(body from '(?i)"(' || pair.key || ')"\s*:') as name) as spelled
 $$;
 
 -- The key of a dirty or dead row, whose names are in lower case, by the names of its mirrored table where that is known.
@@ -371,17 +373,17 @@ create view nxt_mirror.notification as
            case when entry.is_company then entry.tenant_no end as company_no,
            case when not entry.is_company then entry.tenant_no end as customer_no,
            entry.table_name,
-           nxt_mirror.body_key(entry.body) as key,
+           nxt_mirror.notified_key(entry.row_key, entry.body) as key,
            entry.event,
            entry.changed_at,
            entry.deleted_at,
            entry.changed_by,
            entry.body
       from nxt_mirror.ledger_block as block,
-           unnest(block.is_company, block.tenant_no, block.table_name, block.event, block.changed_at, block.deleted_at,
-                  block.changed_by, block.delivery_id, block.body)
-               with ordinality as entry (is_company, tenant_no, table_name, event, changed_at, deleted_at, changed_by,
-                                         delivery_id, body, position);
+           unnest(block.is_company, block.tenant_no, block.table_name, block.row_key, block.event, block.changed_at,
+                  block.deleted_at, block.changed_by, block.delivery_id, block.body)
+               with ordinality as entry (is_company, tenant_no, table_name, row_key, event, changed_at, deleted_at,
+                                         changed_by, delivery_id, body, position);
 
 -- Blocks that are stored and not yet folded into dirty rows: those of the last moment.
 create view nxt_mirror.unfolded as

@@ -1,7 +1,7 @@
 //! What strangers' bytes reach first, as functions of bytes alone: for the fuzz targets in `fuzz/`, and for a test that
 //! feeds them the same corpus, cut and spliced, on every run.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use actix_web::web::Bytes;
 
@@ -47,6 +47,22 @@ pub fn answer(input: &[u8]) {
     }
 }
 
+/// A token answer: a token, or a reason that repeats nothing of it but what OAuth calls an error.
+pub fn token(input: &[u8]) {
+    if let Err(reason) = upstream::read_token(input) {
+        assert!(!reason.is_empty() && reason.chars().count() <= 500, "{reason}");
+    }
+}
+
+/// A description: a table whose columns have names of their own and a key, or nothing.
+pub fn description(input: &[u8]) {
+    let Some(table) = upstream::read_description(input) else { return };
+    let names: HashSet<&str> = table.columns.iter().map(|column| column.sql_name.as_str()).collect();
+    assert_eq!(names.len(), table.columns.len(), "two columns of one name");
+    assert!(table.columns.iter().all(|column| naming::is_well_formed(&column.name) && column.sql_name.len() <= 63));
+    assert!(!table.key.is_empty() && table.key.iter().all(|&index| index < table.columns.len()));
+}
+
 /// A name on its way into SQL: one quoted identifier, whatever it holds.
 pub fn identifier(input: &[u8]) {
     let name = String::from_utf8_lossy(input).replace('\0', "");
@@ -89,8 +105,14 @@ mod tests {
     fn strangers_bytes_break_nothing() {
         let mut random = StdRng::seed_from_u64(7);
         type Target = fn(&[u8]);
-        let targets: [(&str, Target); 4] =
-            [("body", body), ("signature", signature), ("answer", answer), ("identifier", identifier)];
+        let targets: [(&str, Target); 6] = [
+            ("body", body),
+            ("signature", signature),
+            ("answer", answer),
+            ("token", token),
+            ("description", description),
+            ("identifier", identifier),
+        ];
         for (name, target) in targets {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
             let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

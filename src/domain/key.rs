@@ -4,10 +4,16 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 
-use super::table::{ColumnType, TableSpec};
+use super::{
+    json::{Json, Kind, REPLACEMENT},
+    naming::fingerprint,
+    table::{ColumnType, TableSpec},
+};
 
 /// Bytes of a canonical key; an index entry of PostgreSQL ends at some 2,700, SQL Server's own keys at 1,700.
 const KEY_BYTES_MAX: usize = 2_000;
+/// Bytes of a text in a key that is only named.
+const ABBREVIATED_BYTES: usize = 160;
 
 /// One value of a key. Keys of Business NXT are 64-bit integers or strings (webhook documentation).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -20,15 +26,13 @@ pub enum KeyValue {
 }
 
 impl KeyValue {
-    /// Reads a JSON string or an integer of 64 bits; `None` for everything else, fractions such as `1.0` included.
-    pub fn from_json(value: &serde_json::Value) -> Option<Self> {
-        match value {
-            serde_json::Value::Number(number) => number.as_i64().map(Self::Int),
-            serde_json::Value::String(text) => Some(Self::Text(text.clone())),
-            serde_json::Value::Null
-            | serde_json::Value::Bool(_)
-            | serde_json::Value::Array(_)
-            | serde_json::Value::Object(_) => None,
+    /// Reads a JSON string or an integer of 64 bits; `None` for everything else, fractions such as `1.0` and texts that
+    /// JSON allows and Unicode does not included.
+    pub fn read(json: Json<'_>) -> Option<Self> {
+        match json.kind() {
+            Kind::Number(number) => number.parse().ok().map(Self::Int),
+            Kind::Text => Some(Self::Text(json.text()?.into_owned())),
+            Kind::Null | Kind::Bool(_) | Kind::List | Kind::Object => None,
         }
     }
 
@@ -46,6 +50,30 @@ impl KeyValue {
     fn is_blank(&self) -> bool {
         matches!(self, Self::Text(text) if text.trim_end_matches(' ').is_empty())
     }
+
+    /// With the characters replaced that PostgreSQL cannot hold.
+    fn storable(self) -> Self {
+        match self {
+            Self::Text(text) if text.contains('\0') => Self::Text(text.replace('\0', &REPLACEMENT.to_string())),
+            value => value,
+        }
+    }
+
+    /// Whether some character may stand for another one, which PostgreSQL cannot hold.
+    fn has_replacement(&self) -> bool {
+        matches!(self, Self::Text(text) if text.contains(REPLACEMENT))
+    }
+
+    /// The value, or a short one that stands for it and for no other.
+    fn abbreviated(&self) -> Self {
+        match self {
+            Self::Text(text) if text.len() > ABBREVIATED_BYTES => {
+                let start: String = text.chars().take(ABBREVIATED_BYTES / 4).collect();
+                Self::Text(format!("{start}… ({} bytes, {:016x})", text.len(), fingerprint(text)))
+            }
+            value => value.clone(),
+        }
+    }
 }
 
 impl fmt::Display for KeyValue {
@@ -60,7 +88,7 @@ impl fmt::Display for KeyValue {
 /// Why a key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// No column, or nothing but empty strings.
+    /// No column, or nothing but blank strings where that cannot be.
     #[error("the primary key is empty")]
     Empty,
     /// A column named twice (names are compared without regard to case).
@@ -69,9 +97,6 @@ pub enum KeyError {
     /// A name that no column can have.
     #[error("{0:?} is not a column name")]
     BadName(String),
-    /// A character that PostgreSQL cannot store.
-    #[error("the value of key column {0} contains a NUL character")]
-    Nul(String),
     /// Longer than any key of the source.
     #[error("the primary key is longer than {KEY_BYTES_MAX} bytes")]
     TooLong,
@@ -105,21 +130,18 @@ pub enum KeyError {
 pub struct AnnouncedKey(BTreeMap<String, KeyValue>);
 
 impl AnnouncedKey {
-    /// Checks and orders the columns of a key.
+    /// Checks and orders the columns of a key. What PostgreSQL cannot hold of its texts is replaced, as in rows.
     pub fn new(columns: impl IntoIterator<Item = (String, KeyValue)>) -> Result<Self, KeyError> {
         let mut ordered = BTreeMap::new();
         for (name, value) in columns {
             if !super::naming::is_well_formed(&name) {
                 return Err(KeyError::BadName(name));
             }
-            if matches!(&value, KeyValue::Text(text) if text.contains('\0')) {
-                return Err(KeyError::Nul(name));
-            }
-            if ordered.insert(name.to_ascii_lowercase(), value).is_some() {
+            if ordered.insert(name.to_ascii_lowercase(), value.storable()).is_some() {
                 return Err(KeyError::Repeated(name));
             }
         }
-        if ordered.values().all(KeyValue::is_blank) {
+        if ordered.is_empty() {
             return Err(KeyError::Empty);
         }
         let key = Self(ordered);
@@ -136,9 +158,14 @@ impl AnnouncedKey {
 
     /// Reads back what [`AnnouncedKey::canonical`] wrote.
     pub fn from_canonical(text: &str) -> Option<Self> {
-        let columns: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-        let columns = columns.iter().map(|(name, value)| Some((name.clone(), KeyValue::from_json(value)?)));
+        let columns = Json::parse(text).ok()?.members()?;
+        let columns = columns.into_iter().map(|(name, value)| Some((name.into_owned(), KeyValue::read(value)?)));
         Self::new(columns.collect::<Option<Vec<_>>>()?).ok()
+    }
+
+    /// Whether it holds nothing but blanks.
+    pub fn is_blank(&self) -> bool {
+        self.0.values().all(KeyValue::is_blank)
     }
 
     /// The column names, in lower case and sorted.
@@ -227,6 +254,27 @@ impl RowKey {
     pub fn announced(&self, table: &TableSpec) -> Result<AnnouncedKey, KeyError> {
         AnnouncedKey::new(table.key_columns().map(|column| column.name.clone()).zip(self.0.iter().cloned()))
     }
+
+    /// A key that names this one to people, however long it is.
+    pub fn abbreviated(&self, table: &TableSpec) -> Result<AnnouncedKey, KeyError> {
+        Self(self.0.iter().map(KeyValue::abbreviated).collect()).announced(table)
+    }
+
+    /// That the key is longer than any that can be worked with, if it is.
+    pub fn too_long(&self, table: &TableSpec) -> Option<KeyError> {
+        let bytes = |(column, value): (&super::Column, &KeyValue)| match value {
+            // A character takes six bytes at most.
+            KeyValue::Text(text) => column.name.len() + 6 * text.len() + 8,
+            KeyValue::Int(_) => column.name.len() + 24,
+        };
+        let bytes: usize = table.key_columns().zip(&self.0).map(bytes).sum();
+        if bytes < KEY_BYTES_MAX { None } else { self.announced(table).err() }
+    }
+
+    /// Whether some character may stand for another one, which PostgreSQL cannot hold and the source can.
+    pub fn has_replacement(&self) -> bool {
+        self.0.iter().any(KeyValue::has_replacement)
+    }
 }
 
 impl RowKey {
@@ -253,6 +301,7 @@ impl fmt::Display for RowKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Column, TableLevel, TableName};
 
     fn int(number: i64) -> KeyValue {
         KeyValue::Int(number)
@@ -276,9 +325,7 @@ mod tests {
     #[test]
     fn keys_that_cannot_be_are_refused() {
         assert_eq!(AnnouncedKey::new([]), Err(KeyError::Empty));
-        assert_eq!(AnnouncedKey::new([("No".into(), KeyValue::Text("  ".into()))]), Err(KeyError::Empty));
         assert!(matches!(AnnouncedKey::new([("a\"b".into(), int(1))]), Err(KeyError::BadName(_))));
-        assert!(matches!(AnnouncedKey::new([("No".into(), KeyValue::Text("a\0".into()))]), Err(KeyError::Nul(_))));
         assert!(matches!(
             AnnouncedKey::new([("No".into(), int(1)), ("no".into(), int(2))]),
             Err(KeyError::Repeated(_))
@@ -287,8 +334,41 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_part_beside_a_filled_one_is_a_key() {
-        assert!(AnnouncedKey::new([("A".into(), KeyValue::Text(String::new())), ("B".into(), int(1))]).is_ok());
+    fn a_key_of_blanks_is_a_key() {
+        for text in ["", "  "] {
+            let key = AnnouncedKey::new([("A".into(), KeyValue::Text(text.into()))]).unwrap();
+            assert!(key.is_blank());
+            assert_eq!(AnnouncedKey::from_canonical(&key.canonical()), Some(key));
+        }
+        let key = AnnouncedKey::new([("A".into(), KeyValue::Text(String::new())), ("B".into(), int(1))]);
+        assert!(key.is_ok_and(|key| !key.is_blank()));
+    }
+
+    #[test]
+    fn what_postgresql_cannot_hold_is_replaced() {
+        let key = |text: &str| AnnouncedKey::new([("No".into(), KeyValue::Text(text.into()))]).unwrap();
+        assert_eq!(key("a\0"), key("a\u{fffd}"));
+    }
+
+    #[test]
+    fn a_key_that_is_too_long_has_a_short_name_of_its_own() {
+        let column = |name: &str| Column { name: name.into(), sql_name: name.into(), kind: ColumnType::Text };
+        let table = TableSpec {
+            name: TableName::new("T").unwrap(),
+            field: "t".into(),
+            sql_name: "t".into(),
+            level: TableLevel::Company,
+            columns: vec![column("a"), column("b")],
+            key: vec![0, 1],
+        };
+        let key = |text: String| RowKey::from_values(vec![KeyValue::Text(text), KeyValue::Text("æ".into())]);
+        assert_eq!(key("x".repeat(1_900)).too_long(&table), None);
+        let (one, other) = (key("æ".repeat(3_000)), key("æ".repeat(3_001)));
+        assert_eq!(one.too_long(&table), Some(KeyError::TooLong));
+        assert!(one.abbreviated(&table).unwrap().canonical().len() < 250);
+        assert_ne!(one.abbreviated(&table), other.abbreviated(&table));
+        assert_eq!(key("x".into()).abbreviated(&table), key("x".into()).announced(&table));
+        assert_eq!(key("\u{1}".repeat(400)).too_long(&table), Some(KeyError::TooLong));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod backoff;
 pub mod change;
 pub mod diagnosis;
 pub mod isolate;
+pub mod json;
 pub mod key;
 pub mod naming;
 pub mod row;

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use sqlx::PgPool;
 
 use super::QueueError;
-use crate::domain::{TableLevel, TableName, Tenant};
+use crate::domain::{
+    TableLevel, TableName, Tenant,
+    json::{Json, without_mark},
+};
 
 /// Blocks that are searched for a notification of a table.
 const BLOCKS_MAX: i64 = 10_000;
@@ -61,7 +64,7 @@ pub async fn announced_key(
 
 /// The column names of a stored body's `primaryKeys`.
 fn key_order(body: &str) -> Option<Vec<String>> {
-    let body: serde_json::Value = serde_json::from_str(body).ok()?;
-    let entries = body.get("primaryKeys")?.as_array()?.iter().filter_map(serde_json::Value::as_object);
-    Some(entries.flat_map(|entry| entry.keys().cloned()).collect())
+    let body = std::str::from_utf8(without_mark(body.as_bytes())).ok()?;
+    let entries = Json::parse(body).ok()?.members()?.get("primaryKeys")?.items()?;
+    Some(entries.into_iter().filter_map(Json::members).flatten().map(|(name, _)| name.into_owned()).collect())
 }

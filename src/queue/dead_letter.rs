@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
 use super::QueueError;
-use crate::domain::{DatabaseTime, TargetId};
+use crate::domain::{AnnouncedKey, DatabaseTime, TargetId};
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -154,6 +154,34 @@ pub async fn requeue_dead(connection: &mut PgConnection, target: TargetId, rows_
     .await
     .map(|done| done.rows_affected())
     .map_err(QueueError::on("retry dead letters of a target"))
+}
+
+/// Sets rows of a target aside that were never waited for: those that no work can ask for, by what they are called.
+pub async fn set_aside(
+    connection: &mut PgConnection,
+    target: TargetId,
+    rows: &[(AnnouncedKey, String)],
+) -> Result<(), QueueError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<String> = rows.iter().map(|(key, _)| key.canonical()).collect();
+    let reasons: Vec<String> = rows.iter().map(|(_, reason)| reason.replace('\0', "\u{fffd}")).collect();
+    sqlx::query!(
+        "insert into nxt_mirror.dead_row as dead (target_id, row_key, reason, attempts, announced, of_target)
+         select distinct on (row_key) $1::integer, row_key, reason, 1, false, false
+           from unnest($2::text[], $3::text[]) as given (row_key, reason)
+          order by row_key
+         on conflict on constraint dead_row_row do update set
+             reason = excluded.reason, attempts = dead.attempts + 1, last_at = excluded.last_at",
+        target as _,
+        &keys,
+        &reasons
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(QueueError::on("set rows aside"))
 }
 
 /// Nothing of a target can be read or written: rows of it that are due are set aside, at most so many. Returns how many.

@@ -5,14 +5,17 @@
 //! when every part has some. Only a part that is free of errors and of exactly the shape that was asked for counts as
 //! an answer; anything else is never taken for "no row".
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use chrono_tz::Tz;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{GraphqlError, envelope::Answer, value};
-use crate::domain::{Row, RowKey, TableSpec, Value};
+use crate::domain::{
+    KeyValue, Row, RowKey, TableSpec, Value,
+    json::{Name, storable},
+};
 
 /// Why one part of a request brought no rows, while others may have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,14 +36,18 @@ pub enum AskError {
 pub(super) struct Page {
     pub(super) rows: Vec<Result<Row, BadRow>>,
     pub(super) has_next: bool,
+    /// The last key that the source can be asked for the rows behind of, and how many rows of the page lie behind it.
+    pub(super) position: Option<RowKey>,
+    pub(super) behind: usize,
     /// `totalCount`, where it was asked for.
     pub(super) total: Option<u64>,
 }
 
-/// A row whose key can be read but not all of its values.
+/// A row that cannot be worked with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BadRow {
-    pub(super) key: RowKey,
+    /// Its key; `None` where that is what cannot be read.
+    pub(super) key: Option<RowKey>,
     pub(super) problem: String,
 }
 
@@ -58,7 +65,7 @@ pub(super) struct Place {
 }
 
 /// Members of an object, unread.
-pub(super) type Members<'a> = HashMap<&'a str, &'a RawValue>;
+pub(super) type Members<'a> = HashMap<Name<'a>, &'a RawValue>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -78,7 +85,7 @@ struct PageInfo {
 
 /// Takes the answer apart, one result for each place.
 pub(super) fn read(answer: &Answer, places: &[Place], zone: Tz) -> Vec<Result<Page, AskError>> {
-    let contexts: HashMap<&str, Members<'_>> =
+    let contexts: HashMap<Name<'_>, Members<'_>> =
         members(answer.data()).into_iter().map(|(alias, context)| (alias, members(context.get()))).collect();
     let branch = |place: &Place| {
         let branch = contexts.get(place.context.as_str())?.get(place.part.as_str())?.get();
@@ -142,27 +149,66 @@ fn page(branch: &str, table: &Arc<TableSpec>, zone: Tz) -> Result<Page, String> 
         return Err("a part is not an object".into());
     }
     let page: RawPage<'_> = serde_json::from_str(branch).map_err(|error| error.to_string())?;
-    let rows = page.items.into_iter().map(|item| row(item, table, zone)).collect::<Result<_, _>>()?;
+    let mut rows = Vec::with_capacity(page.items.len());
+    let (mut last, mut behind) = (None, 0);
+    for item in page.items {
+        let ReadRow { row, is_askable } = row(item, table, zone)?;
+        (last, behind) = if is_askable { (Some(rows.len()), 0) } else { (last, behind + 1) };
+        rows.push(row);
+    }
+    let position = last.and_then(|last| key_of(&rows[last]).cloned());
     let total = page.total_count.and_then(|count| count.get().parse().ok());
-    Ok(Page { rows, has_next: page.page_info.has_next_page, total })
+    Ok(Page { rows, has_next: page.page_info.has_next_page, position, behind, total })
 }
 
-/// A row without a readable key fails the page, since nobody can say whose it is.
-fn row(item: &RawValue, table: &Arc<TableSpec>, zone: Tz) -> Result<Result<Row, BadRow>, String> {
+/// The key of a row, if it can be read.
+pub(super) fn key_of(row: &Result<Row, BadRow>) -> Option<&RowKey> {
+    match row {
+        Ok(row) => Some(&row.key),
+        Err(bad) => bad.key.as_ref(),
+    }
+}
+
+/// A row of a page.
+struct ReadRow {
+    row: Result<Row, BadRow>,
+    /// Whether its key is as the source has it, so that the source can be asked for what lies behind.
+    is_askable: bool,
+}
+
+impl ReadRow {
+    fn bad(key: Option<RowKey>, problem: String, is_askable: bool) -> Self {
+        Self { row: Err(BadRow { key, problem }), is_askable }
+    }
+}
+
+/// Whatever is odd about a row is its own matter. Only a row without the columns of the key is no answer at all.
+fn row(item: &RawValue, table: &Arc<TableSpec>, zone: Tz) -> Result<ReadRow, String> {
     let item: Members<'_> =
         serde_json::from_str(item.get()).map_err(|error| format!("a row is not an object: {error}"))?;
+    let raw = |index: usize| {
+        let name = &table.columns[index].name;
+        item.get(name.as_str()).copied().ok_or_else(|| format!("column {name} is missing"))
+    };
     let read = |index: usize| {
         let column = &table.columns[index];
-        let raw = item.get(column.name.as_str()).ok_or_else(|| format!("column {} is missing", column.name))?;
-        value::read(&column.name, column.kind, raw, zone).map_err(|error| error.to_string())
+        value::read(&column.name, column.kind, raw(index)?, zone).map_err(|error| error.to_string())
     };
-    let key = key(table, read)?;
+    let raw_key = table.key.iter().map(|&index| raw(index)).collect::<Result<Vec<_>, _>>()?;
+    let key = match key(table, read) {
+        Ok(key) => key,
+        Err(problem) => return Ok(ReadRow::bad(None, problem, false)),
+    };
+    let is_askable = raw_key.iter().all(|raw| matches!(storable(raw.get()), Cow::Borrowed(_)));
+    if let Some(error) = key.too_long(table) {
+        return Ok(ReadRow::bad(Some(key), error.to_string(), is_askable));
+    }
     Ok(match (0..table.columns.len()).map(read).collect::<Result<Vec<_>, String>>() {
         Ok(values) => {
             let changed_at = changed_at(table, &values);
-            Ok(Row { table: Arc::clone(table), key, changed_at, values })
+            ReadRow { row: Ok(Row { table: Arc::clone(table), key, changed_at, values }), is_askable }
         }
-        Err(problem) => Err(BadRow { key, problem }),
+        Err(problem) => ReadRow::bad(Some(key), problem, is_askable),
     })
 }
 
@@ -170,7 +216,7 @@ fn key(table: &TableSpec, read: impl Fn(usize) -> Result<Value, String>) -> Resu
     let part = |&index: &usize| {
         read(index)?.to_key().ok_or_else(|| format!("key column {} has no value", table.columns[index].name))
     };
-    table.key.iter().map(part).collect::<Result<Vec<_>, String>>().map(RowKey::from_values)
+    table.key.iter().map(part).collect::<Result<Vec<KeyValue>, String>>().map(RowKey::from_values)
 }
 
 fn changed_at(table: &TableSpec, values: &[Value]) -> Option<crate::domain::SourceTime> {
@@ -209,13 +255,45 @@ mod tests {
 
     #[test]
     fn rows_are_read_and_bad_values_are_their_row_s_alone() {
-        let items = r#"[{"no":1,"name":"a\"b"},{"no":2,"name":"\ud800"},{"name":null,"no":3}]"#;
+        let items = r#"[{"no":1,"name":"a\"b"},{"no":2.5,"name":"x"},{"no":2,"x":1},{"name":null,"n\u006f":3}]"#;
         let pages = pages(&format!(r#"{{"data":{{"c0":{{"t0":{},"t1":{}}}}}}}"#, part(items), part("[]")));
         let rows = &pages[0].as_ref().unwrap().rows;
         assert_eq!(rows[0].as_ref().unwrap().values, [Value::Int(1), Value::Text("a\"b".into())]);
-        assert_eq!(rows[1].as_ref().unwrap_err().key, RowKey::from_values(vec![KeyValue::Int(2)]));
-        assert_eq!(rows[2].as_ref().unwrap().values[1], Value::Null);
+        assert_eq!(rows[1].as_ref().unwrap_err().key, None);
+        assert_eq!(rows[2].as_ref().unwrap_err().key, Some(RowKey::from_values(vec![KeyValue::Int(2)])));
+        assert_eq!(rows[3].as_ref().unwrap().values[1], Value::Null);
         assert!(pages[1].as_ref().unwrap().rows.is_empty());
+    }
+
+    /// A page of rows with text keys.
+    fn named(items: &str) -> Page {
+        let mut place = place("t0", &[]);
+        let table = Arc::make_mut(&mut place.table);
+        table.key = vec![1];
+        let text = format!(r#"{{"data":{{"c0":{{"t0":{}}}}}}}"#, part(items));
+        let answer = Answer::parse(text.into_bytes(), None, DatabaseTime::default()).unwrap();
+        read(&answer, &[place], chrono_tz::UTC).pop().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_key_that_the_source_cannot_be_asked_for_is_no_position() {
+        let text = |text: &str| Some(RowKey::from_values(vec![KeyValue::Text(text.into())]));
+        let page =
+            named(r#"[{"no":1,"name":"a"},{"no":1,"name":"b\u0000"},{"no":1,"name":"\ud800"},{"no":1,"name":null}]"#);
+        assert_eq!((page.position, page.behind), (text("a"), 3));
+        let keys: Vec<_> = page.rows.iter().map(|row| key_of(row).cloned()).collect();
+        assert_eq!(keys, [text("a"), text("b\u{fffd}"), text("\u{fffd}"), None]);
+        let page = named(r#"[{"no":1,"name":"b\u0000"}]"#);
+        assert_eq!((page.position, page.behind), (None, 1));
+        let page = named(r#"[{"no":1,"name":null},{"no":"x","name":"\u00e6"}]"#);
+        assert_eq!((page.position, page.behind), (text("æ"), 0));
+    }
+
+    #[test]
+    fn a_key_that_is_too_long_is_its_row_s_matter() {
+        let page = named(&format!(r#"[{{"no":1,"name":"{}"}},{{"no":2,"name":"b"}}]"#, "x".repeat(3_000)));
+        assert!(page.rows[0].as_ref().unwrap_err().problem.contains("longer than"), "{:?}", page.rows[0]);
+        assert!(page.rows[1].is_ok());
     }
 
     #[test]

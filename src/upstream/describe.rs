@@ -3,7 +3,11 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::queries::{RowField, TableField};
-use crate::domain::{Column, TableName, TableSpec, naming};
+use crate::domain::{
+    Column,
+    ColumnType::{self, BigInt, Integer, SmallInt, Text},
+    TableName, TableSpec, naming,
+};
 
 /// Endings of the columns that repeat another one in a second form (API notes, enum domains and bit flags).
 const TWINS: [&str; 4] = ["AsDate", "AsTime", "AsEnum", "Flags"];
@@ -50,15 +54,18 @@ pub enum DescribeError {
         /// The table.
         table: TableName,
     },
-    /// Two columns would have one name in the mirror.
-    #[error("columns {one} and {other} of table {table} have the same name in SQL")]
-    SameName {
+    /// A key column whose values cannot name a row.
+    #[error(
+        "the primary key of table {table} has column {column} of type {kind}, and only integers and texts name a row; set \
+         NXT_KEYS if another key does"
+    )]
+    KeyType {
         /// The table.
         table: TableName,
-        /// One column.
-        one: String,
-        /// The other.
-        other: String,
+        /// The column.
+        column: String,
+        /// Its type in the mirror.
+        kind: &'static str,
     },
 }
 
@@ -82,13 +89,11 @@ pub(super) fn describe(
     if columns.is_empty() {
         return Err(DescribeError::NoColumns { table: name });
     }
-    for (index, column) in columns.iter().enumerate() {
-        if let Some(earlier) = columns[..index].iter().find(|earlier| earlier.sql_name == column.sql_name) {
-            let (one, other) = (earlier.name.clone(), column.name.clone());
-            return Err(DescribeError::SameName { table: name, one, other });
-        }
-    }
     let key = key(&name, &columns, fields, hints)?;
+    let names_no_row = |column: &&Column| !matches!(column.kind, SmallInt | Integer | BigInt | Text);
+    if let Some(column) = key.iter().map(|&index| &columns[index]).find(names_no_row) {
+        return Err(DescribeError::KeyType { table: name, column: column.name.clone(), kind: column.kind.sql() });
+    }
     let sql_name = naming::snake_case(name.as_str());
     Ok(TableSpec { field: table.field.clone(), sql_name, level: table.level, columns, key, name })
 }
@@ -98,17 +103,16 @@ fn columns(fields: &[RowField]) -> Vec<Column> {
     let names: HashSet<_> = fields.iter().map(|field| field.name.as_str()).collect();
     let is_twin =
         |name: &str| TWINS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|base| names.contains(base)));
-    fields
+    let kept: Vec<(&str, ColumnType)> = fields
         .iter()
-        .filter(|field| !is_twin(&field.name))
-        .filter_map(|field| {
-            Some(Column {
-                name: field.name.clone(),
-                sql_name: naming::column_name(&field.name),
-                kind: field.leaf.as_ref()?.column_type(&field.name)?,
-            })
-        })
-        .collect()
+        // Another name could not be asked for.
+        .filter(|field| naming::is_well_formed(&field.name) && !is_twin(&field.name))
+        .filter_map(|field| Some((field.name.as_str(), field.leaf.as_ref()?.column_type(&field.name)?)))
+        .collect();
+    let sql_names = naming::column_names(&kept.iter().map(|(name, _)| *name).collect::<Vec<_>>(), |_| None);
+    let column =
+        |((name, kind), sql_name): ((&str, ColumnType), String)| Column { name: name.to_owned(), sql_name, kind };
+    kept.into_iter().zip(sql_names).map(column).collect()
 }
 
 /// The key, from the first of these that knows it: the settings, `[PK]` in the descriptions, a notification, the
@@ -165,9 +169,9 @@ fn resolve(
 ) -> Result<Vec<usize>, DescribeError> {
     key.iter()
         .map(|name| {
-            columns
-                .iter()
-                .position(|column| column.name.eq_ignore_ascii_case(name))
+            let exactly = columns.iter().position(|column| column.name == *name);
+            exactly
+                .or_else(|| columns.iter().position(|column| column.name.eq_ignore_ascii_case(name)))
                 .ok_or_else(|| DescribeError::NoSuchColumn { table: table.clone(), column: name.clone(), origin })
         })
         .collect()
@@ -176,10 +180,7 @@ fn resolve(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        domain::{ColumnType, TableLevel},
-        upstream::queries::Leaf,
-    };
+    use crate::{domain::TableLevel, upstream::queries::Leaf};
 
     fn field(name: &str, scalar: &str, description: &str) -> RowField {
         let leaf = (!scalar.is_empty()).then(|| Leaf::Scalar(scalar.into()));
@@ -270,8 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn two_columns_of_one_sql_name_are_refused() {
-        let fields = [field("aB", "Int", "[PK]"), field("a_b", "Int", "")];
-        assert!(matches!(describe(&table("odd"), &fields, KeyHints::default()), Err(DescribeError::SameName { .. })));
+    fn columns_of_one_sql_name_and_names_of_postgresql_s_own_are_kept_apart() {
+        let fields = [field("aB", "Int", "[PK]"), field("a_b", "Int", ""), field("xmin", "Int", "")];
+        let spec = describe(&table("odd"), &fields, KeyHints::default()).unwrap();
+        let names: Vec<_> = spec.columns.iter().map(|column| column.sql_name.as_str()).collect();
+        assert_eq!(names, ["a_b", "a_b_04f4ad51", "xmin_"]);
+        assert_eq!(key_names(&spec), ["aB"]);
+    }
+
+    #[test]
+    fn a_key_that_names_no_row_is_refused() {
+        let fields = [field("validFrom", "Date", "[PK]"), field("name", "String", "")];
+        let error = describe(&table("odd"), &fields, KeyHints::default()).unwrap_err();
+        assert!(error.to_string().contains("column validFrom of type date"), "{error}");
     }
 }

@@ -37,14 +37,12 @@ const VALIDATION_CODES: [&str; 5] = [
 /// Whose the failure of a whole request is, as far as the failure alone tells.
 pub fn diagnose(error: &UpstreamError) -> Diagnosis {
     let (owner, pause) = match error {
-        UpstreamError::Throttled { retry_after } => {
-            let pause = retry_after.unwrap_or(THROTTLED_PAUSE).clamp(Duration::from_secs(1), RETRY_AFTER_MAX);
-            (Owner::Api, Some(pause))
-        }
+        UpstreamError::Throttled { retry_after } => (Owner::Api, Some(bounded(retry_after.unwrap_or(THROTTLED_PAUSE)))),
         UpstreamError::Transport(_)
         | UpstreamError::Unauthorized
         | UpstreamError::Token(_)
         | UpstreamError::Status(_)
+        | UpstreamError::Encoded(_)
         | UpstreamError::NotJson(_)
         | UpstreamError::Away => (Owner::Api, None),
         UpstreamError::Budget(_) => (Owner::Database, None),
@@ -52,6 +50,11 @@ pub fn diagnose(error: &UpstreamError) -> Diagnosis {
         UpstreamError::Graphql(errors) => by_codes(errors),
     };
     Diagnosis { owner, pause, reason: chain(error).to_string() }
+}
+
+/// How long a wish to wait is obeyed.
+pub(super) fn bounded(retry_after: Duration) -> Duration {
+    retry_after.clamp(Duration::from_secs(1), RETRY_AFTER_MAX)
 }
 
 /// Whose the failure of one part of an answer is.
@@ -98,6 +101,7 @@ mod tests {
             (UpstreamError::Unauthorized, Owner::Api, None),
             (UpstreamError::Token("x".into()), Owner::Api, None),
             (UpstreamError::Status(500), Owner::Api, None),
+            (UpstreamError::Encoded("br".into()), Owner::Api, None),
             (UpstreamError::Status(404), Owner::Api, None),
             (UpstreamError::NotJson("<html>".into()), Owner::Api, None),
             (UpstreamError::Away, Owner::Api, None),

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{GraphqlError, UpstreamError, memory::Reservation};
-use crate::domain::DatabaseTime;
-
-/// Some senders put it before UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+use crate::domain::{
+    DatabaseTime,
+    json::{Json, without_mark},
+};
 
 /// A GraphQL answer, its errors not yet weighed and its data not yet read.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ pub(super) struct Answer {
 struct Envelope<'a> {
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
-    #[serde(default)]
-    errors: Option<Vec<Value>>,
+    #[serde(borrow, default)]
+    errors: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     extensions: Option<&'a RawValue>,
 }
@@ -43,14 +43,15 @@ impl Answer {
         memory: Option<Reservation>,
         started_at: DatabaseTime,
     ) -> Result<Self, UpstreamError> {
-        let text = String::from_utf8(without_mark(bytes)).map_err(|error| not_json(&error.utf8_error()))?;
+        let text = text(bytes)?;
         if !text.trim_start().starts_with('{') {
             return Err(unless_json(&text));
         }
         let Envelope { data, errors, extensions } = serde_json::from_str(&text).map_err(|error| {
             if error.is_data() { UpstreamError::Shape(error.to_string()) } else { not_json(&error) }
         })?;
-        let errors: Vec<GraphqlError> = errors.iter().flatten().map(GraphqlError::read).collect();
+        let errors: Vec<GraphqlError> =
+            errors.into_iter().flatten().map(|entry| GraphqlError::read(Json::of(entry))).collect();
         if data.is_none() && errors.is_empty() {
             return Err(UpstreamError::Shape("neither data nor errors".into()));
         }
@@ -76,12 +77,11 @@ impl Answer {
     }
 }
 
-/// Bytes without a mark that says nothing.
-pub(super) fn without_mark(mut bytes: Vec<u8>) -> Vec<u8> {
-    if bytes.starts_with(BYTE_ORDER_MARK) {
-        bytes.drain(..BYTE_ORDER_MARK.len());
-    }
-    bytes
+/// The text of an answer.
+fn text(mut bytes: Vec<u8>) -> Result<String, UpstreamError> {
+    let mark = bytes.len() - without_mark(&bytes).len();
+    bytes.drain(..mark);
+    String::from_utf8(bytes).map_err(|error| not_json(&error.utf8_error()))
 }
 
 /// Where a part of a text stands in it.
@@ -91,8 +91,8 @@ fn place_of(part: &str, text: &str) -> Range<usize> {
 }
 
 fn trace_id(extensions: &RawValue) -> Option<String> {
-    let extensions: Value = serde_json::from_str(extensions.get()).ok()?;
-    Some(extensions.get("vbnxt-trace-id")?.as_str()?.chars().take(100).collect())
+    let trace_id = Json::of(extensions).members()?.get("vbnxt-trace-id")?.text()?;
+    Some(trace_id.chars().take(100).collect())
 }
 
 /// Why a text that is no object is not an answer.
@@ -148,5 +148,17 @@ mod tests {
             Err(UpstreamError::NotJson(_))
         ));
         assert!(parse(r#"{"errors":[{}]}"#).is_ok_and(|answer| answer.data() == "{}"));
+    }
+
+    #[test]
+    fn errors_of_any_shape_are_errors() {
+        let marker = r#"{"$serde_json::private::Number":"x"}"#;
+        for entry in ["5", "null", "[]", marker, &format!(r#"{{"message":{marker},"extensions":{marker}}}"#)] {
+            let answer = parse(&format!(r#"{{"errors":[{entry}],"extensions":{marker}}}"#)).unwrap();
+            assert_eq!(answer.errors[0].message, "an error without a message", "{entry}");
+        }
+        let answer = parse(r#"{"errors":[{"message":"half a \ud800","extensions":{"code":"A","codes":["B",7]}}]}"#);
+        let error = &answer.unwrap().errors[0];
+        assert_eq!((error.message.as_str(), error.codes.clone()), ("half a \u{fffd}", vec!["B".into(), "A".into()]));
     }
 }

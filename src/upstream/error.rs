@@ -1,8 +1,8 @@
 //! What can go wrong between here and the API.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use serde_json::Value;
+use crate::domain::json::Json;
 
 /// One entry of an answer's `errors`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,21 +19,36 @@ pub struct GraphqlError {
 
 impl GraphqlError {
     /// Reads an entry; whatever is missing or of another type is left empty.
-    pub(super) fn read(entry: &Value) -> Self {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let list = |value: &Value| value.as_array().into_iter().flatten().filter_map(text).collect::<Vec<_>>();
-        let extensions = &entry["extensions"];
-        let mut codes = list(&extensions["codes"]);
-        codes.extend(text(&extensions["code"]).filter(|code| !codes.contains(code)));
-        let message = entry["message"].as_str().unwrap_or("an error without a message");
-        let lines = entry["locations"].as_array().into_iter().flatten().filter_map(|place| place["line"].as_u64());
-        Self { message: message.chars().take(500).collect(), codes, path: list(&entry["path"]), lines: lines.collect() }
+    pub(super) fn read(entry: Json<'_>) -> Self {
+        let members = entry.members().unwrap_or_default();
+        let extensions = members.get("extensions").and_then(Json::members).unwrap_or_default();
+        let mut codes = texts(extensions.get("codes"));
+        codes.extend(extensions.get("code").and_then(text).filter(|code| !codes.contains(code)));
+        let message = members.get("message").and_then(text).unwrap_or_else(|| "an error without a message".to_owned());
+        let places = members.get("locations").and_then(Json::items).unwrap_or_default();
+        let lines = places.into_iter().filter_map(|place| place.members()?.get("line")?.integer());
+        Self {
+            message: message.chars().take(500).collect(),
+            codes,
+            path: texts(members.get("path")),
+            lines: lines.filter_map(|line| u64::try_from(line).ok()).collect(),
+        }
     }
 
     /// Whether it carries this code.
     pub fn has_code(&self, code: &str) -> bool {
         self.codes.iter().any(|own| own == code)
     }
+}
+
+fn text(json: Json<'_>) -> Option<String> {
+    json.storable_text().map(Cow::into_owned)
+}
+
+/// The texts of a list.
+fn texts(list: Option<Json<'_>>) -> Vec<String> {
+    let items = list.and_then(Json::items).unwrap_or_default();
+    items.into_iter().filter_map(text).collect()
 }
 
 impl std::fmt::Display for GraphqlError {
@@ -67,6 +82,9 @@ pub enum UpstreamError {
     /// Any other status that is not 200.
     #[error("the API answered with status {0}")]
     Status(u16),
+    /// An answer in an encoding that was not offered.
+    #[error("the answer is encoded as {0:?}, which was not offered")]
+    Encoded(String),
     /// An answer that is not JSON: HTML, or cut off.
     #[error("the API's answer is not JSON: {0}")]
     NotJson(String),

@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     AskError, Share, Upstream, UpstreamError,
-    answer::{BadRow, Page},
-    apart::{APART_MAX, APART_ROWS_MAX, sight_of_one},
+    answer::{BadRow, Page, key_of},
+    apart::{APART_MAX, of_one, sight_of_one},
     filter,
     request::{PartOf, Request},
 };
@@ -37,7 +37,8 @@ impl Upstream {
     ///
     /// Further requests follow where the server caps the page; where another table was the reason why the request was
     /// refused; and where a returned key matches none that was asked for: a collation may hold equal what no rule here
-    /// does, so such keys are asked for one by one.
+    /// does, so such keys are asked for one by one. A key with a character that may stand for one that PostgreSQL
+    /// cannot hold is asked for alone, too, by a pattern.
     pub async fn fetch(&self, asks: &[Ask], share: Share) -> Result<Vec<Result<Vec<Sight>, AskError>>, UpstreamError> {
         self.fetch_telling(asks, share, &|| {}).await
     }
@@ -121,7 +122,8 @@ impl<'a> OpenAsk<'a> {
             Err(AskError::Unanswered) => Ok(()),
             Err(error) => Err(error),
             Ok(page) if part.is_single => {
-                sight_of_one(page, started_at).map(|sight| self.sights[part.keys[0]] = Some(sight))
+                let index = part.keys[0];
+                sight_of_one(&self.ask.keys[index], page, started_at).map(|sight| self.sights[index] = Some(sight))
             }
             Ok(page) => self.take_many(&part.keys, page, started_at),
         };
@@ -152,10 +154,7 @@ impl<'a> OpenAsk<'a> {
 
     /// Whether the row is one that was asked for.
     fn take_row(&mut self, asked: &[usize], row: Result<Row, BadRow>, started_at: DatabaseTime) -> bool {
-        let key = match &row {
-            Ok(row) => &row.key,
-            Err(bad) => &bad.key,
-        };
+        let Some(key) = key_of(&row) else { return false };
         let places = self.places.get(&key.folded()).map_or(&[][..], Vec::as_slice);
         let mut places = places.iter().copied().filter(|index| asked.binary_search(index).is_ok());
         let Some(first) = places.next() else { return false };
@@ -191,11 +190,11 @@ pub(super) fn observation(row: Result<Row, BadRow>) -> Observation {
 fn next_parts(open: &[OpenAsk<'_>]) -> Vec<Part> {
     let mut parts = Vec::new();
     for (ask, state) in open.iter().enumerate() {
-        let keys = state.unanswered();
-        if state.is_singly {
-            let singles = keys.into_iter().map(|key| Part { ask, keys: vec![key], is_single: true });
-            parts.extend(singles.take(APART_MAX));
-        } else if !keys.is_empty() {
+        let is_single = |key: &usize| state.is_singly || state.ask.keys[*key].has_replacement();
+        let (singles, keys): (Vec<_>, Vec<_>) = state.unanswered().into_iter().partition(is_single);
+        let singles = singles.into_iter().map(|key| Part { ask, keys: vec![key], is_single: true });
+        parts.extend(singles.take(APART_MAX));
+        if !keys.is_empty() {
             parts.push(Part { ask, keys, is_single: false });
         }
     }
@@ -205,9 +204,11 @@ fn next_parts(open: &[OpenAsk<'_>]) -> Vec<Part> {
 fn request(parts: &[Part], asks: &[Ask]) -> Request {
     let of = |part: &Part| {
         let Ask { tenant, table, keys } = &asks[part.ask];
+        if part.is_single {
+            return of_one(*tenant, table, &keys[part.keys[0]]);
+        }
         let keys: Vec<RowKey> = part.keys.iter().map(|&key| keys[key].clone()).collect();
-        let rows_max = if part.is_single { APART_ROWS_MAX } else { keys.len() };
-        PartOf { tenant: *tenant, table, filter: filter::by_keys(table, &keys), rows_max }
+        PartOf { tenant: *tenant, table, filter: filter::by_keys(table, &keys), rows_max: keys.len() }
     };
     Request::build("FetchRows", parts.iter().map(of).collect())
 }

@@ -3,14 +3,17 @@
 //! One key column: `{orderNo: {_in: [1, 2]}}`. Several: an `_or` over the values of all columns but the last, each
 //! with an `_in` over the last, so that 500 lines of 20 orders make 20 terms (filter documentation: `_and` and `_or`
 //! nest; `_in` since 2023-06-01).
+//!
+//! A text that may stand for another one, which PostgreSQL cannot hold, is looked for by a pattern (`_like`).
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::domain::{KeyValue, RowKey, TableSpec};
+use crate::domain::{KeyValue, RowKey, TableSpec, json::REPLACEMENT};
 
-/// The filter for these keys.
+/// The filter for these keys. One that [has a replacement](RowKey::has_replacement) is to be asked for alone: more rows
+/// than its own may be found.
 pub(super) fn by_keys(table: &TableSpec, keys: &[RowKey]) -> Value {
     let columns: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
     let (last, leading) = columns.split_last().expect("a table's key has columns");
@@ -27,10 +30,9 @@ pub(super) fn by_keys(table: &TableSpec, keys: &[RowKey]) -> Value {
 }
 
 fn term(leading: &[&str], values: &[KeyValue], last: &str, lasts: &[&KeyValue]) -> Value {
-    let mut conditions: Vec<Value> =
-        leading.iter().zip(values).map(|(column, value)| json!({ *column: { "_eq": value } })).collect();
+    let mut conditions: Vec<Value> = leading.iter().zip(values).map(|(column, value)| is(column, value)).collect();
     let condition = match lasts {
-        [one] => json!({ last: { "_eq": one } }),
+        [one] => is(last, one),
         many => json!({ last: { "_in": many } }),
     };
     if conditions.is_empty() {
@@ -38,6 +40,23 @@ fn term(leading: &[&str], values: &[KeyValue], last: &str, lasts: &[&KeyValue]) 
     }
     conditions.push(condition);
     json!({ "_and": conditions })
+}
+
+fn is(column: &str, value: &KeyValue) -> Value {
+    match value {
+        KeyValue::Text(text) if text.contains(REPLACEMENT) => json!({ column: { "_like": pattern(text) } }),
+        value => json!({ column: { "_eq": value } }),
+    }
+}
+
+/// The pattern, in SQL Server's terms, of the texts that are stored as this one.
+fn pattern(text: &str) -> String {
+    let part = |character| match character {
+        REPLACEMENT => "_".to_owned(),
+        '%' | '_' | '[' => format!("[{character}]"),
+        character => character.to_string(),
+    };
+    text.chars().map(part).collect()
 }
 
 /// The filter for the rows behind a key, in the source's own order.
@@ -97,6 +116,12 @@ mod tests {
         let table = table(&["a"]);
         assert_eq!(by_keys(&table, &[key(&[1])]), json!({"a": {"_eq": 1}}));
         assert_eq!(by_keys(&table, &[key(&[1]), key(&[2])]), json!({"a": {"_in": [1, 2]}}));
+    }
+
+    #[test]
+    fn a_text_that_may_stand_for_another_is_a_pattern() {
+        let key = RowKey::from_values(vec![KeyValue::Text("a\u{fffd}_%[b]".into())]);
+        assert_eq!(by_keys(&table(&["a"]), &[key]), json!({"a": {"_like": "a_[_][%][[]b]"}}));
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub(super) async fn read_body(
     bytes_max: usize,
     mut memory: Option<&mut Reservation>,
 ) -> Result<Vec<u8>, UpstreamError> {
+    if let Some(encoding) = foreign_encoding(response.headers()) {
+        return Err(UpstreamError::Encoded(encoding));
+    }
     let expected = response.content_length().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
     let mut body = Vec::with_capacity(expected.min(bytes_max));
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
@@ -59,6 +62,13 @@ pub(super) async fn read_body(
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// An encoding that is left on the body. The client takes off, with its header, the one that it offers.
+fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
+    let encoding = String::from_utf8_lossy(headers.get(header::CONTENT_ENCODING)?.as_bytes()).into_owned();
+    let is_none = |encoding: &str| encoding.is_empty() || encoding.eq_ignore_ascii_case("identity");
+    (!is_none(encoding.trim())).then(|| encoding.chars().take(50).collect())
 }
 
 /// The trace that the gateway names.
@@ -75,11 +85,11 @@ pub(super) fn broken(error: reqwest::Error) -> UpstreamError {
 }
 
 /// `Retry-After`: seconds, with tolerance for a fraction, or a date, which is compared with the answer's own.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let wanted = text(header::RETRY_AFTER)?;
     if let Ok(seconds) = wanted.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds.max(0.0)).ok();
+        return Duration::try_from_secs_f64(if seconds < 0.0 { 0.0 } else { seconds }).ok();
     }
     let until = httpdate::parse_http_date(wanted).ok()?;
     let now = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
@@ -117,11 +127,25 @@ mod tests {
     }
 
     #[test]
+    fn an_encoding_that_is_left_on_a_body_is_named() {
+        let encoding = |value: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_bytes(value).unwrap());
+            foreign_encoding(&headers)
+        };
+        assert_eq!(encoding(b"br").as_deref(), Some("br"));
+        assert_eq!(encoding(b"gzip, br").as_deref(), Some("gzip, br"));
+        assert_eq!(encoding(b"\xff").as_deref(), Some("\u{fffd}"));
+        assert_eq!((encoding(b"Identity"), encoding(b"")), (None, None));
+        assert_eq!(foreign_encoding(&HeaderMap::new()), None);
+    }
+
+    #[test]
     fn what_is_no_pause_is_none() {
         for wanted in ["", "soon", "1e999", "inf", "7 seconds"] {
             assert_eq!(pause(wanted, None), None, "{wanted}");
         }
-        assert_eq!(pause("NaN", None), Some(Duration::ZERO));
+        assert_eq!(pause("NaN", None), None);
         assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 }

@@ -41,6 +41,20 @@ pub use outage::Outage;
 pub use page::{ChangesAsk, PageAsk, TablePage};
 pub use queries::Company;
 
+/// Whether a token answer's bytes bring a token, or why not.
+#[cfg(any(test, fuzzing))]
+pub fn read_token(bytes: &[u8]) -> Result<(), String> {
+    token::read(bytes)
+}
+
+/// The table that a description's bytes describe, if they do.
+#[cfg(any(test, fuzzing))]
+pub fn read_description(bytes: &[u8]) -> Option<crate::domain::TableSpec> {
+    let fields = queries::row_fields(std::str::from_utf8(bytes).ok()?).ok()??;
+    let table = queries::TableField { level: crate::domain::TableLevel::Company, field: "orderLine".into() };
+    describe::describe(&table, &fields, describe::KeyHints::default()).ok()
+}
+
 /// The rows of one table in an answer's bytes.
 #[cfg(any(test, fuzzing))]
 pub fn read_answer(bytes: &[u8], table: &std::sync::Arc<crate::domain::TableSpec>) -> Option<Vec<crate::domain::Row>> {

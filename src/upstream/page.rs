@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AskError, Share, Upstream, UpstreamError,
-    answer::{self, Page, Place},
+    answer::{self, BadRow, Page, Place},
     envelope::Answer,
     filter,
     request::{PartOf, Request, context_field, fragment},
@@ -50,8 +50,12 @@ pub struct TablePage {
     pub rows: Vec<Row>,
     /// Keys of rows with a value that cannot be read, and why.
     pub unreadable: Vec<(RowKey, String)>,
-    /// The last key of the page; `None` when it is empty.
+    /// Why there are rows whose key cannot be read.
+    pub unnamed: Vec<String>,
+    /// The last key of the page that the source can be asked for the rows behind of; `None` when there is none.
     pub last_key: Option<RowKey>,
+    /// Rows of the page behind that key.
+    pub behind: usize,
     /// Whether there are more rows behind it.
     pub has_next: bool,
     /// How many rows match, if they were counted.
@@ -63,15 +67,16 @@ impl TablePage {
         if page.has_next && page.rows.is_empty() {
             return Err(AskError::Shape("a page promises more rows but brings none".into()));
         }
-        let last_key = page.rows.last().map(|row| row.as_ref().map_or_else(|bad| &bad.key, |row| &row.key).clone());
-        let (mut rows, mut unreadable) = (Vec::with_capacity(page.rows.len()), vec![]);
+        let (mut rows, mut unreadable, mut unnamed) = (Vec::with_capacity(page.rows.len()), vec![], vec![]);
         for row in page.rows {
             match row {
                 Ok(row) => rows.push(row),
-                Err(bad) => unreadable.push((bad.key, bad.problem)),
+                Err(BadRow { key: Some(key), problem }) => unreadable.push((key, problem)),
+                Err(BadRow { key: None, problem }) => unnamed.push(problem),
             }
         }
-        Ok(Self { started_at, rows, unreadable, last_key, has_next: page.has_next, total: page.total })
+        let (last_key, behind) = (page.position, page.behind);
+        Ok(Self { started_at, rows, unreadable, unnamed, last_key, behind, has_next: page.has_next, total: page.total })
     }
 }
 
@@ -106,8 +111,8 @@ impl Upstream {
         Ok(pages.into_iter().map(|page| page.and_then(|page| TablePage::new(started_at, page))).collect())
     }
 
-    /// The key of the first row of a page, without its values; `None` for an empty page. A row whose values cannot be
-    /// read may still have one.
+    /// The key of the first row of a page, without its values; `None` for an empty page, and where the source cannot be
+    /// asked for the rows behind that key. A row whose values cannot be read may still have one.
     pub async fn first_key(
         &self,
         tenant: Tenant,
@@ -120,7 +125,7 @@ impl Upstream {
         let body = request(tenant, &keys_alone, &ask, &self.page_filter(table, &ask));
         let answer = self.post(&[tenant], Share::Background, &body).await?;
         let page = answer::read(&answer, &[only_place(&keys_alone)], self.timezone).pop();
-        Ok(page.expect("one place gives one page").map(|page| page.rows.into_iter().next()?.ok().map(|row| row.key)))
+        Ok(page.expect("one place gives one page").map(|page| page.position))
     }
 
     /// Takes an answer apart and learns how wide its rows are.

@@ -1,13 +1,26 @@
 //! The fixed operations of `graphql/`, typed by graphql_client.
 
 use graphql_client::GraphQLQuery;
-use serde_json::json;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::{json, value::RawValue};
 
 use super::{GraphqlError, Share, Upstream, UpstreamError, answer::members};
-use crate::domain::{ColumnType, TableLevel};
+use crate::domain::{
+    ColumnType, TableLevel,
+    json::{self, Json},
+};
 
-/// `Long` of the API.
-type Long = i64;
+/// `Long` of the API, which may come as a text, since JavaScript's numbers end at 53 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Long(i64);
+
+impl<'de> Deserialize<'de> for Long {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Json::of(<&RawValue>::deserialize(deserializer)?);
+        let number = json.integer().or_else(|| json::integer(json.text()?.trim()));
+        number.map(Self).ok_or_else(|| D::Error::custom(format!("{} is no integer", json.as_str())))
+    }
+}
 
 #[derive(GraphQLQuery)]
 #[graphql(schema_path = "graphql/schema.graphql", query_path = "graphql/tables.graphql")]
@@ -122,8 +135,8 @@ impl Upstream {
             .flatten()
             .filter_map(|item| {
                 Some(Company {
-                    company_no: item.visma_net_company_id?,
-                    customer_no: item.visma_net_customer_id,
+                    company_no: item.visma_net_company_id?.0,
+                    customer_no: item.visma_net_customer_id.map(|number| number.0),
                     name: item.name.unwrap_or_default(),
                 })
             })
@@ -165,7 +178,7 @@ fn concerns(error: &GraphqlError, alias: &str) -> bool {
 }
 
 /// Reads the answer of one alias.
-fn row_fields(description: &str) -> Result<Option<Vec<RowField>>, serde_json::Error> {
+pub(super) fn row_fields(description: &str) -> Result<Option<Vec<RowField>>, serde_json::Error> {
     let found: Option<table_description::TableDescriptionType> = serde_json::from_str(description)?;
     let fields = found.map(|found| found.fields.unwrap_or_default());
     Ok(fields.map(|fields| fields.into_iter().map(row_field).collect()))
@@ -198,6 +211,18 @@ mod tests {
             "{query}"
         );
         assert_eq!(body["variables"], json!({ "n0": "Order", "n1": "Text" }));
+    }
+
+    #[test]
+    fn company_numbers_come_as_numbers_or_texts() {
+        let data = r#"{"availableCompanies":{"items":[
+            {"name":"A","vismaNetCompanyId":"9007199254740993","vismaNetCustomerId":12.0},
+            {"name":null,"vismaNetCompanyId":2,"vismaNetCustomerId":null}]}}"#;
+        let data: available_companies::ResponseData = serde_json::from_str(data).unwrap();
+        let items: Vec<_> = data.available_companies.unwrap().items.unwrap().into_iter().flatten().collect();
+        assert_eq!(items[0].visma_net_company_id, Some(Long(9_007_199_254_740_993)));
+        assert_eq!(items[0].visma_net_customer_id, Some(Long(12)));
+        assert_eq!((items[1].visma_net_company_id, items[1].visma_net_customer_id), (Some(Long(2)), None));
     }
 
     #[test]

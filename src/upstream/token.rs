@@ -11,13 +11,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, RequestBuilder, StatusCode, header::HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use url::form_urlencoded::byte_serialize;
 
-use super::{UpstreamError, envelope::without_mark, http::read_body};
-use crate::{config::UpstreamSettings, telemetry::chain};
+use super::{
+    UpstreamError,
+    diagnosis::bounded,
+    http::{read_body, retry_after},
+};
+use crate::{
+    config::UpstreamSettings,
+    domain::json::{Json, Kind, Members, without_mark},
+    telemetry::chain,
+};
 
 /// How long before its end a token is renewed.
 const EARLY: Duration = Duration::from_secs(60);
@@ -46,8 +53,8 @@ pub(super) struct TokenCache {
 #[derive(Debug, Default)]
 struct State {
     token: Option<Token>,
-    /// When the last request failed, and why.
-    failure: Option<(Instant, String)>,
+    /// The last request, if it failed.
+    failed: Option<Failed>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,26 +65,27 @@ struct Token {
     expires_at: Option<Instant>,
 }
 
-#[derive(Deserialize)]
-struct Granted {
-    access_token: SecretText,
-    #[serde(default)]
-    expires_in: serde_json::Value,
+/// Why there is no token.
+#[derive(Debug, Clone)]
+struct Failure {
+    reason: String,
+    /// The endpoint wishes to be left alone for so long.
+    pause: Option<Duration>,
 }
 
-/// A text that goes straight into its wrapper.
-struct SecretText(SecretString);
-
-impl<'de> Deserialize<'de> for SecretText {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(text.into()))
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, pause: None }
     }
 }
 
-#[derive(Deserialize)]
-struct Refused {
-    error: String,
-    error_description: Option<String>,
+/// A request that failed.
+#[derive(Debug, Clone)]
+struct Failed {
+    at: Instant,
+    /// Nothing is asked before.
+    again_at: Instant,
+    reason: String,
 }
 
 impl TokenCache {
@@ -115,10 +123,11 @@ impl TokenCache {
         if let Some(token) = self.valid(Instant::now()) {
             return Ok(token.text);
         }
-        let shared = self.state().failure.clone().filter(|(at, _)| *at >= since);
+        let now = Instant::now();
+        let shared = self.state().failed.clone().filter(|failed| failed.at >= since || now < failed.again_at);
         match shared {
-            Some((_, why)) => Err(UpstreamError::Token(why)),
-            None => self.ask().await.map(|token| token.text).map_err(UpstreamError::Token),
+            Some(failed) => Err(UpstreamError::Token(failed.reason)),
+            None => self.ask().await.map(|token| token.text).map_err(|failure| UpstreamError::Token(failure.reason)),
         }
     }
 
@@ -128,10 +137,10 @@ impl TokenCache {
         let cache = Arc::clone(self);
         // Ends by itself: the client bounds every request.
         tokio::spawn(async move {
-            if let Err(why) = cache.ask().await {
-                tracing::warn!(error = why, "the access token is not renewed yet; the old one still holds");
+            if let Err(failure) = cache.ask().await {
+                tracing::warn!(error = failure.reason, "the access token is not renewed yet; the old one still holds");
                 if let Some(token) = &mut cache.state().token {
-                    token.renew_at = Instant::now() + RENEWAL_PAUSE;
+                    token.renew_at = Instant::now() + RENEWAL_PAUSE.max(failure.pause.unwrap_or_default());
                 }
             }
             drop(asking);
@@ -139,28 +148,30 @@ impl TokenCache {
     }
 
     /// Asks for a token and keeps what comes of it.
-    async fn ask(&self) -> Result<Token, String> {
+    async fn ask(&self) -> Result<Token, Failure> {
         let result = self.request().await;
+        let now = Instant::now();
         let mut state = self.state();
         match &result {
-            Ok(token) => *state = State { token: Some(token.clone()), failure: None },
-            Err(why) => state.failure = Some((Instant::now(), why.clone())),
+            Ok(token) => *state = State { token: Some(token.clone()), failed: None },
+            Err(Failure { reason, pause }) => {
+                let again_at = now + pause.unwrap_or_default();
+                state.failed = Some(Failed { at: now, again_at, reason: reason.clone() });
+            }
         }
         result
     }
 
-    async fn request(&self) -> Result<Token, String> {
+    async fn request(&self) -> Result<Token, Failure> {
         let asked_at = Instant::now();
         let response = self.question().send().await.map_err(|error| chain(&error.without_url()).to_string())?;
-        let status = response.status();
+        let (status, pause) = (response.status(), retry_after(response.headers()).map(bounded));
         let body = read_body(response, ANSWER_BYTES_MAX, None).await.map_err(|error| chain(&error).to_string())?;
-        let body = without_mark(body);
+        let read = Answer::read(without_mark(&body));
         if !status.is_success() {
-            return Err(refusal(status.as_u16(), &body));
+            return Err(Failure { reason: refusal(status, &read), pause });
         }
-        let granted: Granted =
-            serde_json::from_slice(&body).map_err(|_| "the token endpoint's answer has no access_token".to_owned())?;
-        Ok(Token::new(granted, asked_at))
+        Ok(Token::new(&read?, asked_at)?)
     }
 
     fn question(&self) -> RequestBuilder {
@@ -175,22 +186,64 @@ impl TokenCache {
     }
 }
 
-impl Token {
-    fn new(granted: Granted, asked_at: Instant) -> Self {
-        let lifetime = lifetime(&granted.expires_in);
-        tracing::debug!(lifetime_s = lifetime.map(|lifetime| lifetime.as_secs()), "new access token");
-        Self {
-            text: granted.access_token.0,
-            renew_at: asked_at + renew_after(lifetime),
-            expires_at: lifetime.map(|lifetime| asked_at + lifetime),
+/// What the endpoint answered, as far as it is understood.
+struct Answer<'a>(Members<'a>);
+
+impl<'a> Answer<'a> {
+    /// Nothing of the body is ever repeated in the reason: it may hold a token.
+    fn read(body: &'a [u8]) -> Result<Self, String> {
+        let because = |what: &str| format!("the token endpoint's answer {what}");
+        if body.trim_ascii_start().starts_with(b"<") {
+            return Err(because("is HTML or XML, not JSON"));
+        }
+        let text = std::str::from_utf8(body).map_err(|_| because("is not UTF-8"))?;
+        let json = Json::parse(text).map_err(|error| match text.trim().is_empty() {
+            true => because("is empty"),
+            false => because(&format!("is not JSON: {error}")),
+        })?;
+        json.members().map(Self).ok_or_else(|| because("is not a JSON object"))
+    }
+
+    /// OAuth's `error`, with its description (RFC 6749, section 5.2).
+    fn error(&self) -> Option<String> {
+        let error = self.0.get("error").filter(|error| error.kind() != Kind::Null)?;
+        let error = error.storable_text().map_or_else(|| error.compact(), Into::into);
+        let description = self.0.get("error_description").and_then(Json::storable_text);
+        Some(format!("{error}{}", description.map(|text| format!(" ({text})")).unwrap_or_default()))
+    }
+
+    fn access_token(&self) -> Result<SecretString, String> {
+        let because = |what: &str| format!("the access_token of the token endpoint's answer {what}");
+        let Some(token) = self.0.get("access_token") else {
+            return Err("the token endpoint's answer has no access_token".to_owned());
+        };
+        let token = token.text().ok_or_else(|| because("is not a text"))?;
+        match token.trim() {
+            "" => Err(because("is empty")),
+            token if HeaderValue::from_str(token).is_err() => Err(because("has characters that no header can carry")),
+            token => Ok(token.into()),
         }
     }
 }
 
+impl Token {
+    fn new(answer: &Answer<'_>, asked_at: Instant) -> Result<Self, String> {
+        // An error counts, with whichever status it comes.
+        let text = answer.access_token().map_err(|reason| answer.error().map_or(reason, bounded_text))?;
+        let lifetime = answer.0.get("expires_in").and_then(lifetime);
+        tracing::debug!(lifetime_s = lifetime.map(|lifetime| lifetime.as_secs()), "new access token");
+        Ok(Self {
+            text,
+            renew_at: asked_at + renew_after(lifetime),
+            expires_at: lifetime.map(|lifetime| asked_at + lifetime),
+        })
+    }
+}
+
 /// `expires_in`, where it is a number of seconds that makes sense.
-fn lifetime(expires_in: &serde_json::Value) -> Option<Duration> {
-    let seconds = expires_in.as_u64().filter(|seconds| (1..=LIFETIME_SECONDS_MAX).contains(seconds))?;
-    Some(Duration::from_secs(seconds))
+fn lifetime(expires_in: Json<'_>) -> Option<Duration> {
+    let seconds: u64 = expires_in.as_str().parse().ok()?;
+    (1..=LIFETIME_SECONDS_MAX).contains(&seconds).then(|| Duration::from_secs(seconds))
 }
 
 /// A token that lives shorter than twice the margin is renewed at half its life.
@@ -199,14 +252,21 @@ fn renew_after(lifetime: Option<Duration>) -> Duration {
     lifetime.map_or(RENEW_UNTOLD, early)
 }
 
-fn refusal(status: u16, body: &[u8]) -> String {
-    let text = match serde_json::from_slice::<Refused>(body) {
-        Ok(refused) => {
-            let description = refused.error_description.map(|text| format!(" ({text})")).unwrap_or_default();
-            format!("{}{description}, status {status}", refused.error)
-        }
-        Err(_) => format!("the token endpoint answered with status {status}"),
-    };
+/// Whether an answer's bytes bring a token, or why not.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read(body: &[u8]) -> Result<(), String> {
+    Token::new(&Answer::read(without_mark(body))?, Instant::now()).map(drop)
+}
+
+fn refusal(status: StatusCode, answer: &Result<Answer<'_>, String>) -> String {
+    let status = status.as_u16();
+    match answer.as_ref().ok().and_then(Answer::error) {
+        Some(error) => format!("{}, status {status}", bounded_text(error)),
+        None => format!("the token endpoint answered with status {status}"),
+    }
+}
+
+fn bounded_text(text: String) -> String {
     text.chars().take(300).collect()
 }
 
@@ -215,7 +275,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::future::join_all;
-    use serde_json::json;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -236,8 +295,11 @@ mod tests {
                 _ = socket.read(&mut request).await;
                 count.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_millis(*delay)).await;
-                let answer =
-                    format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                let patience = if *status == 429 { "retry-after: 90.5\r\n" } else { "" };
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status} X\r\nconnection: close\r\n{patience}content-length: {length}\r\n\r\n{body}"
+                );
                 _ = socket.write_all(answer.as_bytes()).await;
             }
         });
@@ -315,18 +377,81 @@ mod tests {
 
     #[test]
     fn a_lifetime_that_makes_no_sense_is_not_told() {
-        for value in [json!(null), json!("3600"), json!(3600.5), json!(-1), json!(0), json!({}), json!(true)] {
-            assert_eq!(lifetime(&value), None, "{value}");
-        }
-        for text in ["1e30", "99999999999", "99999999999999999999999999", "3600.0"] {
-            assert_eq!(lifetime(&serde_json::from_str(text).unwrap()), None, "{text}");
+        for text in [
+            "null",
+            "\"3600\"",
+            "3600.5",
+            "3600.0",
+            "-1",
+            "0",
+            "{}",
+            "[]",
+            "true",
+            "1e30",
+            "9007199254740992",
+            "99999999999999999999999999",
+            r#"{"$serde_json::private::Number":"3600"}"#,
+        ] {
+            assert_eq!(lifetime(Json::parse(text).unwrap()), None, "{text}");
+            let body = format!(r#"{{"expires_in":{text},"access_token":"a"}}"#);
+            let token = Token::new(&Answer::read(body.as_bytes()).unwrap(), Instant::now()).unwrap();
+            assert!(token.expires_at.is_none() && token.renew_at > Instant::now() + Duration::from_secs(60), "{text}");
         }
         assert_eq!(renew_after(None), Duration::from_secs(300));
     }
 
     #[test]
     fn a_token_is_renewed_before_its_end() {
-        let renewed = |seconds| renew_after(lifetime(&json!(seconds))).as_secs();
-        assert_eq!([3_600, 100, 1_000_000].map(renewed), [3_540, 50, 86_400]);
+        let renewed = |seconds| renew_after(lifetime(Json::parse(seconds).unwrap())).as_secs();
+        assert_eq!(["3600", "100", "1000000"].map(renewed), [3_540, 50, 86_400]);
+    }
+
+    #[test]
+    fn the_reason_says_what_was_wrong_and_repeats_no_token() {
+        let reason = |body: &str| {
+            Answer::read(body.as_bytes()).and_then(|answer| Token::new(&answer, Instant::now())).unwrap_err()
+        };
+        for (body, expected) in [
+            ("", "is empty"),
+            ("<html>away</html>", "is HTML"),
+            ("[]", "is not a JSON object"),
+            (r#"{"access_token":"secret""#, "is not JSON: EOF"),
+            (r#"{"token":"secret"}"#, "has no access_token"),
+            (r#"{"access_token":null}"#, "is not a text"),
+            (r#"{"access_token":" "}"#, "is empty"),
+            (r#"{"access_token":"secret\r\nX-Other: 1"}"#, "no header can carry"),
+            (r#"{"error":"invalid_scope","error_description":"no such scope"}"#, "invalid_scope (no such scope)"),
+            (r#"{"error":{"code":7},"error_description":5}"#, r#"{"code":7}"#),
+            (r#"{"$serde_json::private::Number":"1"}"#, "has no access_token"),
+        ] {
+            assert!(reason(body).contains(expected), "{body}: {}", reason(body));
+            assert!(!reason(body).contains("secret"), "{body}: {}", reason(body));
+        }
+        assert!(Answer::read(b"\xff").is_err());
+        let refused = |body: &str| refusal(StatusCode::BAD_REQUEST, &Answer::read(body.as_bytes()));
+        assert_eq!(refused(r#"{"error":"invalid_client","error_description":null}"#), "invalid_client, status 400");
+        assert_eq!(refused("<html>"), "the token endpoint answered with status 400");
+        assert!(refused(&format!(r#"{{"error":"{}"}}"#, "x".repeat(5_000))).len() < 400);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_asks_to_wait_is_left_alone() {
+        let (cache, asked) = endpoint(&[(0, 429, "{}"), (0, 200, r#"{"access_token":"a"}"#)]).await;
+        assert!(matches!(cache.get().await, Err(UpstreamError::Token(why)) if why.contains("429")));
+        assert!(cache.get().await.is_err());
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "asked again before the time told");
+        cache.state().failed.as_mut().unwrap().again_at = Instant::now();
+        assert_eq!(text(&cache).await, "a");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_answer_is_a_token_or_a_reason(text in "[\\[\\]{}\":,a-f_0-9.eE\\\\u -]{0,60}") {
+            _ = Answer::read(text.as_bytes()).and_then(|answer| Token::new(&answer, Instant::now()));
+            for value in ["access_token", "expires_in", "error"] {
+                let body = format!(r#"{{"access_token":"a","{value}":{text}}}"#);
+                _ = Answer::read(body.as_bytes()).and_then(|answer| Token::new(&answer, Instant::now()));
+            }
+        }
     }
 }

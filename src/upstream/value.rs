@@ -6,12 +6,14 @@ use chrono::NaiveDate;
 use chrono_tz::Tz;
 use serde_json::value::RawValue;
 
-use crate::domain::{ColumnType, Value, time};
+use crate::domain::{
+    ColumnType, Value,
+    json::{self, Json, Kind},
+    time,
+};
 
 /// Digits before and after the point that a decimal may have; SQL Server's end at 38.
 const DECIMAL_DIGITS_MAX: usize = 200;
-/// Stands for the NUL character, which PostgreSQL's text cannot hold.
-const NUL_REPLACEMENT: &str = "\u{fffd}";
 
 /// A value does not fit its column.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,35 +24,14 @@ pub struct ValueError {
     kind: &'static str,
 }
 
-/// A value as it stands in the answer.
-enum Json<'a> {
-    Null,
-    Bool(bool),
-    Number(&'a str),
-    Text(Cow<'a, str>),
-    /// A list or an object.
-    Other(&'a str),
-}
-
-impl<'a> Json<'a> {
-    /// `None` for a text that JSON allows and Unicode does not.
-    fn of(raw: &'a RawValue) -> Option<Self> {
-        let text = raw.get();
-        Some(match text.as_bytes().first()? {
-            b'n' => Self::Null,
-            b't' => Self::Bool(true),
-            b'f' => Self::Bool(false),
-            b'"' if text.contains('\\') => Self::Text(Cow::Owned(serde_json::from_str(text).ok()?)),
-            b'"' => Self::Text(Cow::Borrowed(text.get(1..text.len() - 1)?)),
-            b'{' | b'[' => Self::Other(text),
-            _ => Self::Number(text),
-        })
-    }
-}
-
-/// Reads one value. Integers and decimals may come as numbers or as texts, since the API's notes expect both.
+/// Reads one value, in any of the forms that the API's notes expect:
+///
+/// * integers and decimals as numbers of any form, or as texts; booleans as `true` or `1`, and so for integers, since a
+///   boolean is an integer in the model;
+/// * a time or date that is an empty text, or .NET's zero (`0001-01-01T00:00:00`), is null;
+/// * what PostgreSQL cannot hold of a text is replaced.
 pub(super) fn read(column: &str, kind: ColumnType, raw: &RawValue, zone: Tz) -> Result<Value, ValueError> {
-    Json::of(raw).and_then(|json| convert(kind, json, zone)).ok_or_else(|| ValueError {
+    convert(kind, Json::of(raw), zone).ok_or_else(|| ValueError {
         column: column.to_owned(),
         value: raw.get().chars().take(60).collect(),
         kind: kind.sql(),
@@ -58,45 +39,59 @@ pub(super) fn read(column: &str, kind: ColumnType, raw: &RawValue, zone: Tz) -> 
 }
 
 fn convert(kind: ColumnType, json: Json<'_>, zone: Tz) -> Option<Value> {
-    match (kind, json) {
-        (_, Json::Null) => Some(Value::Null),
-        (ColumnType::SmallInt, json) => integer(&json, i64::from(i16::MIN), i64::from(i16::MAX)),
-        (ColumnType::Integer, json) => integer(&json, i64::from(i32::MIN), i64::from(i32::MAX)),
-        (ColumnType::BigInt, json) => integer(&json, i64::MIN, i64::MAX),
-        (ColumnType::Numeric, Json::Number(number)) => decimal(number),
-        (ColumnType::Numeric, Json::Text(text)) => decimal(text.trim()),
-        (ColumnType::Boolean, Json::Bool(value)) => Some(Value::Bool(value)),
-        (ColumnType::TimestampTz, Json::Text(text)) => time::parse_in_zone(&text, zone).map(Value::TimestampTz),
-        (ColumnType::TimestampTz, Json::Number(number)) => time::parse_in_zone(number, zone).map(Value::TimestampTz),
-        (ColumnType::Timestamp, Json::Text(text)) => time::parse_local(&text).map(Value::Timestamp),
-        (ColumnType::Date, Json::Text(text)) => date(&text).map(Value::Date),
-        (ColumnType::Text, json) => text(json).map(Value::Text),
-        _ => None,
+    if json.kind() == Kind::Null {
+        return Some(Value::Null);
+    }
+    match kind {
+        ColumnType::SmallInt => integer(json, i64::from(i16::MIN), i64::from(i16::MAX)),
+        ColumnType::Integer => integer(json, i64::from(i32::MIN), i64::from(i32::MAX)),
+        ColumnType::BigInt => integer(json, i64::MIN, i64::MAX),
+        ColumnType::Numeric => decimal(number(json)?.trim()),
+        ColumnType::Boolean => boolean(json),
+        ColumnType::TimestampTz => {
+            time_or_null(&number(json)?, |text| time::parse_in_zone(text, zone).map(Value::TimestampTz))
+        }
+        ColumnType::Timestamp => time_or_null(&json.text()?, |text| time::parse_local(text).map(Value::Timestamp)),
+        ColumnType::Date => time_or_null(&json.text()?, |text| date(text).map(Value::Date)),
+        ColumnType::Text => Some(Value::Text(text(json))),
     }
 }
 
 /// A text, or the JSON of a scalar whose type is not known.
-fn text(json: Json<'_>) -> Option<String> {
-    match json {
-        Json::Null => None,
-        Json::Bool(value) => Some(value.to_string()),
-        Json::Number(number) => Some(number.to_owned()),
-        Json::Text(text) if text.contains('\0') => Some(text.replace('\0', NUL_REPLACEMENT)),
-        Json::Text(text) => Some(text.into_owned()),
-        Json::Other(text) => {
-            let value: serde_json::Value = serde_json::from_str(text).ok()?;
-            Some(value.to_string().replace("\\u0000", NUL_REPLACEMENT))
-        }
+fn text(json: Json<'_>) -> String {
+    match json.storable_text() {
+        Some(text) => text.into_owned(),
+        None => json.compact(),
     }
 }
 
-fn integer(json: &Json<'_>, min: i64, max: i64) -> Option<Value> {
-    let number: i64 = match json {
-        Json::Number(number) => number.parse().ok()?,
-        Json::Text(text) => text.trim().parse().ok()?,
-        Json::Null | Json::Bool(_) | Json::Other(_) => return None,
+/// The digits of a number, or of a text that may be one.
+fn number(json: Json<'_>) -> Option<Cow<'_, str>> {
+    if let Kind::Number(number) = json.kind() { Some(number.into()) } else { json.text() }
+}
+
+fn integer(json: Json<'_>, min: i64, max: i64) -> Option<Value> {
+    let number = match json.kind() {
+        Kind::Bool(value) => i64::from(value),
+        _ => json::integer(number(json)?.trim())?,
     };
     (min..=max).contains(&number).then_some(Value::Int(number))
+}
+
+fn boolean(json: Json<'_>) -> Option<Value> {
+    if let Kind::Bool(value) = json.kind() {
+        return Some(Value::Bool(value));
+    }
+    let text = number(json)?;
+    match text.trim() {
+        text if text.eq_ignore_ascii_case("true") => Some(Value::Bool(true)),
+        text if text.eq_ignore_ascii_case("false") => Some(Value::Bool(false)),
+        text => match json::integer(text)? {
+            0 => Some(Value::Bool(false)),
+            1 => Some(Value::Bool(true)),
+            _ => None,
+        },
+    }
 }
 
 /// A decimal's text, kept as it is once it is known to be one of a sane size.
@@ -112,9 +107,28 @@ fn decimal(text: &str) -> Option<Value> {
     (all_digits(whole) && all_digits(fraction) && sane).then(|| Value::Decimal(text.to_owned()))
 }
 
-/// `2026-02-01`, with or without a time, which a date does not have.
+/// A time or date; none where the text says that there is none.
+fn time_or_null(text: &str, read: impl Fn(&str) -> Option<Value>) -> Option<Value> {
+    match text.trim() {
+        "" => Some(Value::Null),
+        text if is_zero(text) => Some(Value::Null),
+        text => read(text),
+    }
+}
+
+/// Whether a text is the least time of .NET, as it is written where a time was never set, whatever its offset.
+fn is_zero(text: &str) -> bool {
+    const ZERO: &str = "0001-01-01";
+    let Some(rest) = text.strip_prefix(ZERO) else { return false };
+    let clock = rest.trim_start_matches(['T', ' ']);
+    let digits = clock.split(['Z', '+', '-']).next().unwrap_or_default();
+    digits.bytes().all(|byte| matches!(byte, b'0' | b':' | b'.'))
+}
+
+/// `2026-02-01`, with or without a time and an offset, which a date does not have.
 fn date(text: &str) -> Option<NaiveDate> {
-    time::parse_local(text.trim()).map(|local| local.date())
+    time::parse_local(text)?;
+    text.get(..10)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -135,10 +149,73 @@ mod tests {
             (ColumnType::Integer, "2147483648"),
             (ColumnType::SmallInt, "32768"),
             (ColumnType::Integer, "1.5"),
-            (ColumnType::Integer, "true"),
             (ColumnType::Integer, "[]"),
+            (ColumnType::Integer, "1e100000"),
+            (ColumnType::Integer, "\"\""),
+            (ColumnType::Integer, r#"{"$serde_json::private::Number":"1"}"#),
         ] {
             assert!(parse(kind, json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn integers_come_in_any_form_of_a_number() {
+        for json in ["12", "12.0", "1.2e1", "\"12\"", "\" 12 \"", "\"12.00\""] {
+            for kind in [ColumnType::SmallInt, ColumnType::Integer, ColumnType::BigInt] {
+                assert_eq!(parse(kind, json), Ok(Value::Int(12)), "{json}");
+            }
+        }
+        assert_eq!(parse(ColumnType::BigInt, "9007199254740993.0"), Ok(Value::Int(9_007_199_254_740_993)));
+        assert_eq!(parse(ColumnType::Integer, "true"), Ok(Value::Int(1)));
+    }
+
+    #[test]
+    fn booleans_come_as_numbers_and_texts_too() {
+        for (json, expected) in [
+            ("true", true),
+            ("false", false),
+            ("1", true),
+            ("0", false),
+            ("1.0", true),
+            ("\"1\"", true),
+            ("\"False\"", false),
+            ("\"true\"", true),
+        ] {
+            assert_eq!(parse(ColumnType::Boolean, json), Ok(Value::Bool(expected)), "{json}");
+        }
+        for json in ["2", "-1", "\"\"", "\"yes\"", "{}"] {
+            assert!(parse(ColumnType::Boolean, json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_was_never_set_is_null() {
+        for kind in [ColumnType::TimestampTz, ColumnType::Timestamp, ColumnType::Date] {
+            for text in [
+                "",
+                "  ",
+                "0001-01-01",
+                "0001-01-01T00:00:00",
+                "0001-01-01T00:00:00Z",
+                "0001-01-01T00:00:00.0000000",
+                "0001-01-01 00:00:00",
+                "0001-01-01T00:00:00+01:00",
+            ] {
+                assert_eq!(parse(kind, &format!("\"{text}\"")), Ok(Value::Null), "{kind:?} {text:?}");
+            }
+            for text in ["0001-01-01x", "infinity", "-infinity", "10000-01-01", "0000-00-00", "2026-02-30", "soon"] {
+                assert!(parse(kind, &format!("\"{text}\"")).is_err(), "{kind:?} {text:?}");
+            }
+        }
+        assert!(matches!(parse(ColumnType::Timestamp, "\"0001-01-01T00:00:01\""), Ok(Value::Timestamp(_))));
+        assert!(parse(ColumnType::TimestampTz, "\"9999-12-31T23:59:59-05:00\"").is_err(), "past the last year");
+    }
+
+    #[test]
+    fn a_date_is_the_one_that_is_written() {
+        let expected = Ok(Value::Date(NaiveDate::from_ymd_opt(2026, 2, 1).unwrap()));
+        for text in ["2026-02-01", "2026-02-01T00:00:00", "2026-02-01T00:00:00+01:00", "2026-02-01T23:59:59Z"] {
+            assert_eq!(parse(ColumnType::Date, &format!("\"{text}\"")), expected, "{text}");
         }
     }
 
@@ -148,7 +225,20 @@ mod tests {
             assert_eq!(parse(ColumnType::Numeric, text), Ok(Value::Decimal(text.into())));
             assert_eq!(parse(ColumnType::Numeric, &format!("\"{text}\"")), Ok(Value::Decimal(text.into())));
         }
-        for text in ["\"NaN\"", "\"\"", "\"1.\"", "\"0x1\"", "1e999", "\"1e99999999\"", "\"1; drop\""] {
+        for text in [
+            "\"NaN\"",
+            "\"Infinity\"",
+            "\"\"",
+            "\"1.\"",
+            "\"0x1\"",
+            "1e999",
+            "1e100000",
+            "1e-100000",
+            "\"1e99999999\"",
+            "\"1; drop\"",
+            "true",
+            r#"{"$serde_json::private::Number":"1"}"#,
+        ] {
             assert!(parse(ColumnType::Numeric, text).is_err(), "{text}");
         }
     }
@@ -169,7 +259,23 @@ mod tests {
         assert_eq!(parse(ColumnType::Text, "12.50"), Ok(Value::Text("12.50".into())));
         assert_eq!(parse(ColumnType::Text, r#"{ "a": "\u0000" }"#), Ok(Value::Text("{\"a\":\"\u{fffd}\"}".into())));
         assert_eq!(parse(ColumnType::Text, r#""\ud83d\ude00\"""#), Ok(Value::Text("😀\"".into())));
-        assert!(parse(ColumnType::Text, r#""\ud800""#).is_err(), "half a character");
+        assert_eq!(parse(ColumnType::Text, r#""half \ud800""#), Ok(Value::Text("half \u{fffd}".into())));
+        let marker = r#"{"$serde_json::private::RawValue":"1"}"#;
+        assert_eq!(parse(ColumnType::Text, marker), Ok(Value::Text(marker.into())));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_value_has_a_place_or_an_error(text in "[\\[\\]{}\":,0-9.eEtruefalsn\\\\ T:+-]{0,30}") {
+            use ColumnType::{BigInt, Boolean, Date, Integer, Numeric, SmallInt, Text, Timestamp, TimestampTz};
+            for json in [text.clone(), serde_json::to_string(&text).unwrap()] {
+                let Ok(raw) = serde_json::from_str::<Box<RawValue>>(&json) else { continue };
+                for kind in [SmallInt, Integer, BigInt, Numeric, Boolean, TimestampTz, Timestamp, Date] {
+                    _ = read("c", kind, &raw, chrono_tz::Europe::Oslo);
+                }
+                proptest::prop_assert!(read("c", Text, &raw, chrono_tz::UTC).is_ok());
+            }
+        }
     }
 
     #[test]

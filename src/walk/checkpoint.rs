@@ -10,7 +10,7 @@ use sqlx::{
 
 use super::{WalkError, ranges::Range};
 use crate::{
-    domain::{DatabaseTime, KeyValue, RowKey, TargetId},
+    domain::{DatabaseTime, KeyValue, RowKey, TargetId, json},
     mirror::WalkId,
 };
 
@@ -273,7 +273,9 @@ fn key_json(key: &RowKey) -> Json<Vec<KeyValue>> {
     Json(key.values().to_vec())
 }
 
-fn read_key(json: &serde_json::Value) -> Result<RowKey, sqlx::Error> {
-    let values = json.as_array().and_then(|values| values.iter().map(KeyValue::from_json).collect::<Option<Vec<_>>>());
-    values.map(RowKey::from_values).ok_or_else(|| sqlx::Error::Decode(format!("not a key: {json}").into()))
+fn read_key(stored: &serde_json::Value) -> Result<RowKey, sqlx::Error> {
+    let text = stored.to_string();
+    let values = json::Json::parse(&text).ok().and_then(json::Json::items);
+    let values = values.and_then(|values| values.into_iter().map(KeyValue::read).collect::<Option<Vec<_>>>());
+    values.map(RowKey::from_values).ok_or_else(|| sqlx::Error::Decode(format!("not a key: {stored}").into()))
 }

@@ -43,7 +43,9 @@ pub(super) struct Pages<'a> {
     rows_max: usize,
     size: usize,
     position: Option<RowKey>,
-    /// Rows to leave out behind the position, since not even their keys can be read.
+    /// Rows behind the position that have been walked: the source cannot be asked for what lies behind their keys.
+    behind: usize,
+    /// Rows to leave out behind those, since not even their keys can be read.
     skip: usize,
     /// Rows passed over since the last page, and why, as far as they have a key.
     passed_over: Vec<(RowKey, String)>,
@@ -101,6 +103,7 @@ impl<'a> Pages<'a> {
             rows_max,
             size: rows_max,
             position: range.position.as_ref().or(range.after.as_ref()).cloned(),
+            behind: 0,
             skip: 0,
             passed_over: vec![],
             skipped: Skipped::default(),
@@ -139,9 +142,17 @@ impl<'a> Pages<'a> {
     fn arrive(&mut self, mut page: TablePage) -> TablePage {
         self.size = (self.size * 2).min(self.rows_max);
         self.is_counted = false;
+        match &page.last_key {
+            Some(key) => (self.position, self.behind) = (Some(key.clone()), page.behind),
+            None => self.behind += self.skip + page.behind,
+        }
         self.skip = 0;
-        self.position = page.last_key.clone().or_else(|| self.position.take());
         page.unreadable.append(&mut self.passed_over);
+        if let Some(reason) = page.unnamed.first() {
+            let (target, rows) = (self.target, page.unnamed.len() as u64);
+            self.skipped += Skipped { rows, unknown: rows };
+            tracing::warn!(%target, rows, reason, "rows whose key cannot be read, the walk passes over them");
+        }
         page
     }
 
@@ -195,7 +206,7 @@ impl<'a> Pages<'a> {
         self.skipped.rows += 1;
         match key {
             Some(key) => {
-                self.skip = 0;
+                (self.skip, self.behind) = (0, 0);
                 self.position = Some(key.clone());
                 self.passed_over.push((key, reason));
             }
@@ -229,7 +240,7 @@ impl<'a> Pages<'a> {
             after: self.position.as_ref(),
             through: self.through,
             changed_since: self.changed_since,
-            skip: self.skip,
+            skip: self.behind + self.skip,
             rows_max: self.source.upstream.rows_max(&self.target.table, self.size),
             is_counted: self.is_counted,
         }

@@ -65,6 +65,8 @@ struct Batch<'a> {
     started_at: DatabaseTime,
     /// Rows that are left to live work, which sets them aside if it must.
     left: &'a [AnnouncedKey],
+    /// Rows that no work can ask for, by what they are called, and why.
+    unworkable: &'a [(AnnouncedKey, String)],
     step: Option<Step<'a>>,
 }
 
@@ -77,9 +79,14 @@ impl Visitor for PageWriter {
             position: page.last_key.as_ref(),
             is_last,
         });
-        let unreadable = announced(&self.target, page.unreadable.iter().map(|(key, _)| key));
+        let (workable, unworkable): (Vec<_>, Vec<_>) =
+            page.unreadable.iter().partition(|(key, _)| key.too_long(&self.target.table).is_none());
+        let left = announced(&self.target, workable.into_iter().map(|(key, _)| key));
+        let named =
+            |(key, reason): &(RowKey, String)| Some((key.abbreviated(&self.target.table).ok()?, reason.clone()));
+        let unworkable: Vec<_> = unworkable.into_iter().filter_map(named).collect();
         let _waiting = self.progress.wait();
-        let batch = Batch { rows: &page.rows, started_at: page.started_at, left: &unreadable, step };
+        let batch = Batch { rows: &page.rows, started_at: page.started_at, left: &left, unworkable: &unworkable, step };
         match self.write_patiently(batch).await {
             Err(error) if error.is_about_rows() => self.write_apart(batch, error).await,
             result => result,
@@ -148,6 +155,7 @@ impl PageWriter {
             changed = self.writer.take_page(&mut transaction, page).await?;
         }
         queue::mark(&mut transaction, self.target.id, batch.left, Priority::Deferred).await?;
+        queue::dead_letter::set_aside(&mut transaction, self.target.id, batch.unworkable).await?;
         if let Some(step) = batch.step {
             checkpoint::advance(&mut transaction, self.target.id, step).await?;
         }
@@ -196,7 +204,7 @@ impl PageWriter {
         let mut trials = Vec::with_capacity(parts.len());
         for items in parts {
             let rows: Vec<Row> = items.iter().map(|row| (*row).clone()).collect();
-            let part = Batch { rows: &rows, left: &[], step: None, ..batch };
+            let part = Batch { rows: &rows, left: &[], unworkable: &[], step: None, ..batch };
             trials.push(match self.write_patiently(part).await {
                 Ok(()) => Trial::Done(()),
                 Err(error) if error.is_about_rows() => Trial::Failed { items, error: error.diagnose().reason },

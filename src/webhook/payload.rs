@@ -3,11 +3,14 @@
 //! Strict about what identifies the row and dates the change, tolerant about the rest: `changedColumns` and
 //! `changedByUser` are hints, unknown fields may come any day, and none of them is a reason to lose a change.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 use crate::domain::{
-    AnnouncedKey, AnnouncedRow, ChangeEvent, ChangeKind, KeyError, KeyValue, SourceTime, TableName, Tenant, naming,
-    table::BadTableName, time,
+    AnnouncedKey, AnnouncedRow, ChangeEvent, ChangeKind, KeyError, KeyValue, SourceTime, TableName, Tenant,
+    json::{Json, Kind, Members, storable, without_mark},
+    naming,
+    table::BadTableName,
+    time,
 };
 
 /// Why a signed body cannot be understood. The text is stored with it.
@@ -50,45 +53,49 @@ pub struct Payload {
 
 /// Reads one body.
 pub(super) fn parse(body: &[u8]) -> Result<Payload, PayloadError> {
-    let text = std::str::from_utf8(body).map_err(|_| PayloadError::NotUtf8)?;
-    let value: Value = serde_json::from_str(text).map_err(|error| PayloadError::NotJson(error.to_string()))?;
-    let Value::Object(mut fields) = value else { return Err(PayloadError::NotAnObject) };
+    let text = std::str::from_utf8(without_mark(body)).map_err(|_| PayloadError::NotUtf8)?;
+    let json = Json::parse(text).map_err(|error| PayloadError::NotJson(error.to_string()))?;
+    let fields = json.members().ok_or(PayloadError::NotAnObject)?;
     let row = AnnouncedRow { table: table(&fields)?, tenant: tenant(&fields)?, key: key(&fields)? };
     let kind = kind(&fields)?;
-    let changed_by = fields.get("changedByUser").and_then(Value::as_str).map(str::to_owned);
-    Ok(Payload { event: ChangeEvent { row, kind }, changed_by, columns: columns(&mut fields) })
+    // A walk may have brought in a row of such a key, and a deletion must be able to take it out.
+    if row.key.is_blank() && kind.deleted_at().is_none() {
+        return Err(KeyError::Empty.into());
+    }
+    let changed_by = fields.get("changedByUser").and_then(Json::storable_text).map(Cow::into_owned);
+    Ok(Payload { event: ChangeEvent { row, kind }, changed_by, columns: columns(&fields) })
 }
 
-fn table(fields: &Map<String, Value>) -> Result<TableName, PayloadError> {
+fn table(fields: &Members<'_>) -> Result<TableName, PayloadError> {
     Ok(TableName::new(text(fields, "tableIdentifier")?)?)
 }
 
-fn tenant(fields: &Map<String, Value>) -> Result<Tenant, PayloadError> {
+fn tenant(fields: &Members<'_>) -> Result<Tenant, PayloadError> {
     let (company, customer) = (integer(fields, "companyNo")?, integer(fields, "customerNo")?);
     Tenant::from_numbers(company, customer).ok_or(PayloadError::NoTenant)
 }
 
-fn key(fields: &Map<String, Value>) -> Result<AnnouncedKey, PayloadError> {
+fn key(fields: &Members<'_>) -> Result<AnnouncedKey, PayloadError> {
     const NAME: &str = "primaryKeys";
     const TYPE: &str = "a list of objects";
-    let entries = required(fields, NAME)?.as_array().ok_or(PayloadError::WrongType(NAME, TYPE))?;
+    let entries = required(fields, NAME)?.items().ok_or(PayloadError::WrongType(NAME, TYPE))?;
     let mut columns = Vec::with_capacity(entries.len());
     for entry in entries {
-        for (name, value) in entry.as_object().ok_or(PayloadError::WrongType(NAME, TYPE))? {
-            let value = KeyValue::from_json(value).ok_or_else(|| PayloadError::KeyValue(name.clone()))?;
-            columns.push((name.clone(), value));
+        for (name, value) in entry.members().ok_or(PayloadError::WrongType(NAME, TYPE))? {
+            let value = KeyValue::read(value).ok_or_else(|| PayloadError::KeyValue(name.to_string()))?;
+            columns.push((name.into_owned(), value));
         }
     }
     Ok(AnnouncedKey::new(columns)?)
 }
 
-fn kind(fields: &Map<String, Value>) -> Result<ChangeKind, PayloadError> {
-    match text(fields, "event")? {
+fn kind(fields: &Members<'_>) -> Result<ChangeKind, PayloadError> {
+    match &*text(fields, "event")? {
         "INSERT" => Ok(ChangeKind::Insert { changed_at: changed_at(fields) }),
         "UPDATE" => Ok(ChangeKind::Update { changed_at: changed_at(fields) }),
         "DELETE" => {
             let timestamp = text(fields, "timestamp")?;
-            let deleted_at = time::parse_utc(timestamp).ok_or_else(|| PayloadError::Timestamp(timestamp.to_owned()))?;
+            let deleted_at = time::parse_utc(&timestamp).ok_or_else(|| PayloadError::Timestamp(timestamp.into()))?;
             Ok(ChangeKind::Delete { deleted_at })
         }
         other => Err(PayloadError::UnknownEvent(other.to_owned())),
@@ -96,44 +103,51 @@ fn kind(fields: &Map<String, Value>) -> Result<ChangeKind, PayloadError> {
 }
 
 /// `ChangedTimestamp` among the changed columns, which is absent in payloads from before 2025 and a hint in all.
-fn changed_at(fields: &Map<String, Value>) -> Option<SourceTime> {
-    let columns = fields.get("changedColumns")?.as_array()?;
-    let column = columns.iter().filter_map(Value::as_object).flatten();
-    let (_, value) = column.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("changedTimestamp"))?;
-    match value {
-        Value::Number(digits) => time::from_webhook_digits(digits.as_i64()?),
-        Value::String(text) => time::parse_utc(text),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+fn changed_at(fields: &Members<'_>) -> Option<SourceTime> {
+    let hints = hints(fields)?;
+    let (_, value) = changed(&hints).find(|(name, _)| name.eq_ignore_ascii_case("changedTimestamp"))?;
+    match value.kind() {
+        Kind::Number(_) => time::from_webhook_digits(value.integer()?),
+        Kind::Text => time::parse_utc(&value.text()?),
+        Kind::Null | Kind::Bool(_) | Kind::List | Kind::Object => None,
     }
 }
 
-/// Names in `changedColumns`, taken out of the body; what cannot be a name is no news.
-fn columns(fields: &mut Map<String, Value>) -> Vec<String> {
-    let Some(Value::Array(entries)) = fields.remove("changedColumns") else { return Vec::new() };
-    let names = entries.into_iter().filter_map(|entry| match entry {
-        Value::Object(column) => Some(column),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => None,
-    });
-    names.flatten().map(|(name, _)| name).filter(|name| naming::is_well_formed(name)).collect()
+/// Names in `changedColumns`; what cannot be a name is no news.
+fn columns(fields: &Members<'_>) -> Vec<String> {
+    let Some(hints) = hints(fields) else { return Vec::new() };
+    changed(&hints).map(|(name, _)| name.into_owned()).filter(|name| naming::is_well_formed(name)).collect()
 }
 
-fn required<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<&'a Value, PayloadError> {
+/// `changedColumns` as a text without half characters, which must not spoil the rest of it.
+fn hints<'a>(fields: &Members<'a>) -> Option<Cow<'a, str>> {
+    fields.get("changedColumns").map(|hints| storable(hints.as_str()))
+}
+
+/// The columns in a list of objects, and their values.
+fn changed(hints: &str) -> impl Iterator<Item = (Cow<'_, str>, Json<'_>)> {
+    let entries = Json::parse(hints).ok().and_then(Json::items).unwrap_or_default();
+    entries.into_iter().filter_map(Json::members).flatten()
+}
+
+fn required<'a>(fields: &Members<'a>, name: &'static str) -> Result<Json<'a>, PayloadError> {
     fields.get(name).ok_or(PayloadError::Missing(name))
 }
 
-fn text<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, PayloadError> {
-    required(fields, name)?.as_str().ok_or(PayloadError::WrongType(name, "a string"))
+fn text<'a>(fields: &Members<'a>, name: &'static str) -> Result<Cow<'a, str>, PayloadError> {
+    required(fields, name)?.text().ok_or(PayloadError::WrongType(name, "a string"))
 }
 
-fn integer(fields: &Map<String, Value>, name: &'static str) -> Result<i64, PayloadError> {
-    required(fields, name)?.as_i64().ok_or(PayloadError::WrongType(name, "an integer"))
+fn integer(fields: &Members<'_>, name: &'static str) -> Result<i64, PayloadError> {
+    let number = required(fields, name)?.as_str().parse();
+    number.map_err(|_| PayloadError::WrongType(name, "an integer"))
 }
 
 #[cfg(test)]
 mod tests {
     use chrono::{TimeZone, Utc};
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -189,7 +203,7 @@ mod tests {
 
     #[test]
     fn key_values_that_cannot_be_are_refused() {
-        for value in ["null", "true", "[]", "{}", "1.5", "1.0", "1e2", "9223372036854775808", "\"\""] {
+        for value in ["null", "true", "[]", "{}", "1.5", "1.0", "1e2", "9223372036854775808"] {
             let keys: Value = serde_json::from_str(&format!(r#"[{{"OrderNo": {value}}}]"#)).unwrap();
             assert!(with("primaryKeys", keys).is_err(), "{value}");
         }
@@ -197,6 +211,53 @@ mod tests {
             assert!(with("primaryKeys", keys.clone()).is_err(), "{keys}");
         }
         assert!(with("primaryKeys", json!([{"OrderNo": i64::MIN}])).is_ok());
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_a_body_says_nothing() {
+        let marked = [b"\xef\xbb\xbf", body().to_string().as_bytes()].concat();
+        assert_eq!(parse(&marked), parse(body().to_string().as_bytes()));
+        assert!(parse(b"\xef\xbb\xbf").is_err());
+    }
+
+    #[test]
+    fn a_deletion_may_name_any_key_that_a_row_can_have() {
+        for text in ["", "  ", "a\0b", "'", "\"", "\\", "%_[", "12"] {
+            let payload = with("primaryKeys", json!([{"ProductNo": text}])).unwrap();
+            let expected = json!({ "productno": text.replace('\0', "\u{fffd}") });
+            assert_eq!(payload.event.row.key.canonical(), expected.to_string());
+        }
+        let mut update = body();
+        update["event"] = json!("UPDATE");
+        update["primaryKeys"] = json!([{"ProductNo": ""}]);
+        assert_eq!(parse(update.to_string().as_bytes()), Err(KeyError::Empty.into()));
+    }
+
+    #[test]
+    fn half_a_character_is_replaced_in_a_hint_and_refused_in_a_key() {
+        let hinted = body().to_string().replace("Order\",", r#"Order","changedByUser":"\ud800x","note":"\udc00","#);
+        assert_eq!(parse(hinted.as_bytes()).unwrap().changed_by.as_deref(), Some("\u{fffd}x"));
+        let column =
+            body().to_string().replace("Order\",", r#"Order","changedColumns":[{"\ud800":1},{"Name":"\ud800"}],"#);
+        assert_eq!(parse(column.as_bytes()).unwrap().columns, ["Name"]);
+        for key in [r#"{"OrderNo":"\ud800"}"#, r#"{"\ud800":1}"#] {
+            let keyed = body().to_string().replace(r#"{"OrderNo":4711}"#, key);
+            assert!(parse(keyed.as_bytes()).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_member_named_like_the_library_s_own_marker_is_neither_number_nor_trouble() {
+        for marker in [r#"{"$serde_json::private::Number":"5"}"#, r#"{"$serde_json::private::RawValue":"5"}"#] {
+            for hint in ["changedColumns", "changedByUser", "somethingNew"] {
+                let hinted = body().to_string().replace("Order\",", &format!(r#"Order","{hint}":[{marker}],"#));
+                assert!(parse(hinted.as_bytes()).is_ok(), "{hinted}");
+            }
+            let keyed = body().to_string().replace("4711", marker);
+            assert_eq!(parse(keyed.as_bytes()), Err(PayloadError::KeyValue("OrderNo".into())));
+            let numbered = body().to_string().replace("\"companyNo\":2", &format!(r#""companyNo":{marker}"#));
+            assert_eq!(parse(numbered.as_bytes()), Err(PayloadError::WrongType("companyNo", "an integer")));
+        }
     }
 
     #[test]
