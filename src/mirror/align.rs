@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use sqlx::{Acquire, AssertSqlSafe, PgConnection, PgPool, types::Json};
 
-use super::{Mirror, SchemaError, clause, error::is_lock_timeout, schema};
+use super::{
+    Mirror, SchemaError, clause,
+    error::{is_full, is_lock_timeout},
+    schema,
+};
 use crate::{
     domain::{Column, TableLevel, TableSpec},
     failpoint::Failpoint,
@@ -28,15 +32,29 @@ impl Mirror {
     }
 }
 
-/// Returns the description that the table is in line with: the same one, or one without the columns that could not be
-/// added because somebody is at the table. Also whether tables may be distributed.
-pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>) -> Result<(Arc<TableSpec>, bool), SchemaError> {
+/// What a table was found or made to be.
+pub(super) struct Alignment {
+    /// The description that it is in line with.
+    pub(super) effective: Arc<TableSpec>,
+    /// Whether that has every column.
+    pub(super) is_complete: bool,
+    /// Whether tables may be distributed.
+    pub(super) is_distributed: bool,
+}
+
+/// Brings a table in line. The description that it is in line with is the same one, but for columns that are mirrored
+/// under another name already, and without those that could not be added because somebody is at the table or it is
+/// full.
+pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>) -> Result<Alignment, SchemaError> {
     let failed = |source| SchemaError::of(&spec.sql_name, source);
+    check_width(spec)?;
     let mut transaction = pool.begin_with(BEGIN).await.map_err(failed)?;
     lock(&mut transaction, spec).await.map_err(failed)?;
+    check_name(&mut transaction, spec).await?;
     let is_distributed = has_citus(&mut transaction).await.map_err(failed)?;
     let existing = columns(&mut transaction, spec).await.map_err(failed)?;
     let previous = remembered(&mut transaction, spec).await.map_err(failed)?;
+    let spec = &schema::with_known_names(spec, previous.as_ref());
     let left_out = if existing.is_empty() {
         forget_rows(&mut transaction, spec).await.map_err(failed)?;
         create(&mut transaction, spec).await.map_err(failed)?;
@@ -53,8 +71,38 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>) -> Result<(Arc<T
     Failpoint::TableMade.pass();
     transaction.commit().await.map_err(failed)?;
     Failpoint::TableReady.pass();
-    let effective = if left_out.is_empty() { Arc::clone(spec) } else { Arc::new(schema::without(spec, &left_out)) };
-    Ok((effective, is_distributed))
+    let is_complete = left_out.is_empty();
+    let effective = if is_complete { Arc::clone(spec) } else { Arc::new(schema::without(spec, &left_out)) };
+    Ok(Alignment { effective, is_complete, is_distributed })
+}
+
+fn check_width(spec: &TableSpec) -> Result<(), SchemaError> {
+    match spec.columns.len() {
+        columns if columns > schema::COLUMNS_MAX => {
+            Err(SchemaError::TooManyColumns { table: spec.sql_name.clone(), columns, max: schema::COLUMNS_MAX })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The table that was mirrored first under a name keeps it, also while it is gone.
+async fn check_name(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), SchemaError> {
+    let level = tenant_kind(spec);
+    let other = sqlx::query!(
+        "select table_name, spec ->> 'level' as level from nxt_mirror.mirrored_table
+          where spec ->> 'sql_name' = $1 and (table_name <> $2 or spec ->> 'level' <> $3)
+          order by table_name limit 1",
+        &spec.sql_name,
+        spec.name.as_str(),
+        level
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(|source| SchemaError::of(&spec.sql_name, source))?;
+    let Some(other) = other else { return Ok(()) };
+    let (table, name) = (clause::table(spec), spec.name.to_string());
+    let (other, other_level) = (other.table_name, other.level.unwrap_or_default());
+    Err(SchemaError::NameTaken { table, name, level, other, other_level })
 }
 
 async fn has_citus(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
@@ -119,6 +167,10 @@ async fn extend<'a>(
         }
         Err(error) if is_lock_timeout(&error) => {
             tracing::warn!(row.table = %spec.name, columns = names(&missing), "table is in use, columns are added later");
+            Ok(missing)
+        }
+        Err(error) if is_full(&error) => {
+            tracing::warn!(row.table = %spec.name, columns = names(&missing), "table is full, columns are left out");
             Ok(missing)
         }
         Err(error) => Err(SchemaError::of(&spec.sql_name, error)),
@@ -268,7 +320,7 @@ fn note(
     }
     let kept = (!kept.is_empty()).then(|| format!("not shown by the API, kept here: {}", kept.join(", ")));
     let later = (!left_out.is_empty())
-        .then(|| format!("to be added when nobody holds a lock on the table: {}", names(left_out)));
+        .then(|| format!("to be added when nobody holds a lock on the table and it has room: {}", names(left_out)));
     let notes: Vec<String> = kept.into_iter().chain(later).collect();
     (!notes.is_empty()).then(|| notes.join("; "))
 }

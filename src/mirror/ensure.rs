@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Mirror, SchemaError};
+use super::{
+    Mirror, SchemaError,
+    align::{Alignment, align},
+};
 use crate::domain::TableSpec;
 
 /// How long a table goes on without a column that could not be added, before that is tried again.
@@ -61,9 +64,8 @@ impl Mirror {
         if let Some(effective) = entry.current(spec) {
             return Ok(effective);
         }
-        let (effective, is_distributed) = super::align::align(&self.pool, spec).await?;
+        let Alignment { effective, is_complete, is_distributed } = align(&self.pool, spec).await?;
         self.tables.is_distributed.store(is_distributed, Ordering::Relaxed);
-        let is_complete = Arc::ptr_eq(&effective, spec);
         let retry_at = (!is_complete).then(|| Instant::now() + RETRY_PAUSE);
         let aligned = Aligned { described: Arc::clone(spec), effective: Arc::clone(&effective), retry_at };
         *lock(&entry.aligned) = Some(aligned);

@@ -66,6 +66,35 @@ pub enum SchemaError {
         /// Columns of the described key.
         expected: String,
     },
+    /// Another table of the source has the name in the mirror, so that their rows would mix.
+    #[error(
+        "{level} table {name} would be mirrored as {table}, where {other_level} table {other} is: it is not mirrored while \
+         that one is"
+    )]
+    NameTaken {
+        /// The mirrored table.
+        table: String,
+        /// The table of the source,
+        name: String,
+        /// and its level.
+        level: &'static str,
+        /// The one that was mirrored first,
+        other: String,
+        /// and its level.
+        other_level: String,
+    },
+    /// More columns than a table of PostgreSQL can have.
+    #[error(
+        "table {table} has {columns} columns in the source, and a table of PostgreSQL can have {max} of them at most"
+    )]
+    TooManyColumns {
+        /// The mirrored table.
+        table: String,
+        /// Columns of the source.
+        columns: usize,
+        /// Columns that there is room for.
+        max: usize,
+    },
     /// Somebody else is at the table.
     #[error("table {table} is locked by somebody else and cannot be brought in line with the source now")]
     Busy {
@@ -89,11 +118,25 @@ impl SchemaError {
         if is_lock_timeout(&source) { Self::Busy { table } } else { Self::Sql { table, source } }
     }
 
+    /// Whether it lasts until the source or a person changes something.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::TypeChanged { .. }
+            | Self::KeyChanged { .. }
+            | Self::NameTaken { .. }
+            | Self::TooManyColumns { .. } => true,
+            Self::Busy { .. } | Self::Sql { .. } => false,
+        }
+    }
+
     /// Whose failure it is: the database's where that is away, the target's else.
     pub fn diagnose(&self) -> Diagnosis {
         let of_target = |pause: Option<Duration>| Diagnosis { owner: Owner::Target, pause, reason: self.to_string() };
         match self {
-            Self::TypeChanged { .. } | Self::KeyChanged { .. } => of_target(None),
+            Self::TypeChanged { .. }
+            | Self::KeyChanged { .. }
+            | Self::NameTaken { .. }
+            | Self::TooManyColumns { .. } => of_target(None),
             Self::Busy { .. } => of_target(Some(BUSY_PAUSE)),
             Self::Sql { table, source } => {
                 let found = diagnose(source, Carried::Nothing, table);
@@ -107,5 +150,14 @@ impl SchemaError {
 
 /// Whether a lock was not to be had in time.
 pub(super) fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+    has_code(error, "55P03")
+}
+
+/// Whether the table has no room for more columns.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    has_code(error, "54011")
+}
+
+fn has_code(error: &sqlx::Error, wanted: &str) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == wanted)
 }

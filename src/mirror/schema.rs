@@ -1,10 +1,15 @@
 //! Texts of statements that make and extend mirrored tables, and what a table may look like to be used.
 
+use std::{collections::HashMap, sync::Arc};
+
 use super::{
     clause::{folded, has_text_key, primary_key, table},
     identifier::{Identifier, list},
 };
-use crate::domain::{Column, ColumnType, TableSpec};
+use crate::domain::{Column, ColumnType, TableSpec, naming};
+
+/// Columns of the source that a table has room for: PostgreSQL's tables have 1,600 at most, and five are ours.
+pub(super) const COLUMNS_MAX: usize = 1_600 - 5;
 
 /// A new table with its primary key.
 pub(super) fn create(spec: &TableSpec) -> String {
@@ -62,6 +67,21 @@ pub(super) fn holds(actual: &str, kind: ColumnType) -> bool {
     actual == kind.sql() || wider.contains(&actual)
 }
 
+/// The description by the names under which its columns are mirrored already. A column that comes later takes no name
+/// from one that has it.
+pub(super) fn with_known_names(spec: &Arc<TableSpec>, previous: Option<&TableSpec>) -> Arc<TableSpec> {
+    let Some(previous) = previous else { return Arc::clone(spec) };
+    let known: HashMap<&str, &str> =
+        previous.columns.iter().map(|column| (column.name.as_str(), column.sql_name.as_str())).collect();
+    let columns: Vec<&str> = spec.columns.iter().map(|column| column.name.as_str()).collect();
+    let names = naming::column_names(&columns, |column| known.get(column).copied());
+    if spec.columns.iter().zip(&names).all(|(column, name)| column.sql_name == *name) {
+        return Arc::clone(spec);
+    }
+    let renamed = |(column, sql_name): (&Column, String)| Column { sql_name, ..column.clone() };
+    Arc::new(TableSpec { columns: spec.columns.iter().zip(names).map(renamed).collect(), ..TableSpec::clone(spec) })
+}
+
 /// The description without these columns, none of which is part of the key.
 pub(super) fn without(spec: &TableSpec, left_out: &[&Column]) -> TableSpec {
     let is_kept = |column: &Column| !left_out.contains(&column);
@@ -92,6 +112,32 @@ mod tests {
         let effective = without(&spec, &[&column("a"), &column("c")]);
         assert_eq!(effective.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["d", "b"]);
         assert_eq!(effective.columns.len(), 2);
+    }
+
+    #[test]
+    fn names_stay_when_columns_come_that_fold_to_them() {
+        let column =
+            |name: &str| Column { name: name.into(), sql_name: naming::column_name(name), kind: ColumnType::Integer };
+        let spec = |columns: &[&str]| {
+            let sql_names = naming::column_names(columns, |_| None);
+            let columns = columns.iter().zip(sql_names).map(|(name, sql_name)| Column { sql_name, ..column(name) });
+            Arc::new(TableSpec {
+                name: TableName::new("Order").unwrap(),
+                field: "order".into(),
+                sql_name: "order".into(),
+                level: TableLevel::Company,
+                columns: columns.collect(),
+                key: vec![0],
+            })
+        };
+        let names = |spec: &TableSpec| spec.columns.iter().map(|own| own.sql_name.clone()).collect::<Vec<_>>();
+        let (before, after) = (spec(&["no", "aB"]), spec(&["no", "A_B", "aB"]));
+        assert_eq!(names(&after)[1], "a_b", "by itself the alphabet decides");
+        let kept = with_known_names(&after, Some(&before));
+        assert_eq!(names(&kept)[2], "a_b");
+        assert_ne!(names(&kept)[1], "a_b");
+        assert_eq!(with_known_names(&after, Some(&kept)), kept, "and so it stays");
+        assert!(Arc::ptr_eq(&with_known_names(&before, Some(&before)), &before));
     }
 
     #[test]

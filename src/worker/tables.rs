@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     domain::{TableLevel, TableName, TableSpec, Target},
-    mirror::{Mirror, SchemaError},
+    mirror::Mirror,
     queue,
     telemetry::chain,
     upstream::{CatalogError, Catalogue},
@@ -282,7 +282,7 @@ impl Tables {
         };
         let readiness = match self.mirror.ensure(&described).await {
             Ok(effective) => Some(Readiness::Ready(effective)),
-            Err(error @ (SchemaError::TypeChanged { .. } | SchemaError::KeyChanged { .. })) => {
+            Err(error) if error.is_lasting() => {
                 tracing::error!(%target, error = %chain(&error), "table cannot be mirrored");
                 Some(Readiness::Hopeless(error.to_string()))
             }

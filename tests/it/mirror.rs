@@ -675,3 +675,90 @@ async fn a_walk_finds_the_rows_that_it_has_not_met() {
     bed.mirror.declare_unmet(&mut transaction, &other, walk).await.unwrap();
     assert_eq!(bed.mirror.next_unmet(&mut transaction, &other).await.unwrap(), [rows[0].key.clone()]);
 }
+
+/// A table of the source with integer columns of these names, the first one its key.
+fn numbered(name: &str, sql_name: &str, level: TableLevel, columns: &[String]) -> Arc<TableSpec> {
+    let column = |name: &String| Column { name: name.clone(), sql_name: name.clone(), kind: ColumnType::SmallInt };
+    Arc::new(TableSpec {
+        name: TableName::new(name).unwrap(),
+        field: name.to_lowercase(),
+        sql_name: sql_name.into(),
+        level,
+        columns: columns.iter().map(column).collect(),
+        key: vec![0],
+    })
+}
+
+#[tokio::test]
+async fn two_tables_of_one_name_never_mix() {
+    let bed = Bed::new().await;
+    let columns = ["no".to_owned(), "amount".to_owned()];
+    let first = numbered("OrderLine", "order_line", TableLevel::Company, &columns);
+    bed.mirror.ensure(&first).await.unwrap();
+    let others = [
+        numbered("Order_Line", "order_line", TableLevel::Company, &columns),
+        numbered("OrderLine", "order_line", TableLevel::Customer, &columns),
+    ];
+    // Neither now, nor after a restart, nor when the first one is gone.
+    for mirror in [bed.mirror.clone(), Mirror::new(bed.pool.clone(), Deletes::Hard)] {
+        for other in &others {
+            let error = mirror.ensure(other).await.unwrap_err();
+            assert!(matches!(error, SchemaError::NameTaken { .. }) && error.is_lasting(), "{error}");
+            assert!(error.to_string().contains("where company table OrderLine is"), "{error}");
+        }
+        mirror.ensure(&first).await.unwrap();
+    }
+    bed.execute("drop table business_nxt.order_line").await;
+    let mirror = Mirror::new(bed.pool.clone(), Deletes::Hard);
+    assert!(mirror.ensure(&others[0]).await.is_err());
+    mirror.ensure(&first).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_table_may_have_as_many_columns_as_fit_and_no_more() {
+    let bed = Bed::new().await;
+    let columns: Vec<String> = (0..1_596).map(|number| format!("c{number}")).collect();
+    let error = bed.mirror.ensure(&numbered("TooWide", "too_wide", TableLevel::Company, &columns)).await.unwrap_err();
+    assert!(matches!(error, SchemaError::TooManyColumns { columns: 1_596, max: 1_595, .. }), "{error}");
+    let spec = numbered("Wide", "wide", TableLevel::Company, &columns[..1_595]);
+    bed.mirror.ensure(&spec).await.unwrap();
+    let target = target(&spec);
+    let row = |last: i64| {
+        let mut values = vec![Value::Int(1); 1_595];
+        values[1_594] = Value::Int(last);
+        let key = RowKey::from_values(vec![KeyValue::Int(1)]);
+        Row { table: Arc::clone(&spec), key, changed_at: None, values }
+    };
+    assert_eq!(bed.write(&target, &[row(1)], 1).await.unwrap(), [Written::Inserted]);
+    assert_eq!(bed.write(&target, &[row(2)], 2).await.unwrap(), [Written::Updated]);
+    assert_eq!(bed.compare(&target, &[row(2)]).await, [Comparison::Equal]);
+    // A column that was dropped by hand keeps its place: another one does not fit.
+    bed.execute("alter table business_nxt.wide drop column c7").await;
+    bed.mirror.forget(&spec);
+    let effective = bed.mirror.ensure(&spec).await.unwrap();
+    assert_eq!(effective.columns.len(), 1_594);
+}
+
+#[tokio::test]
+async fn columns_keep_their_names_whatever_comes_later() {
+    let bed = Bed::new().await;
+    let columns = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let named = |names: &[&str]| {
+        let mut spec = TableSpec::clone(&numbered("Odd", "odd", TableLevel::Company, &columns(names)));
+        let sql_names = nxt_mirror::domain::naming::column_names(names, |_| None);
+        spec.columns.iter_mut().zip(sql_names).for_each(|(column, sql_name)| column.sql_name = sql_name);
+        Arc::new(spec)
+    };
+    let before = bed.mirror.ensure(&named(&["no", "aB"])).await.unwrap();
+    let after = bed.mirror.ensure(&named(&["no", "A_B", "aB"])).await.unwrap();
+    assert_eq!(after.columns[2], before.columns[1]);
+    let restarted = Mirror::new(bed.pool.clone(), Deletes::Hard).ensure(&named(&["no", "A_B", "aB"])).await.unwrap();
+    assert_eq!(restarted, after);
+    assert_eq!(
+        bed.scalar::<i64>(
+            "select count(*) from pg_attribute where attrelid = 'business_nxt.odd'::regclass and attnum > 0"
+        )
+        .await,
+        3 + 5
+    );
+}
