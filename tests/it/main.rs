@@ -18,6 +18,7 @@ mod receive;
 mod security;
 mod simulator;
 mod support;
+mod tolerance;
 mod upstream;
 mod values;
 mod walks;
