@@ -29,6 +29,17 @@ create table nxt_mirror.ledger_block (
     announced_columns text[] not null default '{}'
 );
 create index ledger_block_stream on nxt_mirror.ledger_block (stream_id, id);
+-- The server compresses each block while its senders wait: several times faster by this method, where it has it.
+do $$ begin
+    alter table nxt_mirror.ledger_block
+        alter column table_name set compression lz4, alter column row_key set compression lz4,
+        alter column changed_at set compression lz4, alter column deleted_at set compression lz4,
+        alter column changed_by set compression lz4, alter column delivery_id set compression lz4,
+        alter column tenant_no set compression lz4, alter column event set compression lz4,
+        alter column body set compression lz4;
+exception when feature_not_supported then
+    raise notice 'this server has no lz4, so blocks are compressed by its default method';
+end $$;
 
 create sequence nxt_mirror.dead_letter_id as bigint;
 -- Signed bodies that were not understood.

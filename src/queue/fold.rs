@@ -199,7 +199,8 @@ async fn add_targets(connection: &mut PgConnection, stream: i64, blocks: &Blocks
     .map(drop)
 }
 
-/// Makes the rows dirty. Notifications of one row are taken together, with each other and with what waits already.
+/// Makes the rows dirty. Notifications of one row are taken together, with each other and with what waits already. A row
+/// is due since it was received, so that rows are asked for by age, however many are folded at once.
 async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks) -> Result<Vec<TargetId>, sqlx::Error> {
     sqlx::query_scalar!(
         r#"with entry as materialized (
@@ -222,7 +223,7 @@ async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks)
                insert into nxt_mirror.dirty_row as dirty
                    (target_id, row_key, due_at, waiting_since, notification_id, deleted_at, delete_received_at, announced,
                     changed_at)
-               select named.target_id, entry.row_key collate "C", now(), min(entry.received_at),
+               select named.target_id, entry.row_key collate "C", min(entry.received_at), min(entry.received_at),
                       max(entry.notification_id), max(entry.deleted_at),
                       max(entry.received_at) filter (where entry.deleted_at is not null), bool_or(entry.announces),
                       case when not bool_or(entry.announces and entry.changed_at is null) then max(entry.changed_at) end
