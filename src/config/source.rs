@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::ConfigError;
 
 /// Every setting there is. A key of the file that is not among them is a spelling mistake and stops the start.
-const KNOWN: [&str; 26] = [
+const KNOWN: [&str; 27] = [
     "DATABASE_URL",
     "NXT_DATA_DIR",
     "NXT_LISTEN",
@@ -31,6 +31,7 @@ const KNOWN: [&str; 26] = [
     "NXT_IN_FLIGHT_MAX",
     "NXT_SWEEP_SECONDS",
     "NXT_WALK_SECONDS",
+    "NXT_LEDGER_DAYS",
     "NXT_SOURCE_TIMEZONE",
     "NXT_LOG",
     "NXT_LOG_FORMAT",
@@ -79,6 +80,7 @@ impl Source {
 
     /// A setting, trimmed; `None` when absent or empty.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
+        debug_assert!(is_known(name), "{name} is not listed as a setting");
         self.values.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
