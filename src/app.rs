@@ -165,7 +165,8 @@ pub(crate) async fn worker_parts(
 ) -> anyhow::Result<worker::Parts> {
     let budget = Budget::new(pool.clone(), upstream.requests_per_minute, upstream.in_flight_max).await?;
     let client = Upstream::new(upstream, budget, Arc::clone(metrics))?;
-    let catalogue = Arc::new(Catalogue::new(client.clone(), mirror.keys.clone(), mirror.walk_interval));
+    let MirrorSettings { keys, extensions, walk_interval, .. } = mirror.clone();
+    let catalogue = Arc::new(Catalogue::new(client.clone(), keys, extensions, walk_interval));
     let tables = Mirror::new(pool.clone(), mirror.deletes);
     tables.look_for_losses().await?;
     catalogue.remember(tables.descriptions().await?);

@@ -26,7 +26,7 @@ pub fn signature(input: &[u8]) {
 
 /// An answer of the API: rows as asked for, or an error.
 pub fn answer(input: &[u8]) {
-    let column = |name: &str, kind| Column { name: name.into(), sql_name: name.into(), kind };
+    let column = Column::new;
     let table = Arc::new(TableSpec {
         name: TableName::new("OrderLine").expect("a name"),
         field: "orderLine".into(),

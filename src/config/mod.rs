@@ -14,7 +14,7 @@ use url::Url;
 
 pub use source::Source;
 
-use crate::domain::TableName;
+use crate::domain::{ExtensionColumn, TableName};
 
 /// One line that names the setting and says what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +160,8 @@ pub struct MirrorSettings {
     pub companies: Vec<i64>,
     /// `NXT_KEYS`: key columns by table identifier, which override everything else that tells them.
     pub keys: BTreeMap<TableName, Vec<String>>,
+    /// `NXT_EXTENSION_COLUMNS`: the customer's own columns by table identifier, none of them twice.
+    pub extensions: BTreeMap<TableName, Vec<ExtensionColumn>>,
     /// `NXT_DELETES`.
     pub deletes: Deletes,
     /// `NXT_SWEEP_SECONDS`; `None` when off.

@@ -10,7 +10,7 @@ use super::{
     ConfigError, DatabaseSettings, Deletes, LogFormat, LogSettings, MirrorSettings, OpsSettings, Source,
     UpstreamSettings, WebhookSettings,
 };
-use crate::domain::{TableName, naming};
+use crate::domain::{ExtensionColumn, ExtensionType, TableName, naming};
 
 pub(super) fn database(source: &Source) -> Result<DatabaseSettings, ConfigError> {
     let url = source.secret("DATABASE_URL")?;
@@ -113,6 +113,7 @@ pub(super) fn mirror(source: &Source) -> Result<MirrorSettings, ConfigError> {
         tables,
         companies,
         keys: keys(source)?,
+        extensions: extensions(source)?,
         deletes,
         sweep_interval: seconds(source, "NXT_SWEEP_SECONDS", 300)?,
         walk_interval: seconds(source, "NXT_WALK_SECONDS", 86_400)?,
@@ -150,6 +151,40 @@ fn keys(source: &Source) -> Result<BTreeMap<TableName, Vec<String>>, ConfigError
         }
     }
     Ok(keys)
+}
+
+/// `Order.MyDme_approvedBy=string;Order.MyDme_score=decimal`
+fn extensions(source: &Source) -> Result<BTreeMap<TableName, Vec<ExtensionColumn>>, ConfigError> {
+    const NAME: &str = "NXT_EXTENSION_COLUMNS";
+    let mut extensions: BTreeMap<TableName, Vec<ExtensionColumn>> = BTreeMap::new();
+    let entries = source.text(NAME).unwrap_or_default().split(';').map(str::trim).filter(|entry| !entry.is_empty());
+    for entry in entries {
+        let (owner, column) = extension(entry).map_err(|problem| wrong(NAME, problem))?;
+        // However a table is spelled, it is one.
+        let known = extensions.keys().find(|known| known.as_str().eq_ignore_ascii_case(owner.as_str())).cloned();
+        let columns = extensions.entry(known.unwrap_or(owner)).or_default();
+        if columns.iter().any(|other| other.name.eq_ignore_ascii_case(&column.name)) {
+            return Err(wrong(NAME, format!("{entry:?} names a column that is given before")));
+        }
+        columns.push(column);
+    }
+    Ok(extensions)
+}
+
+/// `Order.MyDme_approvedBy=string`
+fn extension(entry: &str) -> Result<(TableName, ExtensionColumn), String> {
+    let parts = entry.split_once('=').and_then(|(place, kind)| Some((place.split_once('.')?, kind.trim())));
+    let ((table, column), kind) = parts.ok_or_else(|| format!("{entry:?} is not of the form Table.column=type"))?;
+    let (table, column) = (table.trim(), column.trim());
+    let table = TableName::new(table).map_err(|error| error.to_string())?;
+    if !naming::is_well_formed(column) {
+        return Err(format!("{column:?} in {entry:?} is not a column name"));
+    }
+    let types = ExtensionType::ALL;
+    let kind = types.into_iter().find(|known| known.name() == kind).ok_or_else(|| {
+        format!("{kind:?} in {entry:?} is none of the types {}", types.map(ExtensionType::name).join(", "))
+    })?;
+    Ok((table, ExtensionColumn { name: column.to_owned(), kind }))
 }
 
 fn items<'a>(source: &'a Source, name: &str) -> impl Iterator<Item = &'a str> {
@@ -244,6 +279,12 @@ mod tests {
             ("NXT_COMPANIES", "1,x"),
             ("NXT_KEYS", "Voucher"),
             ("NXT_KEYS", "Voucher=a+"),
+            ("NXT_EXTENSION_COLUMNS", "Order.MyDme_score"),
+            ("NXT_EXTENSION_COLUMNS", "MyDme_score=decimal"),
+            ("NXT_EXTENSION_COLUMNS", "Order.MyDme score=decimal"),
+            ("NXT_EXTENSION_COLUMNS", "Order Line.MyDme_score=decimal"),
+            ("NXT_EXTENSION_COLUMNS", "Order.MyDme_score=float"),
+            ("NXT_EXTENSION_COLUMNS", "Order.MyDme_score=decimal;order.mydme_SCORE=string"),
             ("NXT_DELETES", "maybe"),
             ("NXT_FETCH_ROWS_MAX", "0"),
             ("NXT_REQUESTS_PER_MINUTE", "-1"),
@@ -285,6 +326,19 @@ mod tests {
         let keys = settings.unwrap().mirror.keys;
         assert_eq!(keys[&TableName::new("Voucher").unwrap()], ["batchNo", "voucherNo"]);
         assert_eq!(keys.len(), 2);
+    }
+
+    #[test]
+    fn columns_of_the_customer_s_own_are_read_by_table() {
+        let text = "Order.MyDme_approvedBy=string; Order.MyDme_score = decimal ;Associate.MyDme_since=date;";
+        let settings = Settings::read(&source(&[("NXT_EXTENSION_COLUMNS", text)]), Role::All).unwrap();
+        let column = |name: &str, kind| ExtensionColumn { name: name.into(), kind };
+        let of = |table: &str| settings.mirror.extensions[&TableName::new(table).unwrap()].clone();
+        assert_eq!(
+            of("Order"),
+            [column("MyDme_approvedBy", ExtensionType::String), column("MyDme_score", ExtensionType::Decimal)]
+        );
+        assert_eq!(of("Associate"), [column("MyDme_since", ExtensionType::Date)]);
     }
 
     #[test]

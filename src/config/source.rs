@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::ConfigError;
 
 /// Every setting there is. A key of the file that is not among them is a spelling mistake and stops the start.
-const KNOWN: [&str; 27] = [
+const KNOWN: [&str; 28] = [
     "DATABASE_URL",
     "NXT_DATA_DIR",
     "NXT_LISTEN",
@@ -25,6 +25,7 @@ const KNOWN: [&str; 27] = [
     "NXT_TABLES",
     "NXT_COMPANIES",
     "NXT_KEYS",
+    "NXT_EXTENSION_COLUMNS",
     "NXT_DELETES",
     "NXT_FETCH_ROWS_MAX",
     "NXT_REQUESTS_PER_MINUTE",

@@ -211,7 +211,8 @@ fn coerce(value: &KeyValue, kind: ColumnType) -> Option<KeyValue> {
         | ColumnType::Boolean
         | ColumnType::TimestampTz
         | ColumnType::Timestamp
-        | ColumnType::Date => return None,
+        | ColumnType::Date
+        | ColumnType::Time => return None,
     };
     let number = match value {
         KeyValue::Int(number) => *number,
@@ -352,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_too_long_has_a_short_name_of_its_own() {
-        let column = |name: &str| Column { name: name.into(), sql_name: name.into(), kind: ColumnType::Text };
+        let column = |name: &str| Column::new(name, ColumnType::Text);
         let table = TableSpec {
             name: TableName::new("T").unwrap(),
             field: "t".into(),

@@ -23,7 +23,7 @@ pub use change::{AnnouncedRow, ChangeEvent, ChangeKind};
 pub use diagnosis::{Diagnosis, Owner};
 pub use key::{AnnouncedKey, KeyError, KeyValue, RowKey};
 pub use row::{Observation, Row, Value};
-pub use table::{Column, ColumnType, TableLevel, TableName, TableSpec};
+pub use table::{Column, ColumnType, ExtensionColumn, ExtensionType, TableLevel, TableName, TableSpec};
 pub use target::{Target, TargetId, TargetTable};
 pub use tenant::Tenant;
 pub use time::{DatabaseTime, SourceTime};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chrono::{NaiveDate, NaiveDateTime};
+use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
 
 use super::{
     key::{KeyValue, RowKey},
@@ -29,6 +29,8 @@ pub enum Value {
     Timestamp(NaiveDateTime),
     /// `date`.
     Date(NaiveDate),
+    /// `time`.
+    Time(NaiveTime),
 }
 
 impl Value {
@@ -42,6 +44,7 @@ impl Value {
             Self::TimestampTz(time) => time.to_string().into(),
             Self::Timestamp(time) => time.format("%Y-%m-%dT%H:%M:%S%.6f").to_string().into(),
             Self::Date(date) => date.to_string().into(),
+            Self::Time(time) => time.format("%H:%M:%S%.6f").to_string().into(),
         }
     }
 
@@ -55,7 +58,8 @@ impl Value {
             | Self::Decimal(_)
             | Self::TimestampTz(_)
             | Self::Timestamp(_)
-            | Self::Date(_) => None,
+            | Self::Date(_)
+            | Self::Time(_) => None,
         }
     }
 }

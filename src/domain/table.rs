@@ -92,6 +92,8 @@ pub enum ColumnType {
     Timestamp,
     /// `date`, from `Date`.
     Date,
+    /// `time`, from the customer's own columns alone.
+    Time,
 }
 
 impl ColumnType {
@@ -122,8 +124,84 @@ impl ColumnType {
             Self::TimestampTz => "timestamp with time zone",
             Self::Timestamp => "timestamp without time zone",
             Self::Date => "date",
+            Self::Time => "time without time zone",
         }
     }
+}
+
+/// The type of a column of the customer's own. Such columns are not in the typed schema; each is asked for by a field of
+/// `extensions` that is named after its type (API documentation, extensions).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExtensionType {
+    /// `integerValue`
+    Integer,
+    /// `decimalValue`
+    Decimal,
+    /// `stringValue`
+    String,
+    /// `booleanValue`
+    Boolean,
+    /// `dateValue`
+    Date,
+    /// `timeValue`
+    Time,
+    /// `timestampValue`
+    Timestamp,
+}
+
+impl ExtensionType {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Integer, Self::Decimal, Self::String, Self::Boolean, Self::Date, Self::Time, Self::Timestamp];
+
+    /// What the settings call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Integer => "integer",
+            Self::Decimal => "decimal",
+            Self::String => "string",
+            Self::Boolean => "boolean",
+            Self::Date => "date",
+            Self::Time => "time",
+            Self::Timestamp => "timestamp",
+        }
+    }
+
+    /// The field of `extensions` that has its values.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Integer => "integerValue",
+            Self::Decimal => "decimalValue",
+            Self::String => "stringValue",
+            Self::Boolean => "booleanValue",
+            Self::Date => "dateValue",
+            Self::Time => "timeValue",
+            Self::Timestamp => "timestampValue",
+        }
+    }
+
+    /// Its type in the mirror.
+    pub fn column_type(self) -> ColumnType {
+        match self {
+            Self::Integer => ColumnType::BigInt,
+            Self::Decimal => ColumnType::Numeric,
+            Self::String => ColumnType::Text,
+            Self::Boolean => ColumnType::Boolean,
+            Self::Date => ColumnType::Date,
+            Self::Time => ColumnType::Time,
+            Self::Timestamp => ColumnType::Timestamp,
+        }
+    }
+}
+
+/// A column of the customer's own, as the settings tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtensionColumn {
+    /// Its identifier, `MyDme_approvedBy`.
+    pub name: String,
+    /// Its type.
+    pub kind: ExtensionType,
 }
 
 /// One mirrored column.
@@ -135,10 +213,26 @@ pub struct Column {
     pub sql_name: String,
     /// Type in the mirror.
     pub kind: ColumnType,
+    /// Set for a column of the customer's own, which is a field of `extensions` and not of the row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension: Option<ExtensionType>,
+}
+
+impl Column {
+    /// A column of the source's own.
+    pub fn new(name: &str, kind: ColumnType) -> Self {
+        Self { name: name.to_owned(), sql_name: naming::column_name(name), kind, extension: None }
+    }
+}
+
+impl From<&ExtensionColumn> for Column {
+    fn from(column: &ExtensionColumn) -> Self {
+        Self { extension: Some(column.kind), ..Self::new(&column.name, column.kind.column_type()) }
+    }
 }
 
 /// A table as the API's metadata describes it. Made by `upstream::describe` alone, so that every name in it is one
-/// that the API gave.
+/// that the API gave, or the settings for a column of the customer's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSpec {
     /// Identifier, equal to the GraphQL row type.
@@ -149,7 +243,7 @@ pub struct TableSpec {
     pub sql_name: String,
     /// Company or customer table.
     pub level: TableLevel,
-    /// Columns in the source's order, key columns among them.
+    /// Columns in the source's order, key columns among them; behind them the customer's own.
     pub columns: Vec<Column>,
     /// Indexes into `columns`, in the order of the key. Never empty.
     pub key: Vec<usize>,
@@ -159,6 +253,20 @@ impl TableSpec {
     /// The key's columns in their order.
     pub fn key_columns(&self) -> impl ExactSizeIterator<Item = &Column> {
         self.key.iter().map(|&index| &self.columns[index])
+    }
+
+    /// The same table with these columns of the customer's own, and no others of them. One that is among the table's other
+    /// columns is mirrored as that.
+    pub fn with_extensions(mut self, extensions: &[ExtensionColumn]) -> Self {
+        self.columns.retain(|column| column.extension.is_none());
+        let mut columns = self.columns.clone();
+        let is_own = |name: &str| self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        columns.extend(extensions.iter().filter(|extension| !is_own(&extension.name)).map(Column::from));
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        let own = |name: &str| self.columns.iter().find(|column| column.name == name);
+        let sql_names = naming::column_names(&names, |name| own(name).map(|column| column.sql_name.as_str()));
+        columns.iter_mut().zip(sql_names).for_each(|(column, sql_name)| column.sql_name = sql_name);
+        Self { columns, ..self }
     }
 
     /// The column that says when a row last changed, if the table has it.

@@ -63,7 +63,9 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>) -> Result<Alignm
         extend(&mut transaction, spec, &existing).await?
     };
     let (_, is_same) = relation(&mut transaction, spec).await.map_err(failed)?;
-    if !is_same || previous.as_ref().is_some_and(|previous| has_lost(previous, spec, &existing, &left_out)) {
+    let is_incomplete =
+        |previous: &TableSpec| has_lost(previous, spec, &existing, &left_out) || has_new_extensions(previous, spec);
+    if !is_same || previous.as_ref().is_some_and(is_incomplete) {
         have_loaded_anew(&mut transaction, spec).await.map_err(failed)?;
     }
     let note = note(spec, &existing, previous.as_ref(), &left_out);
@@ -196,6 +198,16 @@ fn has_lost(previous: &TableSpec, spec: &TableSpec, existing: &[(String, String)
     let is_gone = |column: &Column| existing.iter().all(|(name, _)| *name != column.sql_name);
     let is_back = |column: &Column| left_out.iter().all(|left_out| left_out.sql_name != column.sql_name);
     spec.columns.iter().any(|column| was_there(column) && is_gone(column) && is_back(column))
+}
+
+/// Whether the settings name columns of the customer's own that they did not name before. The source has long had values
+/// in them.
+fn has_new_extensions(previous: &TableSpec, spec: &TableSpec) -> bool {
+    let mut extensions = spec.columns.iter().filter(|column| column.extension.is_some());
+    let has = |column: &Column| {
+        previous.columns.iter().any(|known| known.name == column.name && known.extension == column.extension)
+    };
+    extensions.any(|column| !has(column))
 }
 
 /// Whether there is such a table, and whether it is the one that was last brought in line. From here on it is.

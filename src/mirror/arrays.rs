@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use sqlx::{Arguments, error::BoxDynError, postgres::PgArguments, types::Uuid};
 
 use super::write::Fetched;
@@ -102,6 +102,7 @@ fn add_column<'a>(
         ColumnType::TimestampTz => arguments.add(read(column, values, timestamptz)?),
         ColumnType::Timestamp => arguments.add(read(column, values, timestamp)?),
         ColumnType::Date => arguments.add(read(column, values, date)?),
+        ColumnType::Time => arguments.add(read(column, values, time)?),
     }
 }
 
@@ -144,6 +145,10 @@ fn timestamp(value: &Value) -> Option<NaiveDateTime> {
 
 fn date(value: &Value) -> Option<NaiveDate> {
     if let Value::Date(date) = value { Some(*date) } else { None }
+}
+
+fn time(value: &Value) -> Option<NaiveTime> {
+    if let Value::Time(time) = value { Some(*time) } else { None }
 }
 
 impl Misfit {

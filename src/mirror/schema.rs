@@ -62,7 +62,8 @@ pub(super) fn holds(actual: &str, kind: ColumnType) -> bool {
         | ColumnType::Boolean
         | ColumnType::TimestampTz
         | ColumnType::Timestamp
-        | ColumnType::Date => &[],
+        | ColumnType::Date
+        | ColumnType::Time => &[],
     };
     actual == kind.sql() || wider.contains(&actual)
 }
@@ -100,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_key_is_found_again_among_fewer_columns() {
-        let column = |name: &str| Column { name: name.into(), sql_name: name.into(), kind: ColumnType::Integer };
+        let column = |name: &str| Column::new(name, ColumnType::Integer);
         let spec = TableSpec {
             name: TableName::new("Order").unwrap(),
             field: "order".into(),
@@ -116,8 +117,7 @@ mod tests {
 
     #[test]
     fn names_stay_when_columns_come_that_fold_to_them() {
-        let column =
-            |name: &str| Column { name: name.into(), sql_name: naming::column_name(name), kind: ColumnType::Integer };
+        let column = |name: &str| Column::new(name, ColumnType::Integer);
         let spec = |columns: &[&str]| {
             let sql_names = naming::column_names(columns, |_| None);
             let columns = columns.iter().zip(sql_names).map(|(name, sql_name)| Column { sql_name, ..column(name) });

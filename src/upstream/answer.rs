@@ -186,9 +186,17 @@ impl ReadRow {
 fn row(item: &RawValue, table: &Arc<TableSpec>, zone: Tz) -> Result<ReadRow, String> {
     let item: Members<'_> =
         serde_json::from_str(item.get()).map_err(|error| format!("a row is not an object: {error}"))?;
+    let extensions = item.get("extensions").map(|raw| (members(raw.get()), raw.get() == "null"));
     let raw = |index: usize| {
-        let name = &table.columns[index].name;
-        item.get(name.as_str()).copied().ok_or_else(|| format!("column {name} is missing"))
+        let column = &table.columns[index];
+        let raw = match (column.extension, &extensions) {
+            (None, _) => item.get(column.name.as_str()).copied(),
+            // A row that has none of them.
+            (Some(_), Some((_, true))) => Some(RawValue::NULL),
+            (Some(_), Some((extensions, false))) => extensions.get(column.name.as_str()).copied(),
+            (Some(_), None) => None,
+        };
+        raw.ok_or_else(|| format!("column {} is missing", column.name))
     };
     let read = |index: usize| {
         let column = &table.columns[index];
@@ -229,10 +237,12 @@ fn changed_at(table: &TableSpec, values: &[Value]) -> Option<crate::domain::Sour
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Column, ColumnType, DatabaseTime, KeyValue, TableLevel, TableName};
+    use crate::domain::{
+        Column, ColumnType, DatabaseTime, ExtensionColumn, ExtensionType, KeyValue, TableLevel, TableName,
+    };
 
     fn place(part: &str, lines: &[u64]) -> Place {
-        let column = |name: &str, kind| Column { name: name.into(), sql_name: name.into(), kind };
+        let column = Column::new;
         let table = TableSpec {
             name: TableName::new("Product").unwrap(),
             field: "product".into(),
@@ -294,6 +304,26 @@ mod tests {
         let page = named(&format!(r#"[{{"no":1,"name":"{}"}},{{"no":2,"name":"b"}}]"#, "x".repeat(3_000)));
         assert!(page.rows[0].as_ref().unwrap_err().problem.contains("longer than"), "{:?}", page.rows[0]);
         assert!(page.rows[1].is_ok());
+    }
+
+    #[test]
+    fn columns_of_the_customer_s_own_are_read_from_their_aliases() {
+        let score = ExtensionColumn { name: "MyDme_score".into(), kind: ExtensionType::Decimal };
+        let mut place = place("t0", &[]);
+        place.table = Arc::new(Arc::unwrap_or_clone(place.table).with_extensions(&[score]));
+        let read_items = |items: &str| {
+            let text = format!(r#"{{"data":{{"c0":{{"t0":{}}}}}}}"#, part(items));
+            let answer = Answer::parse(text.into_bytes(), None, DatabaseTime::default()).unwrap();
+            read(&answer, std::slice::from_ref(&place), chrono_tz::UTC).pop().unwrap()
+        };
+        let page = read_items(
+            r#"[{"no":1,"name":"a","extensions":{"MyDme_score":2.50}},{"no":2,"name":"b","extensions":null}]"#,
+        );
+        let rows: Vec<_> = page.unwrap().rows.into_iter().map(|row| row.unwrap().values).collect();
+        assert_eq!((&rows[0][2], &rows[1][2]), (&Value::Decimal("2.50".into()), &Value::Null));
+        for items in [r#"[{"no":1,"name":"a"}]"#, r#"[{"no":1,"name":"a","extensions":{}}]"#] {
+            assert!(read_items(items).unwrap().rows[0].is_err(), "{items}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::queries::{RowField, TableField};
 use crate::domain::{
     Column,
     ColumnType::{self, BigInt, Integer, SmallInt, Text},
-    TableName, TableSpec, naming,
+    ExtensionColumn, TableName, TableSpec, naming,
 };
 
 /// Endings of the columns that repeat another one in a second form (API notes, enum domains and bit flags).
@@ -69,21 +69,26 @@ pub enum DescribeError {
     },
 }
 
-/// What else tells a table's key, beside its descriptions.
+/// What the settings say of a table.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct KeyHints<'a> {
+pub(super) struct Configured<'a> {
     /// `NXT_KEYS`.
-    pub(super) configured: Option<&'a [String]>,
+    pub(super) key: Option<&'a [String]>,
+    /// `NXT_EXTENSION_COLUMNS`.
+    pub(super) extensions: &'a [ExtensionColumn],
+}
+
+/// What else tells of a table, beside its descriptions.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Hints<'a> {
+    /// The settings.
+    pub(super) configured: Configured<'a>,
     /// The columns of a received notification, in its order.
     pub(super) announced: Option<&'a [String]>,
 }
 
 /// Describes a table.
-pub(super) fn describe(
-    table: &TableField,
-    fields: &[RowField],
-    hints: KeyHints<'_>,
-) -> Result<TableSpec, DescribeError> {
+pub(super) fn describe(table: &TableField, fields: &[RowField], hints: Hints<'_>) -> Result<TableSpec, DescribeError> {
     let name = TableName::new(naming::pascal_case(&table.field)).expect("GraphQL names are well formed");
     let columns = columns(fields);
     if columns.is_empty() {
@@ -95,7 +100,14 @@ pub(super) fn describe(
         return Err(DescribeError::KeyType { table: name, column: column.name.clone(), kind: column.kind.sql() });
     }
     let sql_name = naming::snake_case(name.as_str());
-    Ok(TableSpec { field: table.field.clone(), sql_name, level: table.level, columns, key, name })
+    let spec = TableSpec { field: table.field.clone(), sql_name, level: table.level, columns, key, name };
+    Ok(spec.with_extensions(extensions(fields, hints.configured)))
+}
+
+/// The customer's own columns, where the API lets them be asked for: every row type has `extensions` since 2026-03.
+fn extensions<'a>(fields: &[RowField], configured: Configured<'a>) -> &'a [ExtensionColumn] {
+    let is_there = fields.iter().any(|field| field.name == "extensions" && field.leaf.is_none());
+    if is_there { configured.extensions } else { &[] }
 }
 
 /// Scalars and enums, without the twins whose base column exists and without binary content.
@@ -110,8 +122,7 @@ fn columns(fields: &[RowField]) -> Vec<Column> {
         .filter_map(|field| Some((field.name.as_str(), field.leaf.as_ref()?.column_type(&field.name)?)))
         .collect();
     let sql_names = naming::column_names(&kept.iter().map(|(name, _)| *name).collect::<Vec<_>>(), |_| None);
-    let column =
-        |((name, kind), sql_name): ((&str, ColumnType), String)| Column { name: name.to_owned(), sql_name, kind };
+    let column = |((name, kind), sql_name)| Column { sql_name, ..Column::new(name, kind) };
     kept.into_iter().zip(sql_names).map(column).collect()
 }
 
@@ -122,9 +133,9 @@ fn key(
     table: &TableName,
     columns: &[Column],
     fields: &[RowField],
-    hints: KeyHints<'_>,
+    hints: Hints<'_>,
 ) -> Result<Vec<usize>, DescribeError> {
-    if let Some(configured) = hints.configured {
+    if let Some(configured) = hints.configured.key {
         return resolve(table, columns, configured, "NXT_KEYS");
     }
     let marked: Vec<String> =
@@ -180,7 +191,10 @@ fn resolve(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::TableLevel, upstream::queries::Leaf};
+    use crate::{
+        domain::{ExtensionType, TableLevel},
+        upstream::queries::Leaf,
+    };
 
     fn field(name: &str, scalar: &str, description: &str) -> RowField {
         let leaf = (!scalar.is_empty()).then(|| Leaf::Scalar(scalar.into()));
@@ -218,7 +232,7 @@ mod tests {
             field("joinup_Associate", "", ""),
             field("strange", "Hologram", ""),
         ];
-        let spec = describe(&table("order"), &fields, KeyHints::default()).unwrap();
+        let spec = describe(&table("order"), &fields, Hints::default()).unwrap();
         let columns: Vec<_> = spec.columns.iter().map(|column| (column.sql_name.as_str(), column.kind)).collect();
         assert_eq!(
             columns,
@@ -237,29 +251,48 @@ mod tests {
     }
 
     #[test]
+    fn columns_of_the_customer_s_own_come_behind_and_only_where_they_can_be_asked_for() {
+        let extension = |name: &str| ExtensionColumn { name: name.into(), kind: ExtensionType::Time };
+        let (new, taken) = ([extension("MyDme_openFrom")], [extension("batch_No"), extension("BatchNo")]);
+        let describe_with = |fields: &[RowField], extensions| {
+            let configured = Configured { extensions, ..Configured::default() };
+            describe(&table("order"), fields, Hints { configured, announced: None })
+        };
+        let names = |spec: TableSpec| spec.columns.into_iter().map(|column| column.sql_name).collect::<Vec<_>>();
+        let mut fields = vec![field("orderNo", "Int", "[PK]"), field("batchNo", "Int", "")];
+        assert_eq!(names(describe_with(&fields, &new).unwrap()), ["order_no", "batch_no"]);
+        fields.insert(0, field("extensions", "", ""));
+        assert_eq!(names(describe_with(&fields, &new).unwrap()), ["order_no", "batch_no", "my_dme_open_from"]);
+        // One that has the mirrored name of another one gets a suffix, and what the table has anyway is its own.
+        let names = names(describe_with(&fields, &taken).unwrap());
+        assert!(names.len() == 3 && names[2].starts_with("batch_no_"), "{names:?}");
+    }
+
+    #[test]
     fn the_settings_know_the_key_best() {
         let configured = ["voucherno".to_owned(), "batchNo".to_owned()];
-        let hints = KeyHints { configured: Some(&configured), announced: None };
+        let configured = Configured { key: Some(&configured), ..Configured::default() };
+        let hints = Hints { configured, announced: None };
         assert_eq!(key_names(&describe(&table("voucher"), &voucher(), hints).unwrap()), ["voucherNo", "batchNo"]);
     }
 
     #[test]
     fn a_notification_tells_the_key_where_no_description_does() {
         let announced = ["BatchNo".to_owned(), "VoucherNo".to_owned()];
-        let hints = KeyHints { configured: None, announced: Some(&announced) };
+        let hints = Hints { announced: Some(&announced), ..Hints::default() };
         assert_eq!(key_names(&describe(&table("voucher"), &voucher(), hints).unwrap()), ["batchNo", "voucherNo"]);
     }
 
     #[test]
     fn a_table_whose_key_nobody_knows_is_refused_with_the_way_out() {
-        let error = describe(&table("voucher"), &voucher(), KeyHints::default()).unwrap_err();
+        let error = describe(&table("voucher"), &voucher(), Hints::default()).unwrap_err();
         assert!(error.to_string().contains("NXT_KEYS=\"Voucher="), "{error}");
     }
 
     #[test]
     fn a_key_column_that_the_api_does_not_show_is_refused() {
         let announced = ["Nonsense".to_owned()];
-        let hints = KeyHints { configured: None, announced: Some(&announced) };
+        let hints = Hints { announced: Some(&announced), ..Hints::default() };
         let error = describe(&table("voucher"), &voucher(), hints).unwrap_err();
         assert!(matches!(error, DescribeError::NoSuchColumn { .. }));
     }
@@ -267,13 +300,13 @@ mod tests {
     #[test]
     fn the_built_in_list_is_the_last_resort() {
         let fields = [field("orgUnit3No", "Int", ""), field("name", "String", "")];
-        assert_eq!(key_names(&describe(&table("orgUnit3"), &fields, KeyHints::default()).unwrap()), ["orgUnit3No"]);
+        assert_eq!(key_names(&describe(&table("orgUnit3"), &fields, Hints::default()).unwrap()), ["orgUnit3No"]);
     }
 
     #[test]
     fn columns_of_one_sql_name_and_names_of_postgresql_s_own_are_kept_apart() {
         let fields = [field("aB", "Int", "[PK]"), field("a_b", "Int", ""), field("xmin", "Int", "")];
-        let spec = describe(&table("odd"), &fields, KeyHints::default()).unwrap();
+        let spec = describe(&table("odd"), &fields, Hints::default()).unwrap();
         let names: Vec<_> = spec.columns.iter().map(|column| column.sql_name.as_str()).collect();
         assert_eq!(names, ["a_b", "a_b_04f4ad51", "xmin_"]);
         assert_eq!(key_names(&spec), ["aB"]);
@@ -282,7 +315,7 @@ mod tests {
     #[test]
     fn a_key_that_names_no_row_is_refused() {
         let fields = [field("validFrom", "Date", "[PK]"), field("name", "String", "")];
-        let error = describe(&table("odd"), &fields, KeyHints::default()).unwrap_err();
+        let error = describe(&table("odd"), &fields, Hints::default()).unwrap_err();
         assert!(error.to_string().contains("column validFrom of type date"), "{error}");
     }
 }

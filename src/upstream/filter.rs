@@ -96,7 +96,7 @@ mod tests {
     use crate::domain::{Column, ColumnType, TableLevel, TableName};
 
     fn table(columns: &[&str]) -> TableSpec {
-        let column = |name: &&str| Column { name: (*name).into(), sql_name: (*name).into(), kind: ColumnType::Integer };
+        let column = |name: &&str| Column::new(name, ColumnType::Integer);
         TableSpec {
             name: TableName::new("T").unwrap(),
             field: "t".into(),

@@ -52,7 +52,7 @@ pub fn read_token(bytes: &[u8]) -> Result<(), String> {
 pub fn read_description(bytes: &[u8]) -> Option<crate::domain::TableSpec> {
     let fields = queries::row_fields(std::str::from_utf8(bytes).ok()?).ok()??;
     let table = queries::TableField { level: crate::domain::TableLevel::Company, field: "orderLine".into() };
-    describe::describe(&table, &fields, describe::KeyHints::default()).ok()
+    describe::describe(&table, &fields, describe::Hints::default()).ok()
 }
 
 /// The rows of one table in an answer's bytes.

@@ -66,9 +66,16 @@ pub(super) fn context_field(tenant: Tenant) -> &'static str {
 /// All columns of a table.
 pub(super) fn fragment(table: &TableSpec) -> String {
     let mut text = format!("fragment {0}Row on {0} {{", table.name);
-    for column in &table.columns {
-        text.push(' ');
-        text.push_str(&column.name);
+    for column in table.columns.iter().filter(|column| column.extension.is_none()) {
+        _ = write!(text, " {}", column.name);
+    }
+    let mut extensions = String::new();
+    for (column, kind) in table.columns.iter().filter_map(|column| Some((column, column.extension?))) {
+        // The alias names the column (API documentation, extensions).
+        _ = write!(extensions, " {}: {}", column.name, kind.field());
+    }
+    if !extensions.is_empty() {
+        _ = write!(text, " extensions {{{extensions} }}");
     }
     text.push_str(" }");
     text
@@ -126,7 +133,7 @@ mod tests {
     #[test]
     fn each_part_and_each_table_has_a_line_of_its_own() {
         let table = |name: &str| {
-            let column = Column { name: "no".into(), sql_name: "no".into(), kind: ColumnType::Integer };
+            let column = Column::new("no", ColumnType::Integer);
             Arc::new(TableSpec {
                 name: TableName::new(name).unwrap(),
                 field: name.to_lowercase(),

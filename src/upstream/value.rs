@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, NaiveTime, SubsecRound};
 use chrono_tz::Tz;
 use serde_json::value::RawValue;
 
@@ -52,7 +52,11 @@ fn convert(kind: ColumnType, json: Json<'_>, zone: Tz) -> Option<Value> {
             time_or_null(&number(json)?, |text| time::parse_in_zone(text, zone).map(Value::TimestampTz))
         }
         ColumnType::Timestamp => time_or_null(&json.text()?, |text| time::parse_local(text).map(Value::Timestamp)),
-        ColumnType::Date => time_or_null(&json.text()?, |text| date(text).map(Value::Date)),
+        ColumnType::Date => match json.kind() {
+            Kind::Number(number) => numbered_date(number),
+            _ => time_or_null(&json.text()?, |text| date(text).map(Value::Date)),
+        },
+        ColumnType::Time => time_or_null(&number(json)?, |text| clock_time(text).or_else(|| numbered_time(text))),
         ColumnType::Text => Some(Value::Text(text(json))),
     }
 }
@@ -131,9 +135,57 @@ fn date(text: &str) -> Option<NaiveDate> {
     text.get(..10)?.parse().ok()
 }
 
+/// `yyyymmdd`; 0 is none (API documentation, date and time).
+fn numbered_date(number: &str) -> Option<Value> {
+    let number = u32::try_from(json::integer(number)?).ok()?;
+    if number == 0 {
+        return Some(Value::Null);
+    }
+    let year = i32::try_from(number / 10_000).ok()?;
+    NaiveDate::from_ymd_opt(year, number / 100 % 100, number % 100).map(Value::Date)
+}
+
+/// `hhmm` (API documentation, date and time). 0 is midnight; 2400 is no time of a day.
+fn numbered_time(number: &str) -> Option<Value> {
+    let number = u32::try_from(json::integer(number)?).ok()?;
+    if number == 2_400 {
+        return Some(Value::Null);
+    }
+    NaiveTime::from_hms_opt(number / 100, number % 100, 0).map(Value::Time)
+}
+
+/// `HH:MM`, with seconds and decimals or without.
+fn clock_time(text: &str) -> Option<Value> {
+    let time = ["%H:%M:%S%.f", "%H:%M"].iter().find_map(|form| NaiveTime::parse_from_str(text, form).ok())?;
+    Some(Value::Time(time.trunc_subsecs(6)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_and_dates_are_numbers_or_texts() {
+        let time = |hour, minute, second| Ok(Value::Time(NaiveTime::from_hms_opt(hour, minute, second).unwrap()));
+        for (json, value) in [
+            ("0", time(0, 0, 0)),
+            ("101", time(1, 1, 0)),
+            ("\"2330\"", time(23, 30, 0)),
+            ("\"09:30\"", time(9, 30, 0)),
+            ("\"09:30:15.0000000\"", time(9, 30, 15)),
+            ("2400", Ok(Value::Null)),
+        ] {
+            assert_eq!(parse(ColumnType::Time, json), value, "{json}");
+        }
+        for json in ["2360", "2401", "-1", "\"noon\"", "true", "9.5"] {
+            assert!(parse(ColumnType::Time, json).is_err(), "{json}");
+        }
+        let date = Ok(Value::Date(NaiveDate::from_ymd_opt(2026, 2, 1).unwrap()));
+        assert_eq!(parse(ColumnType::Date, "20260201"), date);
+        assert_eq!(parse(ColumnType::Date, "\"2026-02-01\""), date);
+        assert_eq!(parse(ColumnType::Date, "0"), Ok(Value::Null));
+        assert!(parse(ColumnType::Date, "20260231").is_err());
+    }
 
     fn parse(kind: ColumnType, json: &str) -> Result<Value, ValueError> {
         let raw: Box<RawValue> = serde_json::from_str(json).unwrap();

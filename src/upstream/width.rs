@@ -50,9 +50,13 @@ impl Upstream {
 fn width(row: &Row) -> usize {
     let text = |value: &Value| match value {
         Value::Text(text) | Value::Decimal(text) => text.len(),
-        Value::Null | Value::Bool(_) | Value::Int(_) | Value::TimestampTz(_) | Value::Timestamp(_) | Value::Date(_) => {
-            0
-        }
+        Value::Null
+        | Value::Bool(_)
+        | Value::Int(_)
+        | Value::TimestampTz(_)
+        | Value::Timestamp(_)
+        | Value::Date(_)
+        | Value::Time(_) => 0,
     };
     size_of_val(row.values.as_slice()) + row.values.iter().map(text).sum::<usize>()
 }

@@ -7,6 +7,7 @@ mod columns;
 mod convergence;
 mod crashes;
 mod embedded;
+mod extensions;
 mod faults;
 mod isolation;
 mod mirror;

@@ -127,7 +127,7 @@ fn time(seconds: i64) -> chrono::DateTime<Utc> {
 }
 
 fn column(name: &str, kind: ColumnType) -> Column {
-    Column { name: name.into(), sql_name: nxt_mirror::domain::naming::column_name(name), kind }
+    Column::new(name, kind)
 }
 
 fn table(name: &str, columns: &[(&str, ColumnType)], key: &[usize]) -> Arc<TableSpec> {
@@ -678,7 +678,7 @@ async fn a_walk_finds_the_rows_that_it_has_not_met() {
 
 /// A table of the source with integer columns of these names, the first one its key.
 fn numbered(name: &str, sql_name: &str, level: TableLevel, columns: &[String]) -> Arc<TableSpec> {
-    let column = |name: &String| Column { name: name.clone(), sql_name: name.clone(), kind: ColumnType::SmallInt };
+    let column = |name: &String| Column { sql_name: name.clone(), ..Column::new(name, ColumnType::SmallInt) };
     Arc::new(TableSpec {
         name: TableName::new(name).unwrap(),
         field: name.to_lowercase(),

@@ -238,11 +238,14 @@ struct ColumnChange {
     name: String,
     /// Scalar of a new column; without it the column is hidden.
     scalar: Option<String>,
+    /// The customer's own.
+    #[serde(default)]
+    extension: bool,
 }
 
 async fn columns(change: web::Json<ColumnChange>, world: web::Data<World>) -> Result {
     match &change.scalar {
-        Some(scalar) => world.store().add_column(&change.table, &change.name, scalar)?,
+        Some(scalar) => world.store().add_column(&change.table, &change.name, scalar, change.extension)?,
         None => world.store().hide_column(&change.table, &change.name)?,
     }
     world.clone().into_inner().rebuild_schema()?;

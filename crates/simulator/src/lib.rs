@@ -252,7 +252,13 @@ impl Simulator {
 
     /// Adds a column to a table while it is in use: `name` and GraphQL scalar.
     pub fn add_column(&self, table: &str, name: &str, scalar: &str) -> Result<(), SimulatorError> {
-        self.world.store().add_column(table, name, scalar)?;
+        self.world.store().add_column(table, name, scalar, false)?;
+        self.world.rebuild_schema()
+    }
+
+    /// Adds a column of the customer's own to a table: `name` and GraphQL scalar.
+    pub fn add_extension_column(&self, table: &str, name: &str, scalar: &str) -> Result<(), SimulatorError> {
+        self.world.store().add_column(table, name, scalar, true)?;
         self.world.rebuild_schema()
     }
 

@@ -43,6 +43,8 @@ pub struct ColumnDef {
     pub twin: Option<Twin>,
     /// No longer in the schema.
     pub hidden: bool,
+    /// The customer's own: not in the schema, but a field of `extensions`.
+    pub extension: bool,
 }
 
 /// A table.
@@ -211,7 +213,7 @@ fn column(text: &str) -> ColumnDef {
     });
     let key = scalar.ends_with('!');
     let scalar = scalar.trim_end_matches('!').to_owned();
-    ColumnDef { name: name.into(), scalar, key, twin, hidden: false }
+    ColumnDef { name: name.into(), scalar, key, twin, hidden: false, extension: false }
 }
 
 impl TableDef {

@@ -23,6 +23,16 @@ use super::{
 
 /// GraphQL's own scalars.
 const BUILT_IN: [&str; 3] = ["Int", "String", "Boolean"];
+/// Fields of `extensions` and the scalars of their values.
+const EXTENSIONS: [(&str, &str); 7] = [
+    ("integerValue", "Long"),
+    ("decimalValue", "Decimal"),
+    ("stringValue", "String"),
+    ("booleanValue", "Boolean"),
+    ("dateValue", "Date"),
+    ("timeValue", "Time"),
+    ("timestampValue", "DateTime"),
+];
 const OPERATORS: [&str; 7] = ["_eq", "_not_eq", "_gt", "_gte", "_lt", "_lte", "_like"];
 
 /// Errors of fields, collected while one operation is executed.
@@ -71,7 +81,7 @@ pub(super) fn build(tables: &[Arc<TableDef>], world: &Arc<World>) -> Result<Sche
         .register(Enum::new("SortOrder").item("ASC").item("DESC"))
         .register(Enum::new("CodeEnum").item("None").item("Normal").item("Other"))
         .register(page_info())
-        .register(extension());
+        .register(extensions());
     let (mut company, mut customer) = (Object::new("Query_UseCompany"), Object::new("Query_UseCustomer"));
     for table in tables {
         let parent = if table.system { &mut customer } else { &mut company };
@@ -236,9 +246,28 @@ fn read_cursor(text: &str) -> Result<usize, Problem> {
     offset.ok_or_else(|| Problem::field("Invalid cursor"))
 }
 
-fn extension() -> Object {
-    let value = Field::new("stringValue", TypeRef::named("String"), |_| FieldFuture::Value(None));
-    Object::new("Extensions").field(value.argument(InputValue::new("name", TypeRef::named("String"))))
+/// A row with its table, whose columns of the customer's own are asked for.
+type Extended = (Arc<TableDef>, Row);
+
+fn extensions() -> Object {
+    EXTENSIONS.into_iter().fold(Object::new("Extensions"), |object, (field, scalar)| {
+        let value = Field::new(field, TypeRef::named(scalar), move |ctx| {
+            FieldFuture::from_value(extension_value(&ctx, scalar))
+        });
+        object.field(value.argument(InputValue::new("name", TypeRef::named("String"))))
+    })
+}
+
+/// The column that the argument names, else the alias, in any case; null where it has another type.
+fn extension_value(ctx: &ResolverContext<'_>, scalar: &str) -> Option<Argument> {
+    let (table, row) = ctx.parent_value.downcast_ref::<Extended>()?;
+    let given = ctx.args.get("name").and_then(|name| name.string().ok().map(str::to_owned));
+    let name = given.or_else(|| ctx.field().alias().map(str::to_owned))?;
+    let is_wanted = |index: &usize| {
+        let column = &table.columns[*index];
+        column.extension && !column.hidden && column.scalar == scalar && column.name.eq_ignore_ascii_case(&name)
+    };
+    (0..table.columns.len()).find(is_wanted).map(|index| to_argument(&row[index]))
 }
 
 fn connection_name(table: &TableDef) -> String {
@@ -281,7 +310,7 @@ fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>, world: &Weak<Wo
         .field(InputValue::new("changedDateTimeUtc", TypeRef::named("Operators_DateTime")));
     let mut order = InputObject::new(&order_name);
     let mut row = Object::new(name).description(table.description());
-    for (index, column) in table.columns.iter().enumerate().filter(|(_, column)| !column.hidden) {
+    for (index, column) in table.columns.iter().enumerate().filter(|(_, column)| !column.hidden && !column.extension) {
         filter = filter.field(InputValue::new(&column.name, TypeRef::named(format!("Operators_{}", column.scalar))));
         order = order.field(InputValue::new(&column.name, TypeRef::named("SortOrder")));
         row = row.field(column_field(table, index, world.clone()));
@@ -295,7 +324,11 @@ fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>, world: &Weak<Wo
         let join = Field::new(field, TypeRef::named(type_), |_| FieldFuture::Value(None));
         row = row.field(if is_down { connection_arguments(join, target) } else { join });
     }
-    let extensions = Field::new("extensions", TypeRef::named("Extensions"), |_| FieldFuture::Value(None));
+    let own = Arc::clone(table);
+    let extensions = Field::new("extensions", TypeRef::named("Extensions"), move |ctx| {
+        let row = ctx.parent_value.downcast_ref::<Row>().cloned();
+        FieldFuture::Value(row.map(|row| FieldValue::owned_any::<Extended>((Arc::clone(&own), row))))
+    });
     let connection = Object::new(connection_name(table))
         .field(Field::new("totalCount", TypeRef::named("Int"), |ctx| {
             let page = ctx.parent_value.downcast_ref::<Arc<Page>>();

@@ -216,13 +216,19 @@ impl Store {
         Ok(table.key.iter().map(|&index| table.columns[index].name.clone()).collect())
     }
 
-    pub(crate) fn add_column(&mut self, table: &str, name: &str, scalar: &str) -> Result<(), SimulatorError> {
+    pub(crate) fn add_column(
+        &mut self,
+        table: &str,
+        name: &str,
+        scalar: &str,
+        extension: bool,
+    ) -> Result<(), SimulatorError> {
         let mut changed = (*self.table(table)?).clone();
         if let Some(index) = changed.column(name) {
             changed.columns[index].hidden = false;
         } else {
             let (name, scalar) = (name.to_owned(), scalar.to_owned());
-            changed.columns.push(ColumnDef { name, scalar, key: false, twin: None, hidden: false });
+            changed.columns.push(ColumnDef { name, scalar, key: false, twin: None, hidden: false, extension });
             for ((_, own), rows) in &mut self.rows {
                 if own == table {
                     widen(rows, changed.columns.len());
@@ -304,6 +310,7 @@ fn read_columns(table: &TableDef, values: &Map<String, Json>) -> Result<Vec<(usi
 /// Unset integers are 0, unset strings empty (API notes, types); what has no such value is null.
 fn fresh(table: &TableDef) -> Vec<Value> {
     let unset = |column: &ColumnDef| match column.scalar.as_str() {
+        _ if column.extension => Value::Null,
         "Int" | "Short" | "Byte" | "Long" => Value::Int(0),
         "Decimal" => Value::Decimal("0.0".into()),
         "String" => Value::Text(String::new()),

@@ -11,7 +11,7 @@ use crate::{
     domain::{Owner, TableLevel, TableName, TableSpec, backoff},
     upstream::{
         UpstreamError,
-        describe::{DescribeError, KeyHints, describe},
+        describe::{Configured, DescribeError, Hints, describe},
         diagnose,
         queries::{RowField, TableField},
     },
@@ -115,9 +115,10 @@ impl Entry {
         }
     }
 
-    /// Takes over a description from an earlier run.
-    pub(super) fn remember(&mut self, spec: TableSpec) {
-        self.known = Some(Known::Described(Arc::new(spec)));
+    /// Takes over a description from an earlier run. Which columns of the customer's own it has, is for the settings of
+    /// this one to say.
+    pub(super) fn remember(&mut self, spec: TableSpec, configured: Configured<'_>) {
+        self.known = Some(Known::Described(Arc::new(spec.with_extensions(configured.extensions))));
         self.known_since = Instant::now();
     }
 
@@ -192,7 +193,7 @@ impl Entry {
     }
 
     /// A notification tells the key. Only where nothing better does is it used, and then without asking again.
-    pub(super) fn learn_key(&mut self, announced: &[String], configured: Option<&[String]>) {
+    pub(super) fn learn_key(&mut self, announced: &[String], configured: Configured<'_>) {
         if self.is_described() || self.announced_key.as_deref() == Some(announced) {
             return;
         }
@@ -236,7 +237,7 @@ impl Entry {
     }
 
     /// A lookup has come to its end.
-    pub(super) fn finish(&mut self, lookup: Lookup, configured: Option<&[String]>, now: Instant) {
+    pub(super) fn finish(&mut self, lookup: Lookup, configured: Configured<'_>, now: Instant) {
         self.is_asked = false;
         match lookup {
             Err(error) => return self.fail(error, now),
@@ -275,14 +276,17 @@ impl Entry {
     }
 
     /// Describes the table; an old description beats a refusal.
-    fn take_shape(&mut self, shape: Shape, configured: Option<&[String]>) {
+    fn take_shape(&mut self, shape: Shape, configured: Configured<'_>) {
         let known_key = self.known_key();
-        let hints = KeyHints { configured, announced: known_key.as_deref() };
+        let hints = Hints { configured, announced: known_key.as_deref() };
         match describe(&shape.table, &shape.fields, hints) {
             Ok(spec) => {
                 let is_kept = |field: &&RowField| spec.columns.iter().any(|column| column.name == field.name);
                 let left_out = shape.fields.iter().filter(|field| !is_kept(field));
                 self.left_out = left_out.map(|field| field.name.to_ascii_lowercase()).collect();
+                if !configured.extensions.is_empty() && spec.columns.iter().all(|column| column.extension.is_none()) {
+                    tracing::warn!(row.table = %self.name, "NXT_EXTENSION_COLUMNS: the API shows no extensions of the table");
+                }
                 if let Some(Known::Described(known)) = &self.known {
                     self.vanished.extend(known.columns.iter().map(|column| column.name.clone()));
                     self.vanished.retain(|name| spec.columns.iter().all(|column| column.name != *name));
@@ -339,7 +343,7 @@ mod tests {
     fn described(now: Instant) -> Entry {
         let mut entry = entry();
         entry.begin(now);
-        entry.finish(Ok(Some(shape(&[("no", "[PK]"), ("picture", "")]))), None, now);
+        entry.finish(Ok(Some(shape(&[("no", "[PK]"), ("picture", "")]))), Configured::default(), now);
         entry
     }
 
@@ -370,7 +374,7 @@ mod tests {
         let mut entry = described(now);
         for lookup in [Ok(None), failure(), Ok(Some(shape(&[("other", "")]))), Ok(Some(shape(&[])))] {
             entry.begin(now);
-            entry.finish(lookup, None, now);
+            entry.finish(lookup, Configured::default(), now);
             assert!(matches!(entry.answer(now), Some(Ok(_))));
         }
     }
@@ -380,7 +384,7 @@ mod tests {
         let now = Instant::now();
         let mut entry = entry();
         entry.begin(now);
-        entry.finish(Ok(None), None, now);
+        entry.finish(Ok(None), Configured::default(), now);
         assert!(matches!(entry.answer(now), Some(Err(CatalogError::Unknown { .. }))));
         entry.refresh(now, FRESH);
         assert!(entry.want.is_none());
@@ -394,7 +398,7 @@ mod tests {
         let mut entry = entry();
         for pause in [1, 2, 4] {
             entry.begin(now);
-            entry.finish(failure(), None, now);
+            entry.finish(failure(), Configured::default(), now);
             let again_at = now + Duration::from_secs(pause);
             assert!(matches!(entry.answer(again_at - Duration::from_millis(1)), Some(Err(CatalogError::Upstream(_)))));
             assert!(entry.answer(again_at).is_none());
@@ -406,9 +410,9 @@ mod tests {
         let now = Instant::now();
         let mut entry = entry();
         entry.begin(now);
-        entry.finish(Ok(Some(shape(&[("no", ""), ("line", "")]))), None, now);
+        entry.finish(Ok(Some(shape(&[("no", ""), ("line", "")]))), Configured::default(), now);
         assert!(matches!(entry.answer(now), Some(Err(CatalogError::Refused(DescribeError::NoKey { .. })))));
-        entry.learn_key(&names(&["no", "line"]), None);
+        entry.learn_key(&names(&["no", "line"]), Configured::default());
         assert_eq!(entry.answer(now).unwrap().unwrap().key, [0, 1]);
     }
 
@@ -417,7 +421,7 @@ mod tests {
         let now = Instant::now();
         let mut entry = described(now);
         entry.begin(now);
-        entry.finish(Ok(Some(shape(&[("new", ""), ("no", "")]))), None, now);
+        entry.finish(Ok(Some(shape(&[("new", ""), ("no", "")]))), Configured::default(), now);
         let spec = entry.answer(now).unwrap().unwrap();
         assert_eq!((spec.columns.len(), spec.key.as_slice()), (2, &[1][..]));
     }
@@ -426,11 +430,11 @@ mod tests {
     fn a_notification_with_a_wrong_key_does_not_shut_out_a_right_one() {
         let now = Instant::now();
         let mut entry = entry();
-        entry.learn_key(&names(&["nonsense"]), None);
+        entry.learn_key(&names(&["nonsense"]), Configured::default());
         entry.begin(now);
-        entry.finish(Ok(Some(shape(&[("no", "")]))), None, now);
+        entry.finish(Ok(Some(shape(&[("no", "")]))), Configured::default(), now);
         assert!(matches!(entry.answer(now), Some(Err(CatalogError::Refused(DescribeError::NoSuchColumn { .. })))));
-        entry.learn_key(&names(&["No"]), None);
+        entry.learn_key(&names(&["No"]), Configured::default());
         assert!(matches!(entry.answer(now), Some(Ok(_))));
     }
 
@@ -444,7 +448,7 @@ mod tests {
         entry.want_columns(lacking, now);
         assert!(entry.is_coming(now));
         entry.begin(now);
-        entry.finish(Ok(Some(shape(&[("no", "[PK]"), ("newColumn", "")]))), None, now);
+        entry.finish(Ok(Some(shape(&[("no", "[PK]"), ("newColumn", "")]))), Configured::default(), now);
         let spec = entry.answer(now).unwrap().unwrap();
         assert_eq!((spec.columns.len(), entry.lacking(&spec, &names(&["NewColumn"]), now).len()), (2, 0));
         let lacking = entry.lacking(&spec, &names(&["Another"]), now);
@@ -459,7 +463,7 @@ mod tests {
         let spec = entry.answer(now).unwrap().unwrap();
         entry.want_columns(entry.lacking(&spec, &names(&["Ghost"]), now), now);
         entry.begin(now);
-        entry.finish(Ok(Some(shape(&[("no", "[PK]")]))), None, now);
+        entry.finish(Ok(Some(shape(&[("no", "[PK]")]))), Configured::default(), now);
         assert!(entry.lacking(&spec, &names(&["Ghost"]), now).is_empty());
         assert_eq!(entry.lacking(&spec, &names(&["Ghost"]), now + ABSENT), ["ghost"]);
     }
@@ -471,7 +475,7 @@ mod tests {
         let spec = entry.answer(now).unwrap().unwrap();
         entry.want_columns(entry.lacking(&spec, &names(&["Late"]), now), now);
         entry.begin(now);
-        entry.finish(failure(), None, now);
+        entry.finish(failure(), Configured::default(), now);
         assert!(!entry.is_coming(now) && entry.is_coming(now + FAILED_PAUSE));
     }
 }

@@ -19,8 +19,12 @@ use tokio::{
 
 use entry::Entry;
 
-use super::{Upstream, UpstreamError, describe::DescribeError, queries::TableField};
-use crate::domain::{TableLevel, TableName, TableSpec};
+use super::{
+    Upstream, UpstreamError,
+    describe::{Configured, DescribeError},
+    queries::TableField,
+};
+use crate::domain::{ExtensionColumn, TableLevel, TableName, TableSpec};
 
 /// How long a description holds at most; new columns come weekly.
 const FRESH_MAX: Duration = Duration::from_secs(3_600);
@@ -59,6 +63,7 @@ type Id = (TableLevel, String);
 struct Inner {
     upstream: Upstream,
     keys: BTreeMap<TableName, Vec<String>>,
+    extensions: BTreeMap<TableName, Vec<ExtensionColumn>>,
     fresh: Duration,
     /// Never held while something is waited for.
     state: Mutex<State>,
@@ -80,12 +85,18 @@ struct State {
 }
 
 impl Catalogue {
-    /// A catalogue that asks this API; `keys` are those of the settings. Descriptions are renewed at least once in each
-    /// interval between two walks, so that a walk knows the columns that are new.
-    pub fn new(upstream: Upstream, keys: BTreeMap<TableName, Vec<String>>, walk_interval: Option<Duration>) -> Self {
+    /// A catalogue that asks this API; `keys` and `extensions` are those of the settings. Descriptions are renewed at
+    /// least once in each interval between two walks, so that a walk knows the columns that are new.
+    pub fn new(
+        upstream: Upstream,
+        keys: BTreeMap<TableName, Vec<String>>,
+        extensions: BTreeMap<TableName, Vec<ExtensionColumn>>,
+        walk_interval: Option<Duration>,
+    ) -> Self {
         let fresh = walk_interval.map_or(FRESH_MAX, |interval| interval.min(FRESH_MAX));
         let arrivals = watch::Sender::new(0);
-        let inner = Inner { upstream, keys, fresh, state: Mutex::default(), wanted: Notify::new(), arrivals };
+        let (state, wanted) = (Mutex::default(), Notify::new());
+        let inner = Inner { upstream, keys, extensions, fresh, state, wanted, arrivals };
         Self { inner: Arc::new(inner) }
     }
 
@@ -165,7 +176,9 @@ impl Catalogue {
     /// Takes over descriptions from an earlier run.
     pub fn remember(&self, specs: impl IntoIterator<Item = TableSpec>) {
         for spec in specs {
-            self.inner.with_entry(spec.level, &spec.name.clone(), |entry| entry.remember(spec));
+            let name = spec.name.clone();
+            let configured = self.inner.configured(&name);
+            self.inner.with_entry(spec.level, &name, |entry| entry.remember(spec, configured));
         }
     }
 
@@ -190,10 +203,11 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key in the settings.
-    fn configured(&self, name: &TableName) -> Option<&[String]> {
-        let configured = self.keys.iter().find(|(table, _)| table.as_str().eq_ignore_ascii_case(name.as_str()));
-        configured.map(|(_, key)| key.as_slice())
+    fn configured(&self, name: &TableName) -> Configured<'_> {
+        Configured {
+            key: of_table(&self.keys, name).map(Vec::as_slice),
+            extensions: of_table(&self.extensions, name).map_or(&[], Vec::as_slice),
+        }
     }
 
     fn prepare(&self, entry: &mut Entry, announced: Option<&[String]>, now: Instant) {
@@ -221,6 +235,12 @@ impl Inner {
         }
         result
     }
+}
+
+/// What settings have for a table, however they spell it.
+fn of_table<'a, T>(settings: &'a BTreeMap<TableName, T>, name: &TableName) -> Option<&'a T> {
+    let mut settings = settings.iter();
+    settings.find(|(table, _)| table.as_str().eq_ignore_ascii_case(name.as_str())).map(|(_, value)| value)
 }
 
 impl State {

@@ -158,6 +158,7 @@ mod tests {
             tables: vec![],
             companies: vec![],
             keys: BTreeMap::new(),
+            extensions: BTreeMap::new(),
             deletes: Deletes::Hard,
             sweep_interval: interval(sweep),
             walk_interval: interval(walk),

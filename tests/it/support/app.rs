@@ -137,6 +137,11 @@ impl TestApp {
         Builder { settings: vec![], options, role: Role::All }
     }
 
+    /// Changes a setting of the daemons and commands that are started from here on.
+    pub fn set(&mut self, name: &'static str, value: impl ToString) {
+        self.settings.push((name, value.to_string()));
+    }
+
     /// Stops the daemon, does something, and starts it again.
     pub async fn restart(&mut self, meanwhile: impl AsyncFnOnce(&PgPool)) {
         self.daemon.end().await;
