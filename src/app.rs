@@ -155,6 +155,16 @@ impl App {
     }
 }
 
+/// The API, within the budget that all processes on this database share.
+pub(crate) async fn upstream(
+    settings: &UpstreamSettings,
+    pool: &PgPool,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Upstream> {
+    let budget = Budget::new(pool.clone(), settings.requests_per_minute, settings.in_flight_max).await?;
+    Ok(Upstream::new(settings, budget, Arc::clone(metrics))?)
+}
+
 /// What a worker works with, from the settings. Registers it as alive.
 pub(crate) async fn worker_parts(
     upstream: &UpstreamSettings,
@@ -163,8 +173,7 @@ pub(crate) async fn worker_parts(
     metrics: &Arc<Metrics>,
     stored: &Arc<Notify>,
 ) -> anyhow::Result<worker::Parts> {
-    let budget = Budget::new(pool.clone(), upstream.requests_per_minute, upstream.in_flight_max).await?;
-    let client = Upstream::new(upstream, budget, Arc::clone(metrics))?;
+    let client = self::upstream(upstream, pool, metrics).await?;
     let MirrorSettings { keys, extensions, walk_interval, .. } = mirror.clone();
     let catalogue = Arc::new(Catalogue::new(client.clone(), keys, extensions, walk_interval));
     let tables = Mirror::new(pool.clone(), mirror.deletes);

@@ -133,6 +133,15 @@ pub enum Command {
         #[command(subcommand)]
         command: DeadLetterCommand,
     },
+    /// Compare the webhook subscriptions in Business NXT with what is mirrored; exit code 0 all ok, 1 not, 2 could not
+    /// tell
+    Subscriptions {
+        #[command(flatten)]
+        targets: Targets,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Fetch the rows of stored notifications again
     Replay(ReplayArgs),
     /// Tell every event, fetch and write known about one row, in order

@@ -5,7 +5,11 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 
-use super::{database_url, operate::tenant};
+use super::{
+    database_url,
+    operate::tenant,
+    subscriptions::{Comparison, Line, State},
+};
 use crate::{
     app, clocks,
     config::{Role, Settings, Source},
@@ -81,7 +85,6 @@ async fn examine(config: Option<&Path>, findings: &mut Findings) -> anyhow::Resu
             api(&settings, &pool, findings).await?;
             time(&pool, findings).await?;
             targets(&pool, findings).await?;
-            subscriptions(&pool, findings).await?;
         }
         Ok(false) => findings.problem("database", "migrations are not done", "run nxt-mirror migrate"),
         Err(error) => findings.problem("database", error, "check the server's log"),
@@ -119,8 +122,11 @@ async fn api(settings: &Settings, pool: &PgPool, findings: &mut Findings) -> any
         Err(error) => findings.problem("companies", chain(&error), "see the API's error"),
     }
     tables(settings, &parts, findings).await;
+    let comparison =
+        Comparison { upstream: &parts.upstream, pool, client_id: &upstream.client_id, mirror: &settings.mirror };
+    let compared = subscriptions(&comparison, findings).await;
     app::leave(&parts.queue, parts.me).await;
-    Ok(())
+    compared
 }
 
 async fn tables(settings: &Settings, parts: &Parts, findings: &mut Findings) {
@@ -175,20 +181,37 @@ async fn targets(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn subscriptions(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
-    let targets = status::freshness(pool).await?;
-    let mut heard = 0;
-    for target in &targets {
-        if target.last_notified_at.is_some() || target.backlog > 0 {
-            heard += 1;
-            continue;
+/// Tables of which notifications are missing. Where the subscriptions cannot be read, notifications that have come tell
+/// that there is one.
+async fn subscriptions(comparison: &Comparison<'_>, findings: &mut Findings) -> anyhow::Result<()> {
+    let lines = match comparison.lines(&Selection::default()).await {
+        Ok(lines) => lines,
+        Err(error) => {
+            findings.problem("subscriptions", chain(&*error), "see the API's error");
+            return Ok(());
         }
-        findings.problem(
-            &format!("subscription of {} of {}", target.table, tenant(target.company_no, target.customer_no)),
-            "no notification of it has come",
-            "if rows do change there, add a WebhookSubscription row in Business NXT; sweeps find the changes meanwhile",
-        );
+    };
+    let targets = status::freshness(comparison.pool).await?;
+    let has_spoken = |line: &Line| {
+        let mut own = targets.iter().filter(|target| line.is_of(target));
+        own.any(|target| target.last_notified_at.is_some() || target.backlog > 0)
+    };
+    let mut fine = 0;
+    for line in &lines {
+        let advice = match line.state {
+            State::Ok => None,
+            State::Unreadable if has_spoken(line) => None,
+            State::Missing | State::Filtered => Some("until then, sweeps find changes late and walks deletions"),
+            State::Unreadable => Some("no notification of it has come either; see nxt-mirror subscriptions"),
+        };
+        match advice {
+            None => fine += 1,
+            Some(advice) => {
+                let what = format!("subscription of {} of {}", line.table(), line.tenant());
+                findings.problem(&what, line.note.as_deref().unwrap_or_default(), advice);
+            }
+        }
     }
-    findings.fine("subscriptions", format_args!("notifications of {heard} tables of companies have come"));
+    findings.fine("subscriptions", format_args!("notifications come of {fine} of {} tables of companies", lines.len()));
     Ok(())
 }

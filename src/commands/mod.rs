@@ -3,6 +3,7 @@
 mod doctor;
 mod operate;
 mod progress;
+mod subscriptions;
 mod walks;
 
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
@@ -38,6 +39,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Verify { targets, repair, json } => walks::verify(config, targets, repair, json).await,
         Command::Status { json } => operate::status(config, json).await,
         Command::DeadLetters { command } => operate::dead_letters(config, command).await,
+        Command::Subscriptions { targets, json } => subscriptions::subscriptions(config, targets, json).await,
         Command::Replay(args) => operate::replay(config, args).await,
         Command::Explain { table, key, company, json } => operate::explain(config, table, key, company, json).await,
         Command::Doctor => doctor::doctor(config).await,

@@ -13,6 +13,7 @@ pub mod row;
 pub mod settle;
 #[cfg(test)]
 mod settle_orders;
+pub mod subscription;
 pub mod table;
 pub mod target;
 pub mod tenant;
@@ -23,6 +24,7 @@ pub use change::{AnnouncedRow, ChangeEvent, ChangeKind};
 pub use diagnosis::{Diagnosis, Owner};
 pub use key::{AnnouncedKey, KeyError, KeyValue, RowKey};
 pub use row::{Observation, Row, Value};
+pub use subscription::{Delivery, NumberedTable, SubscribedTable, Subscription, delivery};
 pub use table::{Column, ColumnType, ExtensionColumn, ExtensionType, TableLevel, TableName, TableSpec};
 pub use target::{Target, TargetId, TargetTable};
 pub use tenant::Tenant;

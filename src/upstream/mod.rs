@@ -25,6 +25,7 @@ mod page;
 mod probe;
 mod queries;
 mod request;
+mod subscriptions;
 mod token;
 mod value;
 mod width;
@@ -40,6 +41,7 @@ pub use fetch::{Ask, Sight};
 pub use outage::Outage;
 pub use page::{ChangesAsk, PageAsk, TablePage};
 pub use queries::Company;
+pub use subscriptions::{Setup, SetupError};
 
 /// Whether a token answer's bytes bring a token, or why not.
 #[cfg(any(test, fuzzing))]

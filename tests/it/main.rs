@@ -18,6 +18,7 @@ mod queue;
 mod receive;
 mod security;
 mod simulator;
+mod subscriptions;
 mod support;
 mod tolerance;
 mod upstream;

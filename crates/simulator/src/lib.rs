@@ -148,7 +148,8 @@ impl World {
     ) -> Result<T, SimulatorError> {
         let (result, changes) = change(&mut self.store())?;
         if notify {
-            for change in &changes {
+            let store = self.store();
+            for change in changes.iter().filter(|change| store.forwards(change, &self.options.client_id)) {
                 self.sender.announce(change);
             }
         }
@@ -192,6 +193,7 @@ impl Simulator {
             options,
         });
         world.rebuild_schema()?;
+        world.store().subscribe_to_all(&world.options.client_id)?;
         if world.options.published_example {
             world.store().publish_example();
         }

@@ -159,8 +159,20 @@ const TABLES: &[(&str, u32, &str, &str, &str)] = &[
     ("CapitalAsset", 95, "CapAst", "capitalAssetNo:Int! name:String acquisitionValue:Decimal", ""),
     ("FreeInformation1", 96, "FreeInf1", "freeInformation1No:Int! text1:String value1:Decimal", ""),
 ];
-const SYSTEM_TABLES: &[(&str, u32, &str, &str)] =
-    &[("User", 3, "Usr", "userName:String! fullName:String emailAddress:String connectApplication:Boolean")];
+const SYSTEM_TABLES: &[(&str, u32, &str, &str)] = &[
+    ("User", 3, "Usr", "userName:String! fullName:String emailAddress:String connectApplication:Boolean"),
+    (TARGETS, 8, "WhTrg", "lineNo:Int! userName:String description:String"),
+    (
+        SUBSCRIPTIONS,
+        9,
+        "WhSub",
+        "webhookTarget:Int! companyNo:Int! tableNo:Int! filter:Int/flags jqFilter:String description:String",
+    ),
+];
+/// The webhook setup. The names that people see of its columns are documented (webhooks, filtering), these are made up.
+pub(crate) const TARGETS: &str = "WebhookTarget";
+/// Companies and tables that notifications are sent of.
+pub(crate) const SUBSCRIPTIONS: &str = "WebhookSubscription";
 /// Columns that make `CapitalAsset` a wide table.
 const WIDE_COLUMNS: usize = 160;
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{
     SimulatorError,
     clock::Clock,
-    model::{ColumnDef, Owner, TableDef},
+    model::{ColumnDef, Owner, SUBSCRIPTIONS, TARGETS, TableDef},
     value::{Ordered, Value},
 };
 
@@ -208,7 +208,52 @@ impl Store {
     }
 
     pub(crate) fn tables_in_use(&self) -> Vec<(Owner, String)> {
-        self.rows.keys().cloned().collect()
+        self.rows.keys().filter(|(_, table)| !is_setup(table)).cloned().collect()
+    }
+
+    /// Gives each customer a webhook target of this user, and subscriptions to all tables below it.
+    pub(crate) fn subscribe_to_all(&mut self, user: &str) -> Result<(), SimulatorError> {
+        let tenants: Vec<(Owner, i64)> = self.customers.iter().map(|(owner, customer)| (*owner, *customer)).collect();
+        for (tenant, customer) in tenants {
+            let owner = Owner::Customer(customer);
+            let (company, is_system) = match tenant {
+                Owner::Company(company) => (company, false),
+                Owner::Customer(_) => (0, true),
+            };
+            if is_system {
+                self.put(owner, TARGETS, &object(json!({ "lineNo": 1, "userName": user })))?;
+            }
+            for table in self.model().iter().filter(|table| table.system == is_system && !is_setup(&table.name)) {
+                let row = json!({ "webhookTarget": 1, "companyNo": company, "tableNo": table.number });
+                self.put(owner, SUBSCRIPTIONS, &object(row))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a subscription below one of the user's targets lets a change through. Its JSONPath is not looked at.
+    pub(crate) fn forwards(&self, change: &Change, user: &str) -> bool {
+        let customer = Owner::Customer(change.customer);
+        let company = match change.owner {
+            Owner::Company(company) => company,
+            Owner::Customer(_) => 0,
+        };
+        let bit = match change.event {
+            Event::Insert => 1,
+            Event::Update => 2,
+            Event::Delete => 4,
+        };
+        let lets_through = |target: &Map<String, Json>| {
+            let key = [target["lineNo"].as_i64().unwrap_or_default(), company, i64::from(change.table.number)];
+            let row = self
+                .rows
+                .get(&(customer, SUBSCRIPTIONS.to_owned()))
+                .and_then(|rows| rows.get(&key.map(Ordered::Int).to_vec())?.last()?.row.clone());
+            let filter = self.model.get(SUBSCRIPTIONS).and_then(|table| table.column("filter"));
+            row.zip(filter).is_some_and(|(row, filter)| !matches!(row[filter], Value::Int(bits) if bits & bit != 0))
+        };
+        let targets = self.rows(customer, TARGETS).unwrap_or_default();
+        targets.iter().filter(|target| target["userName"] == user).any(lets_through)
     }
 
     pub(crate) fn key_columns(&self, table: &str) -> Result<Vec<String>, SimulatorError> {
@@ -295,6 +340,18 @@ impl Store {
         let now = now.with_nanosecond(now.nanosecond() / 100 * 100).unwrap_or(now);
         self.last_change = now.max(self.last_change + TimeDelta::nanoseconds(100));
         self.last_change
+    }
+}
+
+/// Whether a table says what is sent, and is nothing that is worked with.
+fn is_setup(table: &str) -> bool {
+    table == TARGETS || table == SUBSCRIPTIONS
+}
+
+fn object(json: Json) -> Map<String, Json> {
+    match json {
+        Json::Object(object) => object,
+        _ => Map::new(),
     }
 }
 
