@@ -5,7 +5,11 @@
 //! when every part has some. Only a part that is free of errors and of exactly the shape that was asked for counts as
 //! an answer; anything else is never taken for "no row".
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use chrono_tz::Tz;
 use serde::Deserialize;
@@ -13,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::{GraphqlError, envelope::Answer, value};
 use crate::domain::{
-    KeyValue, Row, RowKey, TableSpec, Value,
+    KeyValue, Row, RowKey, TableName, TableSpec, Value,
     json::{Name, storable},
 };
 
@@ -26,6 +30,19 @@ pub enum AskError {
     /// It is not what was asked for.
     #[error("the API's answer has another shape than was asked for: {0}")]
     Shape(String),
+    /// Two rows have one key, so that a column of the key is not known, and nobody can say which row is whose.
+    #[error(
+        "two rows of table {table} have one key, {key}: a key column is missing; set NXT_KEYS to tell all of them, for \
+         example NXT_KEYS=\"{table}={columns}+anotherColumn\""
+    )]
+    OneKey {
+        /// The table.
+        table: TableName,
+        /// The key as people read it.
+        key: String,
+        /// The columns that are taken for the key.
+        columns: String,
+    },
     /// The request was refused because of another part of it.
     #[error("the request was refused because of another of its tables")]
     Unanswered,
@@ -97,7 +114,9 @@ pub(super) fn read(answer: &Answer, places: &[Place], zone: Tz) -> Vec<Result<Pa
         (own, _) if !own.is_empty() => Err(AskError::Graphql(own)),
         (_, None) if errors.are_of_others() => Err(AskError::Unanswered),
         (_, None) => Err(AskError::Shape("a part of the answer is null without an error".into())),
-        (_, Some(branch)) => page(branch, &place.table, zone).map_err(AskError::Shape),
+        (_, Some(branch)) => {
+            page(branch, &place.table, zone).map_err(AskError::Shape).and_then(|page| distinct(page, &place.table))
+        }
     };
     places.iter().zip(branches).map(read).collect()
 }
@@ -159,6 +178,31 @@ fn page(branch: &str, table: &Arc<TableSpec>, zone: Tz) -> Result<Page, String> 
     let position = last.and_then(|last| key_of(&rows[last]).cloned());
     let total = page.total_count.and_then(|count| count.get().parse().ok());
     Ok(Page { rows, has_next: page.page_info.has_next_page, position, behind, total })
+}
+
+/// Each row once: one that came twice is dropped, and two rows of one key make the page useless.
+fn distinct(mut page: Page, table: &TableSpec) -> Result<Page, AskError> {
+    let mut known: HashMap<&RowKey, &Result<Row, BadRow>> = HashMap::with_capacity(page.rows.len());
+    let mut repeated = HashSet::new();
+    for (index, row) in page.rows.iter().enumerate() {
+        // Where something of a key was replaced, two keys of the source may be one here.
+        let Some(key) = key_of(row).filter(|key| !key.has_replacement()) else { continue };
+        match (known.insert(key, row), row) {
+            (None, _) => {}
+            (Some(Ok(before)), Ok(row)) if before.values == row.values => _ = repeated.insert(index),
+            (Some(_), _) => return Err(one_key(table, key)),
+        }
+    }
+    if !repeated.is_empty() {
+        let mut index = 0..;
+        page.rows.retain(|_| !repeated.contains(&index.next().expect("it has no end")));
+    }
+    Ok(page)
+}
+
+fn one_key(table: &TableSpec, key: &RowKey) -> AskError {
+    let columns: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
+    AskError::OneKey { table: table.name.clone(), key: key.shown(table), columns: columns.join("+") }
 }
 
 /// The key of a row, if it can be read.
@@ -237,9 +281,7 @@ fn changed_at(table: &TableSpec, values: &[Value]) -> Option<crate::domain::Sour
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
-        Column, ColumnType, DatabaseTime, ExtensionColumn, ExtensionType, KeyValue, TableLevel, TableName,
-    };
+    use crate::domain::{Column, ColumnType, DatabaseTime, ExtensionColumn, ExtensionType, KeyValue, TableLevel};
 
     fn place(part: &str, lines: &[u64]) -> Place {
         let column = Column::new;
@@ -304,6 +346,20 @@ mod tests {
         let page = named(&format!(r#"[{{"no":1,"name":"{}"}},{{"no":2,"name":"b"}}]"#, "x".repeat(3_000)));
         assert!(page.rows[0].as_ref().unwrap_err().problem.contains("longer than"), "{:?}", page.rows[0]);
         assert!(page.rows[1].is_ok());
+    }
+
+    #[test]
+    fn two_rows_of_one_key_are_no_rows_at_all() {
+        let read_items = |items: &str| {
+            pages(&format!(r#"{{"data":{{"c0":{{"t0":{},"t1":{}}}}}}}"#, part(items), part("[]"))).remove(0)
+        };
+        let error = read_items(r#"[{"no":1,"name":"a"},{"no":2,"name":"a"},{"no":1,"name":"b"}]"#).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains(r#"{"no": 1}"#) && told.contains(r#"NXT_KEYS="Product=no+"#), "{told}");
+        let unreadable = r#"[{"no":1,"name":"a"},{"no":1,"name":"b"}]"#;
+        assert!(matches!(read_items(unreadable), Err(AskError::OneKey { .. })));
+        let repeated = read_items(r#"[{"no":1,"name":"a"},{"no":1,"name":"a"},{"no":2,"name":"a"}]"#).unwrap();
+        assert_eq!(repeated.rows.len(), 2);
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(super) fn sight_of_one(key: &RowKey, mut page: Page, started_at: DatabaseTim
         (None, _) if page.has_next => return Err(AskError::Shape("a page promises more rows but brings none".into())),
         (None, _) => Observation::Missing,
         (Some(row), None) => observation(row),
-        (Some(_), Some(_)) => return Err(AskError::Shape("several rows have one key".into())),
+        (Some(_), Some(_)) => return Err(AskError::Shape("several rows were returned for one key".into())),
     };
     Ok(Sight { started_at, observation })
 }

@@ -12,19 +12,50 @@ use crate::domain::{
 /// Endings of the columns that repeat another one in a second form (API notes, enum domains and bit flags).
 const TWINS: [&str; 4] = ["AsDate", "AsTime", "AsEnum", "Flags"];
 
-/// Keys of well-known tables, the last resort (webhook and API documentation, and code in production).
-const KEYS: [(&str, &[&str]); 10] = [
-    ("Order", &["orderNo"]),
-    ("OrderLine", &["orderNo", "lineNo"]),
-    ("Product", &["productNo"]),
+/// Keys of well-known tables, the last resort. From the documentation of webhooks and of the API, from that of the model of
+/// Visma Business, which prints whole keys, and from clients in production. Where none of them attests every column, the
+/// table is left out.
+const KEYS: [(&str, &[&str]); 32] = [
+    ("AccountGroup", &["accountGroup"]),
     ("Associate", &["associateNo"]),
-    ("GeneralLedgerAccount", &["accountNo"]),
-    ("VoucherSeries", &["voucherSeriesNo"]),
+    // The number is free again when the batch is posted.
     ("Batch", &["batchNo"]),
-    ("Text", &["languageNo", "textType", "textNo"]),
-    ("TaxCode", &["taxCode"]),
+    ("Company", &["companyNo"]),
     ("Country", &["countryNo"]),
+    ("Currency", &["currencyNo"]),
+    ("CustomerTransaction", &["voucherJournalNo", "auditNo"]),
+    ("DeliveryAlternative", &["productNo", "lineNo"]),
+    ("Document", &["documentNo"]),
+    ("GeneralLedgerAccount", &["accountNo"]),
+    ("GeneralLedgerTransaction", &["voucherJournalNo", "auditNo"]),
+    ("Language", &["languageNo"]),
+    ("OpenCustomerEntry", &["voucherJournalNo", "auditNo"]),
+    ("OpenSupplierEntry", &["voucherJournalNo", "auditNo"]),
+    ("Order", &["orderNo"]),
+    ("OrderJournal", &["orderJournalNo"]),
+    ("OrderLine", &["orderNo", "lineNo"]),
+    ("PriceAndDiscountMatrix", &["lineNo"]),
+    ("Product", &["productNo"]),
+    ("ProductCustomer", &["productNo", "customerNo"]),
+    ("RealisationJournal", &["voucherJournalNo"]),
+    ("Shipment", &["productNo", "warehouseNo", "shipmentNo"]),
+    ("StockBalance", &["productNo", "warehouseNo"]),
+    ("SupplierTransaction", &["voucherJournalNo", "auditNo"]),
+    ("TaxCode", &["taxCode"]),
+    // A text may run over several lines.
+    ("Text", &["languageNo", "textType", "textNo", "lineNo"]),
+    ("Unit", &["unit"]),
+    ("UpdatedBatch", &["voucherJournalNo", "batchNo"]),
+    ("UpdatedVoucher", &["voucherJournalNo", "batchNo", "lineNo"]),
+    // Not the number of the voucher, which repeats within a batch.
+    ("Voucher", &["batchNo", "lineNo"]),
+    ("VoucherSeries", &["voucherSeriesNo"]),
+    ("VoucherType", &["voucherType"]),
 ];
+
+/// Words that say of a column that it belongs to the key.
+const KEY_PHRASES: [&str; 4] =
+    ["part of the primary key", "is the primary key", "is a primary key", "primary key column"];
 
 /// Why a table cannot be described.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -126,9 +157,10 @@ fn columns(fields: &[RowField]) -> Vec<Column> {
     kept.into_iter().zip(sql_names).map(column).collect()
 }
 
-/// The key, from the first of these that knows it: the settings, `[PK]` in the descriptions, a notification, the
-/// built-in list. A notification that names the same columns as the descriptions changes nothing but confirms them;
-/// where they differ the descriptions win, because one odd notification must not shape a table for good.
+/// The key, from the first of these that knows it: the settings, marks in the descriptions, a notification, the built-in
+/// list. A notification that names the same columns as the descriptions changes nothing but confirms them; where they
+/// differ the descriptions win, because one odd notification must not shape a table for good. Descriptions without a mark
+/// say nothing of the key, never that there is none.
 fn key(
     table: &TableName,
     columns: &[Column],
@@ -138,32 +170,71 @@ fn key(
     if let Some(configured) = hints.configured.key {
         return resolve(table, columns, configured, "NXT_KEYS");
     }
-    let marked: Vec<String> =
-        fields.iter().filter(|field| is_marked(&field.description)).map(|field| field.name.clone()).collect();
-    let built_in = KEYS.iter().find(|(name, _)| *name == table.as_str()).map(|(_, key)| *key);
+    let marked = marked(fields);
     if !marked.is_empty() {
-        return resolve(table, columns, &marked, "marked [PK]");
+        return resolve(table, columns, &marked, "marked as key");
     }
+    let built_in = built_in(table);
     if let Some(announced) = hints.announced {
         // The same columns in the order that is known to be the source's.
         let folded = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<_>>();
-        let known = built_in.map(|key| key.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
-        let key = known.filter(|known| folded(known) == folded(announced));
+        let key = built_in.filter(|known| folded(known) == folded(announced));
         return resolve(table, columns, key.as_deref().unwrap_or(announced), "from a notification");
     }
-    if let Some(key) = built_in {
-        let key: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
-        return resolve(table, columns, &key, "built in");
-    }
-    org_unit_key(table).map_or_else(
-        || Err(DescribeError::NoKey { table: table.clone() }),
-        |column| resolve(table, columns, &[column], "built in"),
-    )
+    // One that names a column that is not there was made for another table.
+    built_in
+        .and_then(|key| resolve(table, columns, &key, "built in").ok())
+        .ok_or_else(|| DescribeError::NoKey { table: table.clone() })
 }
 
-/// `[PK] Column "ActNo" (4028) / Model.Column.ActorNo.`, read with tolerance, since the wording may change.
-fn is_marked(description: &str) -> bool {
-    description.trim_start().get(..4).is_some_and(|start| start.eq_ignore_ascii_case("[PK]"))
+fn built_in(table: &TableName) -> Option<Vec<String>> {
+    let listed = KEYS.iter().find(|(name, _)| *name == table.as_str()).map(|(_, key)| *key);
+    let listed = listed.map(|key| key.iter().map(|name| (*name).to_owned()).collect());
+    listed.or_else(|| Some(vec![org_unit_key(table)?]))
+}
+
+/// Columns that descriptions mark as part of the key: in the order of the marks' numbers if all have one, else in that of
+/// the columns.
+fn marked(fields: &[RowField]) -> Vec<String> {
+    let mut marked: Vec<(Option<u32>, &str)> =
+        fields.iter().filter_map(|field| Some((mark(&field.description)?, field.name.as_str()))).collect();
+    if marked.iter().all(|(number, _)| number.is_some()) {
+        marked.sort_by_key(|(number, _)| *number);
+    }
+    marked.into_iter().map(|(_, name)| name.to_owned()).collect()
+}
+
+/// Whether a description marks its column as part of the key, and the number it gives it there.
+///
+/// `[PK] Column "ActNo" (4028) / Model.Column.ActorNo.` is the wording of 2022. It was changed in 2024 and the new one is
+/// not known, so that several are understood: a mark in brackets of any kind anywhere, and plain words. A description
+/// that only refers to another table's key has none of them.
+fn mark(description: &str) -> Option<Option<u32>> {
+    let text = description.to_lowercase();
+    let parts = bracketed(&text).into_iter().flat_map(|inside| inside.split([',', ';', '/', '|', '+']));
+    parts.filter_map(key_mark).next().or_else(|| is_said_to_be_key(&text).then_some(None))
+}
+
+/// Whether plain words say so.
+fn is_said_to_be_key(text: &str) -> bool {
+    let begins = text.trim_start().strip_prefix("primary key");
+    let is_affirmed = |phrase: &str| text.match_indices(phrase).any(|(at, _)| !text[..at].trim_end().ends_with("not"));
+    begins.is_some_and(|rest| !rest.trim_start().starts_with("of"))
+        || KEY_PHRASES.iter().any(|&phrase| is_affirmed(phrase))
+}
+
+/// What stands in brackets.
+fn bracketed(text: &str) -> Vec<&str> {
+    let inside =
+        |(open, close): (char, char)| text.split(open).skip(1).filter_map(move |rest| Some(rest.split_once(close)?.0));
+    [('[', ']'), ('(', ')'), ('{', '}')].into_iter().flat_map(inside).collect()
+}
+
+/// `pk`, `pk2`, `primary key 2`
+fn key_mark(text: &str) -> Option<Option<u32>> {
+    let text = text.trim();
+    let rest = text.strip_prefix("pk").or_else(|| text.strip_prefix("primary key"))?.trim();
+    if rest.is_empty() { Some(None) } else { rest.parse().ok().map(Some) }
 }
 
 /// `OrgUnit1` to `OrgUnit12` have `orgUnit1No` to `orgUnit12No`.
@@ -317,5 +388,51 @@ mod tests {
         let fields = [field("validFrom", "Date", "[PK]"), field("name", "String", "")];
         let error = describe(&table("odd"), &fields, Hints::default()).unwrap_err();
         assert!(error.to_string().contains("column validFrom of type date"), "{error}");
+    }
+
+    #[test]
+    fn a_built_in_key_that_does_not_fit_is_none() {
+        let fields = [field("languageNo", "Int", ""), field("textNo", "Int", ""), field("text", "String", "")];
+        let error = describe(&table("text"), &fields, Hints::default()).unwrap_err();
+        assert!(matches!(error, DescribeError::NoKey { .. }));
+        let text = ["textNo", "lineNo", "textType", "languageNo", "text"].map(|name| field(name, "Int", ""));
+        let spec = describe(&table("text"), &text, Hints::default()).unwrap();
+        assert_eq!(key_names(&spec), ["languageNo", "textType", "textNo", "lineNo"]);
+    }
+
+    #[test]
+    fn marks_are_understood_in_several_wordings() {
+        for marked in [
+            "[PK] Column \"ActNo\" (4028) / Model.Column.ActorNo.",
+            "Column \"ActNo\" (4028) [pk]. The number.",
+            "The number (PK, read only)",
+            "{PK} ActNo",
+            "[FK, PK] ActNo (4028)",
+            "Primary key. The number of the associate.",
+            "ActNo (4028), part of the primary key",
+            "[Primary key] ActNo",
+        ] {
+            assert_eq!(mark(marked), Some(None), "{marked}");
+        }
+        for plain in [
+            "Column \"CustNo\" (4045) / Model.Column.CustomerNo.",
+            "Refers to the primary key of \"Country\" (29).",
+            "Primary key of the order that it belongs to",
+            "[FK to PK] CtryNo",
+            "It is not part of the primary key.",
+            "PKW number (pkw)",
+            "[FK] CtryNo",
+            "",
+        ] {
+            assert_eq!(mark(plain), None, "{plain}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_marks_tell_the_order_of_the_key() {
+        let fields = [field("lineNo", "Int", "[PK2]"), field("orderNo", "Int", "(primary key 1)")];
+        assert_eq!(key_names(&describe(&table("odd"), &fields, Hints::default()).unwrap()), ["orderNo", "lineNo"]);
+        let fields = [field("lineNo", "Int", "[PK2]"), field("orderNo", "Int", "[PK]")];
+        assert_eq!(key_names(&describe(&table("odd"), &fields, Hints::default()).unwrap()), ["lineNo", "orderNo"]);
     }
 }

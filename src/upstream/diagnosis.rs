@@ -61,7 +61,7 @@ pub(super) fn bounded(retry_after: Duration) -> Duration {
 pub fn diagnose_part(error: &AskError) -> Diagnosis {
     let (owner, pause) = match error {
         AskError::Graphql(errors) => by_codes(errors),
-        AskError::Shape(_) | AskError::Unanswered => (Owner::Target, None),
+        AskError::Shape(_) | AskError::OneKey { .. } | AskError::Unanswered => (Owner::Target, None),
     };
     Diagnosis { owner, pause, reason: error.to_string() }
 }

@@ -142,6 +142,10 @@ impl<'a> OpenAsk<'a> {
         }
         if has_strays {
             self.is_singly = true;
+        } else if page.has_next && open == 0 {
+            // A page that the server has capped, and more rows than keys: each key is asked for its own.
+            self.is_singly = true;
+            asked.iter().for_each(|&index| self.sights[index] = None);
         } else if page.has_next && open > 0 && (is_empty || open == asked.len()) {
             return Err(AskError::Shape("a page promises more rows but brings none".into()));
         } else if !page.has_next {
@@ -208,7 +212,9 @@ fn request(parts: &[Part], asks: &[Ask]) -> Request {
             return of_one(*tenant, table, &keys[part.keys[0]]);
         }
         let keys: Vec<RowKey> = part.keys.iter().map(|&key| keys[key].clone()).collect();
-        PartOf { tenant: *tenant, table, filter: filter::by_keys(table, &keys), rows_max: keys.len() }
+        // One more than there can be, so that a second row of a key would show.
+        let rows_max = keys.len() + 1;
+        PartOf { tenant: *tenant, table, filter: filter::by_keys(table, &keys), rows_max }
     };
     Request::build("FetchRows", parts.iter().map(of).collect())
 }

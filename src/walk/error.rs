@@ -15,6 +15,9 @@ pub enum WalkError {
     /// The API answers, but not for this table of this tenant.
     #[error("no access: {0}")]
     Refused(AskError),
+    /// The key of the table lacks a column, so that no page of it can be told apart into rows.
+    #[error(transparent)]
+    OneKey(AskError),
     /// The API is away, or its answers make no sense, for longer than a walk waits.
     #[error("the API gives no usable answer")]
     Upstream(#[from] UpstreamError),
@@ -74,7 +77,7 @@ impl WalkError {
     pub fn diagnose(&self) -> Diagnosis {
         let of = |owner| Diagnosis { owner, pause: None, reason: chain(self).to_string() };
         match self {
-            Self::Refused(error) => diagnose_part(error),
+            Self::Refused(error) | Self::OneKey(error) => diagnose_part(error),
             Self::Upstream(error) => diagnose(error),
             Self::Write(error) => error.diagnose(),
             Self::NotAsked => of(Owner::Tenant),

@@ -6,7 +6,7 @@ use super::{Progress, Source, WalkError, ranges::Range};
 use crate::{
     domain::{ColumnType, Diagnosis, KeyValue, Owner, RowKey, SourceTime, TableSpec, TargetTable, backoff},
     telemetry::chain,
-    upstream::{Ask, PageAsk, TablePage},
+    upstream::{Ask, AskError, PageAsk, TablePage},
 };
 
 /// Failures in a row before a walk gives up for now, and before a sweep does, which comes again soon.
@@ -76,6 +76,8 @@ struct Tries {
     refusals: u32,
     /// Times that one row alone was asked for.
     single: u32,
+    /// A page had two rows of one key.
+    is_one_key: bool,
 }
 
 /// What a failed page came to.
@@ -128,6 +130,12 @@ impl<'a> Pages<'a> {
         loop {
             let error = match self.ask().await {
                 Ok(page) => return Ok(self.arrive(page)),
+                // Fewer rows would only hide it. A row that moved while the page was read is not there twice the next time.
+                Err(WalkError::OneKey(_)) if !tries.is_one_key => {
+                    tries.is_one_key = true;
+                    continue;
+                }
+                Err(error @ WalkError::OneKey(_)) => return Err(error),
                 Err(error) => error,
             };
             match self.judge(&error.diagnose(), &mut tries).await? {
@@ -250,8 +258,11 @@ impl<'a> Pages<'a> {
         let TargetTable { tenant, table, .. } = self.target;
         let _waiting = self.progress.wait();
         let page = self.source.upstream.page(*tenant, table, self.page_ask()).await?;
-        let mut page = page.map_err(WalkError::Refused)?;
-        // A key that came twice would be written twice by one statement.
+        let mut page = page.map_err(|error| match error {
+            AskError::OneKey { .. } => WalkError::OneKey(error),
+            error => WalkError::Refused(error),
+        })?;
+        // A key of which something was replaced may come twice, and would be written twice by one statement.
         page.rows.dedup_by(|one, other| one.key == other.key);
         Ok(page)
     }

@@ -10,6 +10,7 @@ mod embedded;
 mod extensions;
 mod faults;
 mod isolation;
+mod keys;
 mod mirror;
 mod operate;
 mod outages;

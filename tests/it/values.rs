@@ -21,7 +21,7 @@ async fn integers_decimals_texts_and_times_arrive_as_they_are() {
         .into_iter()
         .enumerate()
     {
-        let row = json!({ "languageNo": 47, "textType": -1, "textNo": index, "text": text });
+        let row = json!({ "languageNo": 47, "textType": -1, "textNo": index, "lineNo": 1, "text": text });
         app.simulator.put(COMPANY, "Text", object(row)).unwrap();
     }
     for (index, decimal) in [

@@ -133,7 +133,7 @@ const TABLES: &[(&str, u32, &str, &str, &str)] = &[
         "OpenCustomerEntry",
         73,
         "CustOp",
-        "customerNo:Int! entryNo:Int! invoiceNo:String dueDate:Int/date amountDomestic:Decimal",
+        "voucherJournalNo:Int! auditNo:Int! customerNo:Int invoiceNo:String dueDate:Int/date amountDomestic:Decimal",
         "",
     ),
     ("Batch", 80, "Bat", "batchNo:Int! voucherSeriesNo:Int valueDate:Int/date", "joindown_Voucher_via_Batch>Voucher"),
@@ -141,11 +141,19 @@ const TABLES: &[(&str, u32, &str, &str, &str)] = &[
         "Voucher",
         81,
         "Vo",
-        "batchNo:Int! voucherNo:Int! debitAccountNo:Int creditAccountNo:Int customerNo:Int amountDomestic:Decimal \
+        "batchNo:Int! lineNo:Int! voucherNo:Int debitAccountNo:Int creditAccountNo:Int customerNo:Int amountDomestic:Decimal \
       voucherDate:Int/date valueDate:Int/date",
         "",
     ),
-    ("Text", 90, "Txt", "languageNo:Int! textType:Int! textNo:Int! text:String", ""),
+    ("UpdatedBatch", 82, "UpdBat", "voucherJournalNo:Int! batchNo:Int! voucherSeriesNo:Int", ""),
+    (
+        "UpdatedVoucher",
+        83,
+        "UpdVo",
+        "voucherJournalNo:Int! batchNo:Int! lineNo:Int! voucherNo:Int text:String orderNo:Int productNo:String",
+        "",
+    ),
+    ("Text", 90, "Txt", "languageNo:Int! textType:Int! textNo:Int! lineNo:Int! text:String", ""),
     ("OrgUnit1", 91, "R1", "orgUnit1No:Int! name:String customerNo:Int actualStartDate:Int/date", ""),
     ("TaxCode", 92, "TxCd", "taxCode:String! description:String percent:Decimal validFrom:Date reference:Guid", ""),
     (

@@ -62,8 +62,7 @@ pub(super) fn stock_up(world: &World) -> Result<(), SimulatorError> {
                 "companyNo": format!("98765{number:04}"), "creditLimit": price(number * 1_000_000),
             });
             store.put(owner, "Associate", &object(associate))?;
-            let text =
-                json!({ "languageNo": 47, "textType": 6, "textNo": number, "text": format!("{} dager", number * 5) });
+            let text = json!({ "languageNo": 47, "textType": 6, "textNo": number, "lineNo": 1, "text": format!("{} dager", number * 5) });
             store.put(owner, "Text", &object(text))?;
         }
         for number in [1500, 1900, 3000, 4000, 7790] {
@@ -95,7 +94,7 @@ struct Office {
     owner: Owner,
     next_order: i64,
     open_orders: Vec<(i64, i64)>,
-    open_entries: Vec<(i64, i64)>,
+    open_entries: Vec<i64>,
 }
 
 /// Works at this rate until told to stop.
@@ -149,12 +148,12 @@ impl Office {
             changes.push(self.put_line(store, random, order, line)?);
         }
         let entry = json!({
-            "customerNo": customer, "entryNo": order, "invoiceNo": format!("F{order:06}"),
+            "voucherJournalNo": order, "auditNo": 1, "customerNo": customer, "invoiceNo": format!("F{order:06}"),
             "amountDomestic": price(random.random_range(100..1_000_000)),
         });
         changes.push(store.put(self.owner, "OpenCustomerEntry", &object(entry))?);
         self.open_orders.push((order, lines));
-        self.open_entries.push((customer, order));
+        self.open_entries.push(order);
         Ok(changes)
     }
 
@@ -196,8 +195,8 @@ impl Office {
         if self.open_entries.is_empty() {
             return self.enter_order(store, random);
         }
-        let (customer, entry) = self.open_entries.swap_remove(random.random_range(0..self.open_entries.len()));
-        let key = object(json!({ "customerNo": customer, "entryNo": entry }));
+        let entry = self.open_entries.swap_remove(random.random_range(0..self.open_entries.len()));
+        let key = object(json!({ "voucherJournalNo": entry, "auditNo": 1 }));
         Ok(vec![store.delete(self.owner, "OpenCustomerEntry", &key)?])
     }
 

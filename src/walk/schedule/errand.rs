@@ -10,10 +10,14 @@ use futures_util::{FutureExt, future::join_all};
 use super::{Kind, Parts};
 use crate::{
     domain::{Owner, TableSpec, Target, TargetId, TargetTable},
+    queue,
     telemetry::chain,
     upstream::CatalogError,
     walk::{Loaded, Loader, Progress, WalkError, error::Recovery},
 };
+
+/// How long a table is paused of which the key is not known in full. Walks find it again and again.
+const KEY_PAUSE: Duration = Duration::from_secs(300);
 
 /// A walk to do.
 #[derive(Debug)]
@@ -126,10 +130,23 @@ impl Errand {
                 tracing::debug!(%target, %kind, error = %chain(&error), "put off");
                 Ended::Failed
             }
+            Err(error @ WalkError::OneKey(_)) => {
+                tracing::error!(%target, %kind, error = %chain(&error), "the key of a table is not known in full");
+                self.pause(target, &error).await;
+                Ended::Failed
+            }
             Err(error) => {
                 tracing::warn!(%target, %kind, error = %chain(&error), "not finished, it goes on later");
                 Ended::Failed
             }
+        }
+    }
+
+    /// Until a person has told the key, nothing more is mirrored of the table.
+    async fn pause(&self, target: &Target, error: &WalkError) {
+        let because = chain(error).to_string();
+        if let Err(error) = queue::target::pause(&self.parts.pool, target.id, 1, KEY_PAUSE, &because).await {
+            tracing::warn!(%target, error = %chain(&error), "the table is not paused");
         }
     }
 
