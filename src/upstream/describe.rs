@@ -143,18 +143,22 @@ fn extensions<'a>(fields: &[RowField], configured: Configured<'a>) -> &'a [Exten
 
 /// Scalars and enums, without the twins whose base column exists and without binary content.
 fn columns(fields: &[RowField]) -> Vec<Column> {
-    let names: HashSet<_> = fields.iter().map(|field| field.name.as_str()).collect();
-    let is_twin =
-        |name: &str| TWINS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|base| names.contains(base)));
-    let kept: Vec<(&str, ColumnType)> = fields
-        .iter()
+    let kept: Vec<(&str, ColumnType)> = without_twins(fields)
         // Another name could not be asked for.
-        .filter(|field| naming::is_well_formed(&field.name) && !is_twin(&field.name))
+        .filter(|field| naming::is_well_formed(&field.name))
         .filter_map(|field| Some((field.name.as_str(), field.leaf.as_ref()?.column_type(&field.name)?)))
         .collect();
     let sql_names = naming::column_names(&kept.iter().map(|(name, _)| *name).collect::<Vec<_>>(), |_| None);
     let column = |((name, kind), sql_name)| Column { sql_name, ..Column::new(name, kind) };
     kept.into_iter().zip(sql_names).map(column).collect()
+}
+
+/// Fields that repeat no other one.
+fn without_twins(fields: &[RowField]) -> impl Iterator<Item = &RowField> {
+    let names: HashSet<_> = fields.iter().map(|field| field.name.as_str()).collect();
+    let is_twin =
+        move |name: &str| TWINS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|base| names.contains(base)));
+    fields.iter().filter(move |field| !is_twin(&field.name))
 }
 
 /// The key, from the first of these that knows it: the settings, marks in the descriptions, a notification, the built-in
@@ -197,7 +201,7 @@ fn built_in(table: &TableName) -> Option<Vec<String>> {
 /// the columns.
 fn marked(fields: &[RowField]) -> Vec<String> {
     let mut marked: Vec<(Option<u32>, &str)> =
-        fields.iter().filter_map(|field| Some((mark(&field.description)?, field.name.as_str()))).collect();
+        without_twins(fields).filter_map(|field| Some((mark(&field.description)?, field.name.as_str()))).collect();
     if marked.iter().all(|(number, _)| number.is_some()) {
         marked.sort_by_key(|(number, _)| *number);
     }
@@ -426,6 +430,12 @@ mod tests {
         ] {
             assert_eq!(mark(plain), None, "{plain}");
         }
+    }
+
+    #[test]
+    fn a_twin_that_repeats_the_mark_is_no_further_key_column() {
+        let fields = ["textType", "textTypeAsEnum", "textNo"].map(|name| field(name, "Int", "[PK]"));
+        assert_eq!(key_names(&describe(&table("odd"), &fields, Hints::default()).unwrap()), ["textType", "textNo"]);
     }
 
     #[test]
