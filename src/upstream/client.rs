@@ -91,7 +91,7 @@ impl Upstream {
     ) -> Result<Answer, UpstreamError> {
         let body = body.to_string();
         let mut result = self.post_once(tenants, share, &body, on_sent).await;
-        if matches!(result, Err(UpstreamError::Unauthorized)) {
+        if is_unauthorized(&result) {
             result = self.post_once(tenants, share, &body, on_sent).await;
         }
         if let Err(error) = &result {
@@ -118,7 +118,7 @@ impl Upstream {
         let result = self.exchange(&token, body, started_at).await;
         Failpoint::Answered.pass();
         permit.finish().await;
-        if matches!(result, Err(UpstreamError::Unauthorized)) {
+        if is_unauthorized(&result) {
             self.token.forget(&token);
         }
         self.metrics.api_requests.with_label_values(&[outcome(&result)]).inc();
@@ -141,9 +141,9 @@ impl Upstream {
             .send()
             .await
             .map_err(broken)?;
-        let trace_id = http::trace_id(&response);
-        let result = http::read_answer(response, self.memory.reserve(), started_at).await;
-        log_trace(&result, trace_id.as_deref());
+        let trace_id = http::trace_id(response.headers());
+        let result = traced(http::read_answer(response, self.memory.reserve(), started_at).await, trace_id);
+        log_failure(&result);
         result
     }
 }
@@ -160,25 +160,38 @@ fn http_client() -> Result<Client, UpstreamError> {
         .map_err(UpstreamError::Transport)
 }
 
-/// Says which trace to give to Visma's support. The failure itself is handled, and logged, further up.
-fn log_trace(result: &Result<Answer, UpstreamError>, header: Option<&str>) {
+fn is_unauthorized<T>(result: &Result<T, UpstreamError>) -> bool {
+    matches!(result, Err(error) if matches!(error.itself(), UpstreamError::Unauthorized))
+}
+
+/// A failure with the trace that Visma's support asks for: that of the headers, which an answer without JSON has, too,
+/// else that of the body.
+fn traced(result: Result<Answer, UpstreamError>, header: Option<String>) -> Result<Answer, UpstreamError> {
+    match (result, header) {
+        (Ok(mut answer), header) => {
+            let trace_id = header.or_else(|| answer.trace_id.clone());
+            answer.errors.iter_mut().for_each(|error| error.trace_id.clone_from(&trace_id));
+            Ok(answer)
+        }
+        (Err(error), Some(trace_id)) => Err(UpstreamError::Traced { trace_id, error: Box::new(error) }),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// Failures are handled, and logged as what they came to, further up. Here each has a line of its own.
+fn log_failure(result: &Result<Answer, UpstreamError>) {
     match result {
         Ok(answer) => {
-            let trace_id = answer.trace_id.as_deref().or(header);
-            if let (Some(error), Some(trace_id)) = (answer.errors.first(), trace_id) {
-                tracing::info!(trace.id = trace_id, %error, "the API reports an error; its trace is {trace_id}");
+            if let Some(error) = answer.errors.first() {
+                tracing::info!(trace.id = error.trace_id, %error, "the API reports an error");
             }
         }
-        Err(error) => {
-            if let Some(trace_id) = header {
-                tracing::info!(trace.id = trace_id, error = %chain(error), "a request failed; its trace is {trace_id}");
-            }
-        }
+        Err(error) => tracing::info!(error = %chain(error), "a request failed"),
     }
 }
 
 fn outcome(result: &Result<Answer, UpstreamError>) -> &'static str {
-    match result {
+    match result.as_ref().map_err(UpstreamError::itself) {
         Ok(answer) if answer.errors.is_empty() => "ok",
         Ok(_) => "partial",
         Err(UpstreamError::Throttled { .. }) => "throttled",

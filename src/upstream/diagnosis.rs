@@ -36,7 +36,7 @@ const VALIDATION_CODES: [&str; 5] = [
 
 /// Whose the failure of a whole request is, as far as the failure alone tells.
 pub fn diagnose(error: &UpstreamError) -> Diagnosis {
-    let (owner, pause) = match error {
+    let (owner, pause) = match error.itself() {
         UpstreamError::Throttled { retry_after } => (Owner::Api, Some(bounded(retry_after.unwrap_or(THROTTLED_PAUSE)))),
         UpstreamError::Transport(_)
         | UpstreamError::Unauthorized
@@ -44,6 +44,7 @@ pub fn diagnose(error: &UpstreamError) -> Diagnosis {
         | UpstreamError::Status(_)
         | UpstreamError::Encoded(_)
         | UpstreamError::NotJson(_)
+        | UpstreamError::Traced { .. }
         | UpstreamError::Away => (Owner::Api, None),
         UpstreamError::Budget(_) => (Owner::Database, None),
         UpstreamError::TimedOut | UpstreamError::TooLarge(_) | UpstreamError::Shape(_) => (Owner::Target, None),
@@ -86,7 +87,7 @@ mod tests {
 
     fn errors(code: Option<&str>) -> Vec<GraphqlError> {
         let codes = code.into_iter().map(str::to_owned).collect();
-        vec![GraphqlError { message: "m".into(), codes, path: vec![], lines: vec![] }]
+        vec![GraphqlError { message: "m".into(), codes, path: vec![], lines: vec![], trace_id: None }]
     }
 
     #[test]
@@ -117,6 +118,15 @@ mod tests {
             let diagnosis = diagnose(&error);
             assert_eq!((diagnosis.owner, diagnosis.pause), (owner, pause), "{error}");
         }
+    }
+
+    #[test]
+    fn a_trace_changes_nothing_but_the_words() {
+        let retry_after = Some(Duration::from_secs(7));
+        let error = Box::new(UpstreamError::Throttled { retry_after });
+        let diagnosis = diagnose(&UpstreamError::Traced { trace_id: "0af7".into(), error });
+        assert_eq!((diagnosis.owner, diagnosis.pause), (Owner::Api, retry_after));
+        assert!(diagnosis.reason.ends_with("(429) (trace 0af7)"), "{}", diagnosis.reason);
     }
 
     #[test]

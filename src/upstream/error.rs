@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use crate::domain::json::Json;
+use crate::{domain::json::Json, telemetry::chain};
 
 /// One entry of an answer's `errors`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct GraphqlError {
     pub path: Vec<String>,
     /// Lines of the query that it concerns, counted from 1; empty when the error names none.
     pub lines: Vec<u64>,
+    /// What Visma's support asks for.
+    pub trace_id: Option<String>,
 }
 
 impl GraphqlError {
@@ -32,6 +34,7 @@ impl GraphqlError {
             codes,
             path: texts(members.get("path")),
             lines: lines.filter_map(|line| u64::try_from(line).ok()).collect(),
+            trace_id: None,
         }
     }
 
@@ -54,8 +57,11 @@ fn texts(list: Option<Json<'_>>) -> Vec<String> {
 impl std::fmt::Display for GraphqlError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)?;
-        match self.codes.first() {
-            Some(code) => write!(f, " [{code}]"),
+        if let Some(code) = self.codes.first() {
+            write!(f, " [{code}]")?;
+        }
+        match &self.trace_id {
+            Some(trace_id) => write!(f, " (trace {trace_id})"),
             None => Ok(()),
         }
     }
@@ -100,12 +106,30 @@ pub enum UpstreamError {
     /// Nothing was sent, because the API was found to be away and has not answered a probe since.
     #[error("the API is away")]
     Away,
+    /// Any of these, of which the API names the trace.
+    #[error("{} (trace {trace_id})", chain(.error))]
+    Traced {
+        /// What Visma's support asks for.
+        trace_id: String,
+        /// The failure itself.
+        error: Box<UpstreamError>,
+    },
     /// No access token.
     #[error("no access token: {0}")]
     Token(String),
     /// The shared budget cannot be asked.
     #[error("the request budget cannot be read")]
     Budget(#[source] sqlx::Error),
+}
+
+impl UpstreamError {
+    /// The failure itself, whether or not its trace is known.
+    pub(super) fn itself(&self) -> &Self {
+        match self {
+            Self::Traced { error, .. } => error.itself(),
+            other => other,
+        }
+    }
 }
 
 /// Several errors in one line, the first three of them.

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::domain::DatabaseTime;
 
-/// What the API's gateway names its traces by; it covers answers without JSON, too.
-const TRACE_HEADER: &str = "x-vbc-traceid";
+/// What the API and its gateway name their traces by; they cover answers without JSON, too.
+const TRACE_HEADERS: [&str; 2] = ["vbnxt-trace-id", "x-vbc-traceid"];
 
 /// Reads an answer of the API.
 pub(super) async fn read_answer(
@@ -71,9 +71,12 @@ fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
     (!is_none(encoding.trim())).then(|| encoding.chars().take(50).collect())
 }
 
-/// The trace that the gateway names.
-pub(super) fn trace_id(response: &Response) -> Option<String> {
-    Some(response.headers().get(TRACE_HEADER)?.to_str().ok()?.chars().take(100).collect())
+/// The trace that the headers name, or both.
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let trace = |name: &&str| Some(headers.get(*name)?.to_str().ok()?.chars().take(100).collect::<String>());
+    let mut traces: Vec<String> = TRACE_HEADERS.iter().filter_map(trace).filter(|trace| !trace.is_empty()).collect();
+    traces.dedup();
+    (!traces.is_empty()).then(|| traces.join(", "))
 }
 
 pub(super) fn broken(error: reqwest::Error) -> UpstreamError {
@@ -112,6 +115,16 @@ mod tests {
             headers.insert(header::DATE, date.parse().unwrap());
         }
         retry_after(&headers)
+    }
+
+    #[test]
+    fn traces_are_read_from_either_header() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(trace_id(&headers), None);
+        headers.insert("x-vbc-traceid", "0af7".parse().unwrap());
+        assert_eq!(trace_id(&headers).as_deref(), Some("0af7"));
+        headers.insert("vbnxt-trace-id", "1bc8".parse().unwrap());
+        assert_eq!(trace_id(&headers).as_deref(), Some("1bc8, 0af7"));
     }
 
     #[test]

@@ -126,6 +126,19 @@ async fn the_doctor_finds_a_wrong_time_zone_and_nothing_where_all_is_well() {
 }
 
 #[tokio::test]
+async fn a_failure_names_its_trace_whatever_its_status() {
+    let app = TestApp::start().await;
+    for (kind, status) in [(FaultKind::Unauthorized, "401"), (FaultKind::ServerError, "500")] {
+        app.simulator.fault(Fault::new(kind));
+        let output = app.command(&["verify", "--table", "Order"]).await;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let is_traced = |line: &str| line.contains(status) && line.contains("(trace ");
+        assert!(output.status.code() == Some(2) && told.lines().any(is_traced), "{told}");
+        app.simulator.clear_faults();
+    }
+}
+
+#[tokio::test]
 async fn a_missing_setting_is_one_line_and_an_exit_code() {
     let app = TestApp::start().await;
     for (arguments, variable) in

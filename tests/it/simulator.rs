@@ -44,6 +44,7 @@ async fn a_missing_or_unknown_token_gets_an_html_401() {
     let client = Client::new(Options::default()).await;
     let answer = client.http.post(client.simulator.graphql_url()).bearer_auth("wrong").body("{}").send().await.unwrap();
     assert_eq!(answer.status(), 401);
+    assert_eq!(answer.headers()["x-vbc-traceid"].len(), 32);
     assert!(answer.text().await.unwrap().contains("<html>"));
     let refused =
         client.http.post(client.simulator.token_url()).form(&[("grant_type", "password")]).send().await.unwrap();

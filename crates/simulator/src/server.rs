@@ -10,7 +10,10 @@ use std::{
 use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer,
     dev::ServerHandle,
-    http::{StatusCode, header},
+    http::{
+        StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
     web::{self, Bytes},
 };
 use async_graphql::{Request, Response, Variables};
@@ -60,7 +63,15 @@ fn unauthorized() -> HttpResponse {
     HttpResponse::Unauthorized().content_type("text/html").body(UNAUTHORIZED)
 }
 
+/// An answer with the trace that the gateway gives to each, whatever its status.
 async fn graphql(request: HttpRequest, body: Bytes, world: web::Data<World>) -> HttpResponse {
+    let mut answer = answer(request, body, world).await;
+    let trace = HeaderValue::try_from(format!("{:032x}", rand::random::<u128>())).expect("digits");
+    answer.headers_mut().insert(HeaderName::from_static("x-vbc-traceid"), trace);
+    answer
+}
+
+async fn answer(request: HttpRequest, body: Bytes, world: web::Data<World>) -> HttpResponse {
     let too_many = |pause: Option<Duration>| {
         let mut answer = HttpResponse::TooManyRequests();
         if let Some(pause) = pause {
