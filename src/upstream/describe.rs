@@ -143,9 +143,10 @@ fn extensions<'a>(fields: &[RowField], configured: Configured<'a>) -> &'a [Exten
 
 /// Scalars and enums, without the twins whose base column exists and without binary content.
 fn columns(fields: &[RowField]) -> Vec<Column> {
+    let mut known = HashSet::new();
     let kept: Vec<(&str, ColumnType)> = without_twins(fields)
-        // Another name could not be asked for.
-        .filter(|field| naming::is_well_formed(&field.name))
+        // Another name could not be asked for, and one that comes again is the same field.
+        .filter(|field| naming::is_well_formed(&field.name) && known.insert(field.name.as_str()))
         .filter_map(|field| Some((field.name.as_str(), field.leaf.as_ref()?.column_type(&field.name)?)))
         .collect();
     let sql_names = naming::column_names(&kept.iter().map(|(name, _)| *name).collect::<Vec<_>>(), |_| None);
