@@ -23,6 +23,8 @@ const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// An outage counts as over when nobody has noted it for so long: a probe may take a minute, and the next one follows
 /// half a minute later.
 const NOTED_WITHIN: Duration = Duration::from_secs(180);
+/// Before the database is asked or told again that could not be.
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What one daemon knows of the API's availability.
 #[derive(Debug, Default)]
@@ -146,7 +148,7 @@ impl Upstream {
     /// Watches over outages, for ever: whenever the API is away, probes until it is back, then calls `on_return`.
     /// Begins with the outage that another replica or an earlier run has noted, if there is one.
     pub async fn watch_outages(&self, on_return: impl Fn()) {
-        if matches!(Outage::current(self.pool()).await, Ok(Some(_))) && !self.is_back().await {
+        if self.has_noted_outage().await && !self.is_back().await {
             self.watch.set(true);
         }
         loop {
@@ -165,6 +167,16 @@ impl Upstream {
         }
     }
 
+    async fn has_noted_outage(&self) -> bool {
+        loop {
+            match Outage::current(self.pool()).await {
+                Ok(outage) => return outage.is_some(),
+                Err(error) => tracing::warn!(%error, "not known whether an outage goes on, it is asked again"),
+            }
+            tokio::time::sleep(DATABASE_PAUSE).await;
+        }
+    }
+
     async fn leave(&self, error: &UpstreamError) {
         if !self.watch.set(true) {
             tracing::warn!(error = %chain(error), "the API is away; rows wait until it answers a probe");
@@ -177,8 +189,13 @@ impl Upstream {
         if self.watch.set(false) {
             tracing::info!("the API answers again");
         }
-        if let Err(error) = Outage::end(self.pool()).await {
-            tracing::warn!(%error, "the end of the outage is not noted; it counts as over in some minutes");
+        // Nobody else would note it before the next outage.
+        while let Err(error) = Outage::end(self.pool()).await {
+            tracing::warn!(%error, "the end of the outage is not noted, it is tried again");
+            tokio::time::sleep(DATABASE_PAUSE).await;
+            if self.is_away() {
+                return;
+            }
         }
     }
 

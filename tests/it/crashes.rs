@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::{app::COMPANY, database, site};
 
 /// Daemons at the same time.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 4;
 /// The signal of `abort`.
 const SIGABRT: i32 = 6;
 const SILENT_ROWS: i64 = 1_500;

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// The same for hundreds of megabytes.
 const GREAT_PATIENCE: Duration = Duration::from_secs(400);
 const POLL: Duration = Duration::from_millis(20);

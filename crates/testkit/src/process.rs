@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use crate::{Comparison, SECRET, Wait, compare, deliver, settings, webhook_url};
 
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 const WAIT: Wait = Wait::seconds(PATIENCE.as_secs()).every_millis(50);
 const CONNECTIONS_MAX: u32 = 10;
 

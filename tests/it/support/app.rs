@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{PROGRAM, database};
 
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
-const WAIT: Wait = Wait::seconds(90);
+const WAIT: Wait = Wait::seconds(240);
 /// The company of most tests.
 pub const COMPANY: Owner = Owner::Company(2_000_001);
 
