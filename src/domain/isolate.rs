@@ -15,6 +15,7 @@ pub struct Limits {
     parts_max: usize,
     /// Attempts at most; what is still unclear then is left unresolved.
     attempts_max: usize,
+    /// Whether each item is tried alone from the start.
     are_suspects: bool,
 }
 

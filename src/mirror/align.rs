@@ -62,7 +62,7 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>) -> Result<Alignm
     } else {
         extend(&mut transaction, spec, &existing).await?
     };
-    let (_, is_same) = relation(&mut transaction, spec).await.map_err(failed)?;
+    let (_, is_same) = recognize(&mut transaction, spec).await.map_err(failed)?;
     let is_incomplete =
         |previous: &TableSpec| has_lost(previous, spec, &existing, &left_out) || has_new_extensions(previous, spec);
     if !is_same || previous.as_ref().is_some_and(is_incomplete) {
@@ -211,7 +211,7 @@ fn has_new_extensions(previous: &TableSpec, spec: &TableSpec) -> bool {
 }
 
 /// Whether there is such a table, and whether it is the one that was last brought in line. From here on it is.
-pub(super) async fn relation(connection: &mut PgConnection, spec: &TableSpec) -> Result<(bool, bool), sqlx::Error> {
+pub(super) async fn recognize(connection: &mut PgConnection, spec: &TableSpec) -> Result<(bool, bool), sqlx::Error> {
     let found = sqlx::query!(
         r#"with known as (select table_name, relation from nxt_mirror.mirrored_table where table_name = $1),
               found as (select to_regclass($2)::oid as relation),

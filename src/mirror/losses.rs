@@ -35,7 +35,7 @@ impl Mirror {
         let failed = |source| SchemaError::of(&spec.sql_name, source);
         let mut transaction = self.pool.begin_with(BEGIN).await.map_err(failed)?;
         align::lock(&mut transaction, spec).await.map_err(failed)?;
-        let (is_there, is_same) = align::relation(&mut transaction, spec).await.map_err(failed)?;
+        let (is_there, is_same) = align::recognize(&mut transaction, spec).await.map_err(failed)?;
         if !is_same {
             align::have_loaded_anew(&mut transaction, spec).await.map_err(failed)?;
         }
