@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use nxt_simulator::SimulateArgs;
+use secrecy::SecretString;
 
 use crate::{config::Role, demo::DemoArgs};
 
@@ -82,6 +83,35 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
+/// What `init` need not ask. A secret is better given as a setting: options are seen by others on this machine.
+#[derive(Debug, clap::Args)]
+pub struct InitArgs {
+    /// Id of the service application, or NXT_CLIENT_ID
+    #[arg(long, value_name = "ID")]
+    pub client_id: Option<String>,
+    /// Its secret, or NXT_CLIENT_SECRET, or NXT_CLIENT_SECRET_FILE
+    #[arg(long, value_name = "SECRET")]
+    pub client_secret: Option<SecretString>,
+    /// Signature keys of the webhook subscriptions, comma-separated, or NXT_WEBHOOK_SECRETS
+    #[arg(long, value_name = "KEYS")]
+    pub webhook_secrets: Option<SecretString>,
+    /// Companies to mirror, comma-separated, or `all`
+    #[arg(long, value_name = "NUMBERS")]
+    pub companies: Option<String>,
+    /// Tables to mirror, comma-separated, or `all` for every table that a notification comes of
+    #[arg(long, value_name = "TABLES")]
+    pub tables: Option<String>,
+    /// Address of the PostgreSQL database, or `own` for that of Docker Compose or an embedded server
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<SecretString>,
+    /// The file to write
+    #[arg(long, value_name = "FILE", default_value = ".env")]
+    pub out: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// Which tables of which companies.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Targets {
@@ -96,6 +126,8 @@ pub struct Targets {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Set up: ask for what is needed, try it, and write it to a file
+    Init(InitArgs),
     /// Receive webhooks and mirror rows, until stopped
     Serve {
         /// Which part of the work this process does

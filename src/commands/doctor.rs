@@ -122,9 +122,13 @@ async fn api(settings: &Settings, pool: &PgPool, findings: &mut Findings) -> any
         Err(error) => findings.problem("companies", chain(&error), "see the API's error"),
     }
     tables(settings, &parts, findings).await;
-    let comparison =
-        Comparison { upstream: &parts.upstream, pool, client_id: &upstream.client_id, mirror: &settings.mirror };
-    let compared = subscriptions(&comparison, findings).await;
+    let comparison = Comparison {
+        upstream: &parts.upstream,
+        pool: Some(pool),
+        client_id: &upstream.client_id,
+        mirror: &settings.mirror,
+    };
+    let compared = subscriptions(&comparison, pool, findings).await;
     app::leave(&parts.queue, parts.me).await;
     compared
 }
@@ -183,7 +187,7 @@ async fn targets(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
 
 /// Tables of which notifications are missing. Where the subscriptions cannot be read, notifications that have come tell
 /// that there is one.
-async fn subscriptions(comparison: &Comparison<'_>, findings: &mut Findings) -> anyhow::Result<()> {
+async fn subscriptions(comparison: &Comparison<'_>, pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
     let lines = match comparison.lines(&Selection::default()).await {
         Ok(lines) => lines,
         Err(error) => {
@@ -191,7 +195,7 @@ async fn subscriptions(comparison: &Comparison<'_>, findings: &mut Findings) -> 
             return Ok(());
         }
     };
-    let targets = status::freshness(comparison.pool).await?;
+    let targets = status::freshness(pool).await?;
     let has_spoken = |line: &Line| {
         let mut own = targets.iter().filter(|target| line.is_of(target));
         own.any(|target| target.last_notified_at.is_some() || target.backlog > 0)

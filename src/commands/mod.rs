@@ -1,6 +1,7 @@
 //! The subcommands, each a thin layer over the parts that do the work.
 
 mod doctor;
+mod init;
 mod operate;
 mod progress;
 mod subscriptions;
@@ -27,6 +28,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = cli.config.as_deref();
     match cli.command {
+        Command::Init(args) => init::init(config, args).await,
         Command::Serve { role } => serve(config, role).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Simulate(args) => {

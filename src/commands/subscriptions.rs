@@ -47,7 +47,7 @@ pub(super) struct Line {
     company_no: Option<i64>,
     customer_no: Option<i64>,
     table: String,
-    table_no: Option<i64>,
+    pub(super) table_no: Option<i64>,
     pub(super) state: State,
     /// What is wrong and what to do about it; none if nothing is.
     pub(super) note: Option<String>,
@@ -56,7 +56,8 @@ pub(super) struct Line {
 /// What is compared, and with whose subscriptions.
 pub(super) struct Comparison<'a> {
     pub(super) upstream: &'a Upstream,
-    pub(super) pool: &'a PgPool,
+    /// Where targets stand, for a selection that names no tables.
+    pub(super) pool: Option<&'a PgPool>,
     /// The name of the user that the targets belong to.
     pub(super) client_id: &'a str,
     pub(super) mirror: &'a MirrorSettings,
@@ -102,7 +103,7 @@ async fn compare(config: Option<&Path>, targets: Targets) -> anyhow::Result<Vec<
     let api = settings.upstream.as_ref().context("a worker has API settings")?;
     let upstream = app::upstream(api, &pool, &Arc::new(Metrics::new())).await?;
     let comparison =
-        Comparison { upstream: &upstream, pool: &pool, client_id: &api.client_id, mirror: &settings.mirror };
+        Comparison { upstream: &upstream, pool: Some(&pool), client_id: &api.client_id, mirror: &settings.mirror };
     let lines = comparison.lines(&selection).await?;
     pool.close().await;
     if let Some(server) = server {
@@ -186,7 +187,8 @@ impl Comparison<'_> {
     async fn mirrored(&self, companies: Option<&Vec<i64>>) -> anyhow::Result<BTreeSet<Wanted>> {
         let is_named = |company: i64| companies.is_none_or(|named| named.contains(&company));
         let mut wanted = BTreeSet::new();
-        for target in status::freshness(self.pool).await? {
+        let Some(pool) = self.pool else { return Ok(wanted) };
+        for target in status::freshness(pool).await? {
             let tenant = match (target.company_no, target.customer_no) {
                 (Some(company), _) if is_named(company) => Tenant::Company(company),
                 (None, Some(customer)) if companies.is_none() => Tenant::Customer(customer),
@@ -199,7 +201,7 @@ impl Comparison<'_> {
 }
 
 /// The table's level and identifier, in whatever form it is named; a company's before a customer's.
-fn identify(known: &[(TableLevel, TableName)], name: &TableName) -> Option<(TableLevel, TableName)> {
+pub(super) fn identify(known: &[(TableLevel, TableName)], name: &TableName) -> Option<(TableLevel, TableName)> {
     let form = |name: &TableName| naming::snake_case(&naming::pascal_case(name.as_str()));
     let is_it = |table: &TableName| table.as_str().eq_ignore_ascii_case(name.as_str()) || form(table) == form(name);
     let found = |level| known.iter().find(|(own, table)| *own == level && is_it(table)).cloned();

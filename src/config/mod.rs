@@ -203,6 +203,17 @@ impl Settings {
             log: parse::log(source)?,
         })
     }
+
+    /// Whether what is given can be used. Nothing needs to be given.
+    pub fn check(source: &Source) -> Result<(), ConfigError> {
+        parse::webhook(source, false)?;
+        parse::upstream(source, false)?;
+        parse::database(source)?;
+        parse::ops(source)?;
+        parse::mirror(source)?;
+        parse::log(source)?;
+        Ok(())
+    }
 }
 
 impl DatabaseSettings {
@@ -212,7 +223,26 @@ impl DatabaseSettings {
     }
 }
 
+impl MirrorSettings {
+    /// Reads what is mirrored alone.
+    pub fn read(source: &Source) -> Result<Self, ConfigError> {
+        parse::mirror(source)
+    }
+}
+
+impl WebhookSettings {
+    /// Reads the settings of the public listener alone; `None` without a key.
+    pub fn read(source: &Source) -> Result<Option<Self>, ConfigError> {
+        parse::webhook(source, false)
+    }
+}
+
 impl UpstreamSettings {
+    /// Reads the access to the API alone; `None` without a client.
+    pub fn read(source: &Source) -> Result<Option<Self>, ConfigError> {
+        parse::upstream(source, false)
+    }
+
     /// Reads the request budget alone.
     pub fn requests_per_minute(source: &Source) -> Result<u32, ConfigError> {
         parse::requests_per_minute(source)

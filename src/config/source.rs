@@ -55,23 +55,43 @@ impl std::fmt::Debug for Source {
 impl Source {
     /// The process environment over the settings file, if one is given.
     pub fn from_process(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let mut values = match file {
+        let values = match file {
             Some(path) => read_file(path)?,
             None => HashMap::new(),
         };
-        let mut environment = HashMap::new();
+        let mut environment = vec![];
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str().filter(|name| is_known(name)) else { continue };
             let value = value.into_string().map_err(|_| wrong(name, "not valid UTF-8"))?;
-            // The environment wins whichever of its two forms a secret has there.
-            match name.strip_suffix("_FILE") {
-                Some(secret) => values.remove(secret),
-                None => values.remove(&format!("{name}_FILE")),
-            };
-            environment.insert(name.to_owned(), value);
+            environment.push((name.to_owned(), value));
         }
-        values.extend(environment);
-        Ok(Self { values })
+        Ok(Self { values }.with(environment))
+    }
+
+    /// These settings over the others, whichever of its two forms a secret has there.
+    pub(crate) fn with(mut self, settings: Vec<(String, String)>) -> Self {
+        for (name, _) in &settings {
+            match name.strip_suffix("_FILE") {
+                Some(secret) => self.values.remove(secret),
+                None => self.values.remove(&format!("{name}_FILE")),
+            };
+        }
+        self.values.extend(settings);
+        self
+    }
+
+    /// A setting as it was given: its name, or that of the file that has it, and what is there. Not for a log.
+    pub(crate) fn given(&self, name: &str) -> Option<(String, &str)> {
+        let file = format!("{name}_FILE");
+        let text = |name: &str| is_known(name).then(|| self.text(name)).flatten();
+        let as_file = text(&file);
+        text(name).map(|value| (name.to_owned(), value)).or_else(|| Some((file, as_file?)))
+    }
+
+    /// Takes a setting out, whichever of its two forms it has.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.values.remove(name);
+        self.values.remove(&format!("{name}_FILE"));
     }
 
     /// Settings from a list, for tests and for the demo.

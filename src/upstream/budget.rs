@@ -11,11 +11,11 @@ use std::{
 
 use sqlx::PgPool;
 
-use super::UpstreamError;
+use super::{UpstreamError, alone::Alone};
 use crate::domain::{DatabaseTime, Tenant};
 
 /// After this a request is over, even if nobody said so. Longer than the client's own time-out.
-const HOLD: Duration = Duration::from_secs(75);
+pub(super) const HOLD: Duration = Duration::from_secs(75);
 /// The longest sleep between two tries for a slot: another replica may give slots back early.
 const POLL_MAX: Duration = Duration::from_secs(1);
 /// One in so many requests is out of reach for walks, so that live work need not wait for them.
@@ -38,20 +38,33 @@ pub enum Share {
 /// Grants requests.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    pool: PgPool,
+    slots: Slots,
     requests_per_minute: u32,
     in_flight_max: u32,
     used: Arc<Mutex<Option<(Instant, u32)>>>,
+}
+
+/// Where it is noted which requests are under way.
+#[derive(Debug, Clone)]
+enum Slots {
+    Shared(PgPool),
+    Alone(Arc<Alone>),
 }
 
 /// One granted request. Give it back with [`Permit::finish`].
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Permit {
-    pool: PgPool,
-    slot: i32,
-    /// When it was granted, by the database's clock: the start of the request.
+    slot: Slot,
+    /// When it was granted, by the database's clock: the start of the request. Without a database nothing is dated, and
+    /// it is older than everything.
     pub(super) started_at: DatabaseTime,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Shared(PgPool, i32),
+    Alone(Arc<Alone>, usize),
 }
 
 impl Budget {
@@ -64,11 +77,21 @@ impl Budget {
         .execute(&pool)
         .await
         .map_err(UpstreamError::Budget)?;
-        Ok(Self { pool, requests_per_minute, in_flight_max, used: Arc::default() })
+        Ok(Self { slots: Slots::Shared(pool), requests_per_minute, in_flight_max, used: Arc::default() })
     }
 
-    pub(super) fn pool(&self) -> &PgPool {
-        &self.pool
+    /// A budget of this process alone, for a set-up whose database is not there yet.
+    pub fn alone(requests_per_minute: u32) -> Self {
+        let slots = Slots::Alone(Arc::new(Alone::new(requests_per_minute)));
+        Self { slots, requests_per_minute, in_flight_max: requests_per_minute, used: Arc::default() }
+    }
+
+    /// The database that others read, too.
+    pub(super) fn pool(&self) -> Option<&PgPool> {
+        match &self.slots {
+            Slots::Shared(pool) => Some(pool),
+            Slots::Alone(_) => None,
+        }
     }
 
     /// Waits until a request for these tenants may be sent.
@@ -84,6 +107,21 @@ impl Budget {
     }
 
     async fn try_acquire(&self, tenants: &[String], share: Share) -> Result<Result<Permit, Duration>, UpstreamError> {
+        match &self.slots {
+            Slots::Shared(pool) => self.try_acquire_shared(pool, tenants, share).await,
+            Slots::Alone(alone) => Ok(alone.take(Instant::now()).map(|slot| Permit {
+                slot: Slot::Alone(Arc::clone(alone), slot),
+                started_at: DatabaseTime::default(),
+            })),
+        }
+    }
+
+    async fn try_acquire_shared(
+        &self,
+        pool: &PgPool,
+        tenants: &[String],
+        share: Share,
+    ) -> Result<Result<Permit, Duration>, UpstreamError> {
         let answer = sqlx::query!(
             r#"select granted_slot as "slot?", granted_at as "at?: DatabaseTime", wait_seconds as "wait_seconds?"
                  from nxt_mirror.grant_request($1, $2, $3, $4, $5, $6, make_interval(secs => $7))"#,
@@ -95,11 +133,11 @@ impl Budget {
             tenants,
             HOLD.as_secs_f64()
         )
-        .fetch_one(&self.pool)
+        .fetch_one(pool)
         .await
         .map_err(UpstreamError::Budget)?;
         Ok(match answer.slot.zip(answer.at) {
-            Some((slot, started_at)) => Ok(Permit { pool: self.pool.clone(), slot, started_at }),
+            Some((slot, started_at)) => Ok(Permit { slot: Slot::Shared(pool.clone(), slot), started_at }),
             None => Err(Duration::try_from_secs_f64(answer.wait_seconds.unwrap_or(1.0)).unwrap_or(POLL_MAX)),
         })
     }
@@ -116,19 +154,29 @@ impl Budget {
             return Ok(used);
         }
         let asked_at = Instant::now();
-        let used = used(&self.pool).await?;
+        let used = match &self.slots {
+            Slots::Shared(pool) => used(pool).await?,
+            Slots::Alone(alone) => alone.used(asked_at),
+        };
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked_at, used));
         Ok(used)
     }
 
     /// Nobody sends anything for this long, in no replica.
     pub(super) async fn pause(&self, pause: Duration) -> Result<(), UpstreamError> {
+        let pool = match &self.slots {
+            Slots::Shared(pool) => pool,
+            Slots::Alone(alone) => {
+                alone.pause(Instant::now() + pause);
+                return Ok(());
+            }
+        };
         sqlx::query!(
             "update nxt_mirror.api_budget
                 set paused_until = greatest(paused_until, clock_timestamp() + make_interval(secs => $1))",
             pause.as_secs_f64()
         )
-        .execute(&self.pool)
+        .execute(pool)
         .await
         .map_err(UpstreamError::Budget)?;
         Ok(())
@@ -147,15 +195,19 @@ pub async fn used(pool: &PgPool) -> Result<u32, sqlx::Error> {
 impl Permit {
     /// The request has ended. On failure the slot stays held for its longest time, which is safe.
     pub(super) async fn finish(self) {
+        let (pool, slot) = match self.slot {
+            Slot::Shared(pool, slot) => (pool, slot),
+            Slot::Alone(alone, slot) => return alone.give_back(slot, Instant::now()),
+        };
         let done = sqlx::query!(
             "update nxt_mirror.api_slot set free_at = clock_timestamp() + interval '60 seconds', in_flight_until = null
               where slot = $1",
-            self.slot
+            slot
         )
-        .execute(&self.pool)
+        .execute(&pool)
         .await;
         if let Err(error) = done {
-            tracing::warn!(%error, slot = self.slot, "budget slot not given back; it frees itself");
+            tracing::warn!(%error, slot, "budget slot not given back; it frees itself");
         }
     }
 }

@@ -70,8 +70,8 @@ impl Upstream {
         &self.metrics
     }
 
-    /// The database of the budget.
-    pub(super) fn pool(&self) -> &PgPool {
+    /// The database of a budget that is shared.
+    pub(super) fn pool(&self) -> Option<&PgPool> {
         self.budget.pool()
     }
 

@@ -7,6 +7,7 @@
 //! * every request passes the budget that all replicas share, carries a cached token, and is read with suspicion and
 //!   within a bound of memory.
 
+mod alone;
 mod answer;
 mod apart;
 mod budget;

@@ -168,8 +168,9 @@ impl Upstream {
     }
 
     async fn has_noted_outage(&self) -> bool {
+        let Some(pool) = self.pool() else { return false };
         loop {
-            match Outage::current(self.pool()).await {
+            match Outage::current(pool).await {
                 Ok(outage) => return outage.is_some(),
                 Err(error) => tracing::warn!(%error, "not known whether an outage goes on, it is asked again"),
             }
@@ -189,8 +190,9 @@ impl Upstream {
         if self.watch.set(false) {
             tracing::info!("the API answers again");
         }
+        let Some(pool) = self.pool() else { return };
         // Nobody else would note it before the next outage.
-        while let Err(error) = Outage::end(self.pool()).await {
+        while let Err(error) = Outage::end(pool).await {
             tracing::warn!(%error, "the end of the outage is not noted, it is tried again");
             tokio::time::sleep(DATABASE_PAUSE).await;
             if self.is_away() {
@@ -200,7 +202,8 @@ impl Upstream {
     }
 
     async fn note(&self, error: &UpstreamError) {
-        if let Err(error) = Outage::note(self.pool(), &chain(error).to_string()).await {
+        let Some(pool) = self.pool() else { return };
+        if let Err(error) = Outage::note(pool, &chain(error).to_string()).await {
             tracing::warn!(%error, "the outage is not noted");
         }
     }

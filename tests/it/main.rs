@@ -9,6 +9,7 @@ mod crashes;
 mod embedded;
 mod extensions;
 mod faults;
+mod init;
 mod isolation;
 mod keys;
 mod mirror;
