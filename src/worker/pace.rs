@@ -19,22 +19,29 @@ const GAP_OF_FLOOD: Duration = Duration::from_millis(300);
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     last: Option<(Instant, usize)>,
+    /// Whether rows that were claimed last were held back.
+    held_back: bool,
 }
 
 impl Pace {
     /// How long to wait before claiming. `used` is the share of the budget in use, `full` the rows of a full request.
     pub(super) fn delay(&self, used: f64, full: usize, now: Instant) -> Duration {
         let Some((last, rows)) = self.last else { return Duration::ZERO };
-        if rows >= full {
+        if rows >= full && !self.held_back {
             return Duration::ZERO;
         }
         let flood = if rows * 4 >= full { GAP_OF_FLOOD } else { Duration::ZERO };
         gap(used).max(flood).saturating_sub(now.saturating_duration_since(last))
     }
 
+    /// Whether rows may be held back: never two times, one after the other.
+    pub(super) fn may_hold_back(&self) -> bool {
+        !self.held_back
+    }
+
     /// So many rows were claimed.
-    pub(super) fn claimed(&mut self, rows: usize, now: Instant) {
-        self.last = Some((now, rows));
+    pub(super) fn claimed(&mut self, rows: usize, held_back: bool, now: Instant) {
+        (self.last, self.held_back) = (Some((now, rows)), held_back);
     }
 }
 
@@ -51,11 +58,20 @@ mod tests {
     fn the_first_change_goes_at_once_and_a_full_claim_is_followed_at_once() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         assert_eq!(pace.delay(0.0, 500, now), Duration::ZERO);
-        pace.claimed(1, now);
+        pace.claimed(1, false, now);
         assert_eq!(pace.delay(0.0, 500, now), GAP_MIN);
         assert_eq!(pace.delay(0.0, 500, now + GAP_MIN), Duration::ZERO);
-        pace.claimed(500, now);
+        pace.claimed(500, false, now);
         assert_eq!(pace.delay(1.0, 500, now), Duration::ZERO);
+    }
+
+    #[test]
+    fn rows_are_held_back_once_and_gather_as_in_a_flood() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert!(pace.may_hold_back());
+        pace.claimed(700, true, now);
+        assert!(!pace.may_hold_back());
+        assert_eq!(pace.delay(0.0, 500, now), GAP_OF_FLOOD);
     }
 
     #[test]
@@ -77,7 +93,7 @@ mod tests {
     #[test]
     fn a_flood_gathers_until_requests_are_full() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        pace.claimed(200, now);
+        pace.claimed(200, false, now);
         assert_eq!(pace.delay(0.0, 500, now), GAP_OF_FLOOD);
     }
 }

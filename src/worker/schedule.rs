@@ -62,6 +62,8 @@ struct Claimed {
     rows: usize,
     /// Whether some target had as many rows as one request may ask for: fewer for wide rows, and for unseen ones.
     has_full: bool,
+    /// Whether some of the rows were given back, to be asked for with others.
+    held_back: bool,
 }
 
 impl Worker {
@@ -187,9 +189,9 @@ impl Worker {
         if !delay.is_zero() {
             return Ok(delay.min(POLL));
         }
-        let claimed = self.start(chosen, claimable, now).await?;
+        let claimed = self.start(chosen, claimable, pace.may_hold_back(), now).await?;
         // Who has more than one request may ask for has nothing to gather.
-        pace.claimed(if claimed.has_full { full } else { claimed.rows }, Instant::now());
+        pace.claimed(if claimed.has_full { full } else { claimed.rows }, claimed.held_back, Instant::now());
         Ok(if claimed.rows > 0 { Duration::ZERO } else { POLL })
     }
 
@@ -222,6 +224,7 @@ impl Worker {
         &self,
         chosen: Vec<(&Due, Plan)>,
         claimable: Claimable,
+        may_hold_back: bool,
         now: Instant,
     ) -> Result<Claimed, QueueError> {
         let wanted: Vec<Wanted> = chosen.iter().map(|(due, plan)| self.wanted(due, plan)).collect();
@@ -244,7 +247,7 @@ impl Worker {
                 }
             }
         }
-        self.send(works, now);
+        claimed.held_back = self.send(works, may_hold_back && !claimed.has_full, now);
         Ok(claimed)
     }
 
@@ -257,7 +260,8 @@ impl Worker {
         Wanted { target: due.target.id, priority, rows_max }
     }
 
-    fn send(&self, works: Vec<Work>, now: Instant) {
+    /// Sends the requests. Returns whether the last one was held back: its claims are given back.
+    fn send(&self, works: Vec<Work>, may_hold_back: bool, now: Instant) -> bool {
         let seats: Vec<Seat> = works
             .iter()
             .map(|work| Seat {
@@ -267,7 +271,12 @@ impl Worker {
             })
             .collect();
         let mut works: Vec<Option<Work>> = works.into_iter().map(Some).collect();
-        for indexes in plan::requests(&seats, self.parts.fetch_rows_max) {
+        let mut requests = plan::requests(&seats, self.parts.fetch_rows_max);
+        let straggler = plan::straggler(&requests, &seats, self.parts.fetch_rows_max).filter(|_| may_hold_back);
+        if let Some(straggler) = straggler {
+            requests.remove(straggler);
+        }
+        for indexes in requests {
             let is_ill = indexes.iter().any(|&index| seats[index].is_apart);
             let works: Vec<Work> = indexes.into_iter().filter_map(|index| works[index].take()).collect();
             let share = if works.iter().any(Work::is_urgent) { Share::Live } else { Share::Background };
@@ -279,6 +288,7 @@ impl Worker {
                 worker.serve(works, share, place).await;
             });
         }
+        straggler.is_some()
     }
 
     fn spawn_settle<F>(&self, claim: Claim, settle: impl FnOnce(Self, Claim) -> F)
