@@ -77,6 +77,16 @@ pub struct Row {
     pub values: Vec<Value>,
 }
 
+impl Row {
+    /// Who last changed it, where the source says so.
+    pub fn changed_by(&self) -> Option<&str> {
+        match self.values.get(self.table.changed_by_column()?)? {
+            Value::Text(name) if !name.is_empty() => Some(name),
+            _ => None,
+        }
+    }
+}
+
 /// What a fetch or a page saw of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Observation {

@@ -269,6 +269,11 @@ impl TableSpec {
         Self { columns, ..self }
     }
 
+    /// The column that says who last changed a row, if the table has it.
+    pub fn changed_by_column(&self) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == "changedByUser")
+    }
+
     /// The column that says when a row last changed, if the table has it.
     pub fn changed_column(&self) -> Option<usize> {
         self.columns.iter().position(|column| column.name == "changedTimestamp")

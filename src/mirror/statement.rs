@@ -59,20 +59,23 @@ pub(super) fn insert(spec: &TableSpec) -> String {
     )
 }
 
-/// Updates rows that are different. Returns their positions.
+/// Updates rows that are different. Returns their positions, and the names of the columns in which they were.
 pub(super) fn update(spec: &TableSpec, is_distributed: bool) -> String {
     let mut input = Input::after(1);
     for (name, kind) in BOOKKEEPING {
         input.add(name, kind);
     }
     let rows = input.rows(spec);
+    let different = format!("array_remove(array[{}]::text[], null) as different", different_names(spec));
+    let these = same_key(spec);
     format!(
-        "update {table} as m set {set} from {rows} where {these} and {differs} \
-         returning i.position",
+        "update {table} as m set {set} \
+           from (select i.*, m.different from {rows} cross join {compared}) as i \
+          where {these} and cardinality(i.different) > 0 returning i.position, i.different",
         table = table(spec),
         set = assignments(spec, value, "i."),
-        these = living(spec, &same_key(spec), is_distributed),
-        differs = differs(spec),
+        compared = looked_up(spec, &different, &these, is_distributed),
+        these = living(spec, &these, is_distributed),
     )
 }
 

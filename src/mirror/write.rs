@@ -39,12 +39,12 @@ pub struct Fetched<'a> {
 }
 
 /// What became of a row that was to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written {
     /// It was not there, or deleted softly.
     Inserted,
-    /// It was there and different.
-    Updated,
+    /// It was there and different in these columns, by their mirrored names.
+    Updated(Vec<String>),
     /// It was there as it is, and was not touched.
     Unchanged,
 }
@@ -70,8 +70,8 @@ impl Mirror {
         let mut written = vec![Written::Unchanged; rows.len()];
         let (mirrored, new): (Vec<_>, Vec<_>) = rows.iter().enumerate().partition(|(_, fetched)| fetched.is_mirrored);
         let updated = update_all(connection, target, &mirrored, self.is_distributed()).await;
-        for place in updated.map_err(failed("update rows", target, Carried::Rows))? {
-            written[place] = Written::Updated;
+        for (place, columns) in updated.map_err(failed("update rows", target, Carried::Rows))? {
+            written[place] = Written::Updated(columns);
         }
         let inserted = insert_all(connection, target, &new).await;
         for place in inserted.map_err(failed("insert rows", target, Carried::Rows))? {
@@ -92,18 +92,19 @@ impl Mirror {
     }
 }
 
-/// Places of the rows that were different.
+/// Places of the rows that were different, and the columns in which they were.
 async fn update_all(
     connection: &mut PgConnection,
     target: &TargetTable,
     rows: &[Placed<'_, '_>],
     is_distributed: bool,
-) -> Result<Vec<usize>, sqlx::Error> {
+) -> Result<Vec<(usize, Vec<String>)>, sqlx::Error> {
     let mut updated = vec![];
     set_joins(connection, rows.len(), LOOK_UP_EACH).await?;
     for batch in batches(rows) {
         let (places, rows): (Vec<usize>, Vec<&Fetched<'_>>) = batch.iter().copied().unzip();
-        updated.extend(update(connection, target, &rows, is_distributed).await?.into_iter().map(|index| places[index]));
+        let found = update(connection, target, &rows, is_distributed).await?;
+        updated.extend(found.into_iter().map(|(index, columns)| (places[index], columns)));
     }
     set_joins(connection, rows.len(), JOIN_AS_BEFORE).await?;
     Ok(updated)
@@ -149,19 +150,20 @@ async fn set_joins(connection: &mut PgConnection, rows: usize, sql: &'static str
     if rows > FEW_ROWS { sqlx::raw_sql(sql).execute(connection).await.map(drop) } else { Ok(()) }
 }
 
-/// Positions of the rows that were different.
+/// Indexes of the rows that were different, and the columns in which they were.
 async fn update(
     connection: &mut PgConnection,
     target: &TargetTable,
     rows: &[&Fetched<'_>],
     is_distributed: bool,
-) -> Result<Vec<usize>, sqlx::Error> {
+) -> Result<Vec<(usize, Vec<String>)>, sqlx::Error> {
     let mut arguments = arrays::of_tenant(target)?;
     arrays::add_bookkeeping(&mut arguments, rows)?;
     arrays::add_rows(&mut arguments, &target.table, &source_rows(rows))?;
     let sql = statement::update(&target.table, is_distributed);
-    let positions: Vec<i64> = sqlx::query_scalar_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await?;
-    Ok(positions.into_iter().filter_map(index).collect())
+    let found: Vec<(i64, Vec<String>)> =
+        sqlx::query_as_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await?;
+    Ok(found.into_iter().filter_map(|(position, columns)| Some((index(position)?, columns))).collect())
 }
 
 /// Positions of the rows that were not there, or deleted or different.

@@ -184,46 +184,6 @@ pub async fn set_aside(
     .map_err(QueueError::on("set rows aside"))
 }
 
-/// Nothing of a target can be read or written: rows of it that are due are set aside, at most so many. Returns how many.
-pub async fn set_target_aside(pool: &PgPool, target: TargetId, reason: &str, rows_max: i64) -> Result<u64, QueueError> {
-    sqlx::query!(
-        "with chosen as materialized (
-             select row_key from nxt_mirror.dirty_row where target_id = $1 and due_at <= now()
-              order by row_key limit $3 for update skip locked
-         ), gone as (
-             delete from nxt_mirror.dirty_row as dirty using chosen
-              where dirty.target_id = $1 and dirty.row_key = chosen.row_key
-             returning dirty.row_key, dirty.attempts, dirty.notification_id, dirty.deleted_at, dirty.delete_received_at,
-                       dirty.announced, dirty.changed_at
-         ), logged as (
-             insert into nxt_mirror.sync_log (target_id, key, action, reason, notification_id)
-             select $1, nxt_mirror.shown_key(gone.row_key, mirrored.spec), 'dead_letter', $2, gone.notification_id
-               from gone
-               join nxt_mirror.target as target on target.id = $1
-               left join nxt_mirror.mirrored_table as mirrored on mirrored.table_name = target.table_name
-         )
-         insert into nxt_mirror.dead_row as dead
-             (target_id, row_key, reason, attempts, notification_id, deleted_at, delete_received_at, announced,
-              changed_at, of_target)
-         select $1, row_key, $2, attempts + 1, notification_id, deleted_at, delete_received_at, announced, changed_at, true
-           from gone order by row_key
-         on conflict on constraint dead_row_row do update set
-             reason = excluded.reason, attempts = dead.attempts + excluded.attempts, last_at = excluded.last_at,
-             notification_id = greatest(dead.notification_id, excluded.notification_id),
-             announced = dead.announced or excluded.announced,
-             deleted_at = greatest(dead.deleted_at, excluded.deleted_at),
-             delete_received_at = greatest(dead.delete_received_at, excluded.delete_received_at),
-             changed_at = greatest(dead.changed_at, excluded.changed_at), of_target = true",
-        target as _,
-        reason.replace('\0', "\u{fffd}"),
-        rows_max
-    )
-    .execute(pool)
-    .await
-    .map(|done| done.rows_affected())
-    .map_err(QueueError::on("set the rows of a target aside"))
-}
-
 /// One row of each target that could not be read or written is tried again, unless the target is paused or has others
 /// that wait, so that one that can be is noticed. Returns how many.
 pub async fn probe_targets(connection: &mut PgConnection) -> Result<u64, QueueError> {

@@ -1,9 +1,9 @@
 //! Reading the ledger back: replay, and the story of one row.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use super::{QueueError, error::repeated};
 use crate::domain::{AnnouncedKey, DatabaseTime, TableName};
@@ -182,4 +182,21 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("read what is known of a row"))
+}
+
+/// Who made the changes that these notifications tell of, as far as they say so and are kept.
+pub async fn changed_by(connection: &mut PgConnection, ids: &[i64]) -> Result<HashMap<i64, String>, QueueError> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let named = sqlx::query!(
+        r#"select given.id as "id!", block.changed_by[given.id % 1024 + 1] as name
+             from unnest($1::bigint[]) as given (id)
+             join nxt_mirror.ledger_block as block on block.id = given.id / 1024"#,
+        ids
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(QueueError::on("read who made changes"))?;
+    Ok(named.into_iter().filter_map(|named| Some((named.id, named.name?))).collect())
 }

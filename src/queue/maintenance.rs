@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use super::QueueError;
 use crate::domain::DatabaseTime;
 
-/// How far ledger, sync log, tombstones and dead letters reach back where `NXT_LEDGER_DAYS` says nothing else.
+/// How far ledger, sync log, feed, tombstones and dead letters reach back where `NXT_LEDGER_DAYS` says nothing else.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Rows removed by one statement.
 const ROWS_MAX: i64 = 5_000;
@@ -36,6 +36,7 @@ async fn remove_old(pool: &PgPool, retention: Duration) -> Result<(), sqlx::Erro
     let before = cutoff(pool, retention).await?;
     from_old_end(|after| remove_blocks(pool, before, after)).await?;
     from_old_end(|after| remove_log(pool, before, after)).await?;
+    from_old_end(|after| remove_changes(pool, before, after)).await?;
     from_old_end(|after| remove_bodies(pool, before, after)).await?;
     until_few(ROWS_MAX, || remove_dead_rows(pool, before)).await?;
     until_few(ROWS_MAX, || remove_tombstones(pool, before)).await?;
@@ -105,6 +106,25 @@ async fn remove_log(pool: &PgPool, before: DatabaseTime, after: i64) -> Result<B
                delete from nxt_mirror.sync_log as log using oldest where log.id = oldest.id and oldest.is_old
            )
            select max(id) as "through?", bool_and(is_old) as "is_all_old?" from oldest"#,
+        after,
+        before as _,
+        ROWS_MAX
+    )
+    .fetch_one(pool)
+    .await
+}
+
+async fn remove_changes(pool: &PgPool, before: DatabaseTime, after: i64) -> Result<Batch, sqlx::Error> {
+    sqlx::query_as!(
+        Batch,
+        r#"with oldest as materialized (
+               select position, at < $2 as is_old from nxt_mirror.change_log where position > $1
+                order by position limit $3
+           ), gone as (
+               delete from nxt_mirror.change_log as entry using oldest
+                where entry.position = oldest.position and oldest.is_old
+           )
+           select max(position) as "through?", bool_and(is_old) as "is_all_old?" from oldest"#,
         after,
         before as _,
         ROWS_MAX

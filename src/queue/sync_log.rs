@@ -1,12 +1,12 @@
 //! The sync log: what was done to each row.
 
-use sqlx::PgConnection;
+use serde::Serialize;
 
-use super::QueueError;
 use crate::domain::{DatabaseTime, SourceTime, TargetId};
 
 /// What was done to a row, as stored in the sync log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SyncAction {
     /// The row is new in the mirror.
     Inserted,
@@ -49,9 +49,12 @@ impl SyncAction {
 }
 
 /// One line of the sync log.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct SyncEntry {
+    /// Whose row.
+    pub target_id: TargetId,
     /// The row as people read it: a JSON object.
+    #[serde(rename = "key")]
     pub key_json: String,
     /// What was done.
     pub action: SyncAction,
@@ -63,29 +66,4 @@ pub struct SyncEntry {
     pub source_changed_at: Option<SourceTime>,
     /// When the request started, where there was one.
     pub fetch_started_at: Option<DatabaseTime>,
-}
-
-/// Appends what was done to rows of a target.
-pub async fn log(connection: &mut PgConnection, target: TargetId, entries: &[SyncEntry]) -> Result<(), QueueError> {
-    if entries.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "insert into nxt_mirror.sync_log
-             (target_id, key, action, reason, notification_id, source_changed_at, fetch_started_at)
-         select $1, key::jsonb, action, reason, notification_id, source_changed_at, fetch_started_at
-           from unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[])
-                as entry (key, action, reason, notification_id, source_changed_at, fetch_started_at)",
-        target as _,
-        entries.iter().map(|entry| entry.key_json.as_str()).collect::<Vec<_>>() as _,
-        entries.iter().map(|entry| entry.action.name()).collect::<Vec<_>>() as _,
-        &entries.iter().map(|entry| entry.reason.replace('\0', "\u{fffd}")).collect::<Vec<_>>(),
-        entries.iter().map(|entry| entry.notification_id).collect::<Vec<_>>() as _,
-        entries.iter().map(|entry| entry.source_changed_at).collect::<Vec<_>>() as _,
-        entries.iter().map(|entry| entry.fetch_started_at).collect::<Vec<_>>() as _
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(QueueError::on("write the sync log"))
 }

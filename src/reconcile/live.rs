@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 
 use super::{
     REPEATS_MAX, ReconcileError, Writer,
+    changes::changes,
     verdicts::{Case, Seen, Subject, applied, canonical},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         settle::{Reason, Then, Verdict},
     },
     failpoint::Failpoint,
-    queue::{self, DirtyRow, Outcome, SyncAction},
+    queue::{self, DirtyRow, Journal, Outcome, SyncAction},
 };
 
 /// A claimed row in its table's own terms, with what was seen of it.
@@ -69,32 +70,34 @@ impl Writer {
         let subjects = items.iter().map(Item::subject).collect();
         let mut cases = self.judge(&mut transaction, target, subjects).await?;
         self.carry_out(&mut transaction, target, &mut cases).await?;
-        let tally = conclude(&mut transaction, target, items, &cases).await?;
+        let mut journal = Journal::default();
+        let tally = conclude(&mut transaction, target, items, &cases, &mut journal).await?;
         Failpoint::ApplyWritten.pass();
-        self.commit(transaction, target).await?;
+        self.commit(transaction, target, journal).await?;
         Failpoint::Applied.pass();
         Ok(tally)
     }
 }
 
-/// The daemon's own tables: health, sync log, dirty rows, dead letters.
+/// The daemon's own tables: health, dirty rows, dead letters; and what the journal tells.
 async fn conclude(
     connection: &mut PgConnection,
     target: &TargetTable,
     items: &[Item],
     cases: &[Case<'_>],
+    journal: &mut Journal,
 ) -> Result<Tally, ReconcileError> {
-    let (mut tally, mut entries, mut outcomes, mut cleared) = (Tally::new(), vec![], vec![], vec![]);
+    let (mut tally, mut outcomes, mut cleared) = (Tally::new(), vec![], vec![]);
     for (item, case) in items.iter().zip(cases) {
         *tally.entry(case.action()).or_default() += 1;
-        entries.push(case.entry(target, reason(case).to_string()));
+        journal.log(case.entry(target, reason(case).to_string()));
         let outcome = outcome(&item.claimed, case);
         if matches!(outcome, Outcome::Done { .. }) {
             cleared.extend(canonical(&item.key, target).into_iter().chain([item.claimed.row_key.to_string()]));
         }
         outcomes.push((&*item.claimed.row_key, outcome));
     }
-    queue::log(connection, target.id, &entries).await?;
+    changes(connection, target, cases).await?.into_iter().for_each(|change| journal.tell(change));
     queue::dead_letter::clear_dead(connection, target.id, &cleared).await?;
     let started_at = cases.iter().filter_map(|case| case.started_at()).min();
     queue::settle(connection, target.id, &outcomes, started_at).await?;

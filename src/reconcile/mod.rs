@@ -4,6 +4,7 @@
 //! target in a transaction of its own. The order within it is fixed: the target's lock, the verdicts, the mirrored rows,
 //! and last the daemon's own tables, so that nothing others need is held while a mirrored table may be locked by a user.
 
+mod changes;
 mod live;
 mod page;
 mod verdicts;
@@ -16,7 +17,7 @@ pub use page::Page;
 use crate::{
     domain::{Diagnosis, Owner, TargetTable},
     mirror::{Carried, Mirror, MirrorError},
-    queue::QueueError,
+    queue::{Journal, QueueError},
 };
 
 /// Transactions that are repeated because another one was in the way, at most so often.
@@ -90,11 +91,13 @@ impl Writer {
         Ok(self.mirror.begin().await?)
     }
 
-    /// Ends a transaction that wrote rows of a target. Users' deferred triggers and constraints speak up only now.
+    /// Ends a transaction that wrote rows of a target, and tells of it. Users' deferred triggers and constraints speak up
+    /// only now.
     pub async fn commit(
         &self,
         transaction: Transaction<'static, Postgres>,
         target: &TargetTable,
+        journal: Journal,
     ) -> Result<(), ReconcileError> {
         let failed = |source| MirrorError {
             action: "keep what was written",
@@ -102,6 +105,6 @@ impl Writer {
             carried: Carried::Rows,
             source,
         };
-        Ok(transaction.commit().await.map_err(failed)?)
+        Ok(journal.commit(transaction).await.map_err(failed)?)
     }
 }

@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 
 use super::{
     ReconcileError, Writer,
+    changes::changes,
     verdicts::{Change, Seen, Subject, applied, canonical},
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
         settle::{Then, Verdict},
     },
     mirror::WalkId,
-    queue::{self, Priority},
+    queue::{self, Journal, Priority},
 };
 
 /// Rows that one request brought, each key once.
@@ -32,9 +33,14 @@ pub struct Page<'a> {
 }
 
 impl Writer {
-    /// Writes a page inside the caller's transaction, which [`Writer::begin`] began. Returns how many rows were new or
-    /// different.
-    pub async fn take_page(&self, connection: &mut PgConnection, page: Page<'_>) -> Result<u64, ReconcileError> {
+    /// Writes a page inside the caller's transaction, which [`Writer::begin`] began and [`Writer::commit`] ends. Returns
+    /// how many rows were new or different.
+    pub async fn take_page(
+        &self,
+        connection: &mut PgConnection,
+        page: Page<'_>,
+        journal: &mut Journal,
+    ) -> Result<u64, ReconcileError> {
         let Page { target, rows, walk, .. } = page;
         if let Some(walk) = walk {
             let keys: Vec<&RowKey> = rows.iter().map(|row| &row.key).collect();
@@ -43,7 +49,7 @@ impl Writer {
         let candidates = self.candidates(connection, target, rows).await?;
         let changed = match candidates.is_empty() {
             true => 0,
-            false => self.take_candidates(connection, page, candidates).await?,
+            false => self.take_candidates(connection, page, candidates, journal).await?,
         };
         clear_letters(connection, target, rows).await?;
         Ok(changed)
@@ -54,6 +60,7 @@ impl Writer {
         connection: &mut PgConnection,
         page: Page<'_>,
         candidates: Vec<&Row>,
+        journal: &mut Journal,
     ) -> Result<u64, ReconcileError> {
         let Page { target, started_at, is_logged, .. } = page;
         self.mirror.lock(connection, target).await?;
@@ -73,9 +80,9 @@ impl Writer {
         queue::mark(connection, target.id, &doubtful, Priority::Deferred).await?;
         let changed: Vec<_> = cases.iter().filter(|case| case.change != Change::None).collect();
         if is_logged {
-            let entries: Vec<_> = changed.iter().map(|case| case.entry(target, "found by a walk".to_owned())).collect();
-            queue::log(connection, target.id, &entries).await?;
+            changed.iter().for_each(|case| journal.log(case.entry(target, "found by a walk".to_owned())));
         }
+        changes(connection, target, &cases).await?.into_iter().for_each(|change| journal.tell(change));
         if !changed.is_empty() {
             queue::note_applied(connection, target.id, applied(&cases, false)).await?;
         }

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::{ReconcileError, Writer};
 use crate::{
     domain::{
-        AnnouncedKey, DatabaseTime, Row, RowKey, TargetTable,
+        AnnouncedKey, DatabaseTime, Row, RowKey, SourceTime, TargetTable,
         settle::{self, Known, Observed, Verdict},
     },
     mirror::{Fetched, Removal, Written},
@@ -38,15 +38,20 @@ pub(super) struct Case<'a> {
     pub(super) subject: Subject<'a>,
     pub(super) known: Known,
     pub(super) verdict: Verdict,
+    /// When the source deleted it, by its notifications.
+    pub(super) deleted_at: Option<SourceTime>,
     /// What became of its mirrored row.
     pub(super) change: Change,
+    /// Whether the mirror had the row under the key that was asked for, and the source spells it otherwise now.
+    pub(super) is_respelled: bool,
 }
 
 /// What became of a mirrored row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     Inserted,
-    Updated,
+    /// In these columns, by their mirrored names.
+    Updated(Vec<String>),
     Deleted,
     None,
 }
@@ -107,7 +112,8 @@ impl Writer {
                 let pending = announced.as_ref().and_then(|key| evidence.get(key));
                 let evidence = pending.map(|pending| pending.evidence).unwrap_or_default();
                 let verdict = settle::decide(&evidence, &known, subject.observed());
-                Case { subject, known, verdict, change: Change::None }
+                let deleted_at = evidence.deletion.map(|deletion| deletion.at);
+                Case { subject, known, verdict, deleted_at, change: Change::None, is_respelled: false }
             })
             .collect())
     }
@@ -151,7 +157,7 @@ impl Writer {
         for (place, written) in places.into_iter().zip(written) {
             cases[place].change = match written {
                 Written::Inserted => Change::Inserted,
-                Written::Updated => Change::Updated,
+                Written::Updated(columns) => Change::Updated(columns),
                 Written::Unchanged => Change::None,
             };
         }
@@ -174,15 +180,18 @@ impl Writer {
                 }
                 Verdict::Write { .. } if asked != key => {
                     let at = case.subject.started_at().unwrap_or_default();
-                    removals.push(Removal { key: asked.clone(), deleted_at: crate::domain::SourceTime::as_if(at) });
+                    removals.push(Removal { key: asked.clone(), deleted_at: SourceTime::as_if(at) });
                 }
                 Verdict::Write { .. } | Verdict::Keep { .. } | Verdict::Fetch => {}
             }
         }
         let removed = self.mirror.remove(connection, target, &removals).await?;
-        for case in cases.iter_mut().filter(|case| matches!(case.verdict, Verdict::Remove { .. })) {
-            if removed.contains(case.subject.key()) {
-                case.change = Change::Deleted;
+        for case in cases.iter_mut() {
+            let (asked, key) = (case.subject.asked, case.subject.key());
+            match case.verdict {
+                Verdict::Remove { .. } if removed.contains(key) => case.change = Change::Deleted,
+                Verdict::Write { .. } => case.is_respelled = asked != key && removed.contains(asked),
+                Verdict::Remove { .. } | Verdict::Keep { .. } | Verdict::Fetch => {}
             }
         }
         Ok(())
@@ -231,13 +240,13 @@ pub(super) fn canonical(key: &RowKey, target: &TargetTable) -> Option<String> {
 
 /// What was done to the target's rows altogether.
 pub(super) fn applied(cases: &[Case<'_>], is_notified: bool) -> Applied {
-    let count = |change| {
-        let count = cases.iter().filter(|case| case.change == change).count();
+    let count = |is_counted: fn(&Case<'_>) -> bool| {
+        let count = cases.iter().filter(|case| is_counted(case)).count();
         i64::try_from(count).unwrap_or(i64::MAX)
     };
     Applied {
-        inserted: count(Change::Inserted),
-        deleted: count(Change::Deleted),
+        inserted: count(|case| case.change == Change::Inserted),
+        deleted: count(|case| case.change == Change::Deleted || case.is_respelled),
         is_changed: cases.iter().any(|case| case.change != Change::None),
         is_notified,
     }
@@ -251,9 +260,9 @@ impl Case<'_> {
 
     /// What the sync log says was done.
     pub(super) fn action(&self) -> SyncAction {
-        match (self.verdict, self.change) {
+        match (self.verdict, &self.change) {
             (_, Change::Inserted) => SyncAction::Inserted,
-            (_, Change::Updated) => SyncAction::Updated,
+            (_, Change::Updated(_)) => SyncAction::Updated,
             (_, Change::Deleted) => SyncAction::Deleted,
             (Verdict::Remove { .. }, Change::None) => SyncAction::AlreadyAbsent,
             (Verdict::Keep { then: settle::Then::Recheck { .. }, .. } | Verdict::Fetch, Change::None) => {
@@ -271,6 +280,7 @@ impl Case<'_> {
             Seen::Nothing | Seen::Missing(_) => None,
         };
         SyncEntry {
+            target_id: target.id,
             key_json: self.subject.key().shown(&target.table),
             action: self.action(),
             reason,

@@ -21,7 +21,7 @@ use crate::{
     },
     failpoint::Failpoint,
     mirror::WalkId,
-    queue::{self, Priority},
+    queue::{self, Journal, Priority},
     reconcile::{Page, ReconcileError, Writer},
     telemetry::chain,
     upstream::TablePage,
@@ -143,7 +143,7 @@ impl PageWriter {
         let _turn = self.turn.lock().await;
         let _place = self.places.acquire().await;
         let mut transaction = self.writer.begin().await?;
-        let mut changed = 0;
+        let (mut changed, mut journal) = (0, Journal::default());
         if !batch.rows.is_empty() {
             let page = Page {
                 target: &self.target,
@@ -152,7 +152,7 @@ impl PageWriter {
                 walk: self.walk,
                 is_logged: self.is_logged,
             };
-            changed = self.writer.take_page(&mut transaction, page).await?;
+            changed = self.writer.take_page(&mut transaction, page, &mut journal).await?;
         }
         queue::mark(&mut transaction, self.target.id, batch.left, Priority::Deferred).await?;
         queue::dead_letter::set_aside(&mut transaction, self.target.id, batch.unworkable).await?;
@@ -160,7 +160,7 @@ impl PageWriter {
             checkpoint::advance(&mut transaction, self.target.id, step).await?;
         }
         self.pass(Failpoint::WalkWritten);
-        self.writer.commit(transaction, &self.target).await?;
+        self.writer.commit(transaction, &self.target, journal).await?;
         self.pass(Failpoint::WalkCommitted);
         self.changed.fetch_add(changed, Ordering::Relaxed);
         Ok(())

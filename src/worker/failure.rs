@@ -8,7 +8,7 @@ use crate::{
         Diagnosis, Owner, RowKey, TargetTable, backoff,
         isolate::{Limits, Trial, isolate},
     },
-    queue::{self, Claim, DirtyRow, Outcome, QueueError, SyncAction, SyncEntry, dead_letter, target},
+    queue::{self, Claim, DirtyRow, Journal, Outcome, QueueError, SyncAction, SyncEntry, dead_letter, target},
     reconcile::Tally,
     telemetry::chain,
     upstream::{Ask, AskError, Share, Sight, UpstreamError, diagnose, diagnose_part},
@@ -231,7 +231,7 @@ impl Worker {
     async fn target_failed(&self, work: &Work, reason: &str) {
         self.target_paused(work, reason).await;
         if work.is_last_try() {
-            let set_aside = dead_letter::set_target_aside(&self.parts.pool, work.target().id, reason, SET_ASIDE_MAX);
+            let set_aside = queue::set_target_aside(&self.parts.pool, work.target().id, reason, SET_ASIDE_MAX);
             note(set_aside.await.map(drop));
         }
     }
@@ -317,13 +317,14 @@ impl Worker {
         if outcomes.is_empty() {
             return;
         }
-        let (mut entries, mut tally, mut settled) = (vec![], Tally::new(), vec![]);
+        let (mut journal, mut tally, mut settled) = (Journal::default(), Tally::new(), vec![]);
         for (row, outcome, reason) in outcomes {
             if let Some(action) = logged_as(&outcome) {
                 *tally.entry(action).or_default() += 1;
                 let notification_id = row.notification_id;
                 let (source_changed_at, fetch_started_at) = (None, None);
-                entries.push(SyncEntry {
+                journal.log(SyncEntry {
+                    target_id: target,
                     key_json: shown(&row),
                     action,
                     reason,
@@ -337,11 +338,10 @@ impl Worker {
         let written = async {
             let failed = |source| QueueError { action: "settle rows", source };
             let mut transaction = self.parts.pool.begin().await.map_err(failed)?;
-            queue::log(&mut transaction, target, &entries).await?;
             let settled: Vec<(&str, Outcome)> =
                 settled.iter().map(|(key, outcome)| (&**key, outcome.clone())).collect();
             queue::settle(&mut transaction, target, &settled, None).await?;
-            transaction.commit().await.map_err(failed)
+            journal.commit(transaction).await.map_err(failed)
         };
         match written.await {
             Ok(()) => self.count(&tally),

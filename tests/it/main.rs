@@ -9,6 +9,7 @@ mod crashes;
 mod embedded;
 mod extensions;
 mod faults;
+mod feed;
 mod init;
 mod isolation;
 mod keys;

@@ -63,7 +63,7 @@ impl Bed {
     }
 
     /// Writes rows as live work does: known under the lock, then written, then committed.
-    async fn write(&self, target: &TargetTable, rows: &[Row], at: i64) -> Result<Vec<Written>, MirrorError> {
+    async fn write(&self, target: &TargetTable, rows: &[Row], at: i64) -> Result<Vec<Became>, MirrorError> {
         write_with(&self.mirror, target, rows, at).await
     }
 
@@ -102,7 +102,7 @@ async fn execute(connection: &mut PgConnection, sql: &str) {
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-async fn write_with(mirror: &Mirror, target: &TargetTable, rows: &[Row], at: i64) -> Result<Vec<Written>, MirrorError> {
+async fn write_with(mirror: &Mirror, target: &TargetTable, rows: &[Row], at: i64) -> Result<Vec<Became>, MirrorError> {
     let mut transaction = mirror.begin().await.unwrap();
     mirror.lock(&mut transaction, target).await?;
     let keys: Vec<RowKey> = rows.iter().map(|row| row.key.clone()).collect();
@@ -119,7 +119,28 @@ async fn write_with(mirror: &Mirror, target: &TargetTable, rows: &[Row], at: i64
         .collect();
     let written = mirror.write(&mut transaction, target, &fetched).await?;
     transaction.commit().await.unwrap();
-    Ok(written)
+    Ok(written.into_iter().map(Became::from).collect())
+}
+
+/// What became of a row, whatever its columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Became {
+    Inserted,
+    Updated,
+    Unchanged,
+}
+
+impl From<Written> for Became {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Inserted => Self::Inserted,
+            Written::Updated(columns) => {
+                assert!(!columns.is_empty(), "what differs is named");
+                Self::Updated
+            }
+            Written::Unchanged => Self::Unchanged,
+        }
+    }
 }
 
 fn time(seconds: i64) -> chrono::DateTime<Utc> {
@@ -174,7 +195,7 @@ async fn with_products(bed: &Bed, count: i64) -> (TargetTable, Vec<Row>) {
     let rows: Vec<Row> = (0..count).map(|number| product_row(&spec, &format!("P{number}"), "1.50", number)).collect();
     let target = target(&spec);
     let written = bed.write(&target, &rows, 10).await.unwrap();
-    assert!(written.iter().all(|written| *written == Written::Inserted));
+    assert!(written.iter().all(|written| *written == Became::Inserted));
     (target, rows)
 }
 
@@ -183,12 +204,12 @@ async fn what_is_unchanged_is_neither_written_nor_locked() {
     let bed = Bed::new().await;
     let (target, mut rows) = with_products(&bed, 3).await;
     let before = bed.versions("product").await;
-    assert_eq!(bed.write(&target, &rows, 20).await.unwrap(), [Written::Unchanged; 3]);
+    assert_eq!(bed.write(&target, &rows, 20).await.unwrap(), [Became::Unchanged; 3]);
     assert_eq!(bed.versions("product").await, before);
     rows[1] = product_row(&target.table, "P1", "2", 1);
     rows.push(product_row(&target.table, "P9", "9", 9));
     let written = bed.write(&target, &rows, 30).await.unwrap();
-    assert_eq!(written, [Written::Unchanged, Written::Updated, Written::Unchanged, Written::Inserted]);
+    assert_eq!(written, [Became::Unchanged, Became::Updated, Became::Unchanged, Became::Inserted]);
     let told: String = bed
         .scalar(
             "select string_agg(concat_ws(' ', product_no, price, extract(epoch from _fetched_at)::bigint - 1770000000, \
@@ -234,14 +255,14 @@ async fn columns_of_the_users_are_left_alone() {
     rows[5] = product_row(&target.table, "P5", "3", 50);
     rows.push(product_row(&target.table, "new", "3", 60));
     let written = bed.write(&target, &rows, 20).await.unwrap();
-    assert_eq!(written.iter().filter(|written| **written != Written::Unchanged).count(), 2);
+    assert_eq!(written.iter().filter(|written| **written != Became::Unchanged).count(), 2);
     assert_eq!(bed.scalar::<i32>("select double from business_nxt.product where product_no = 'P5'").await, 100);
     assert_eq!(bed.remove(&target, &[text_key("P7")]).await, HashSet::from([text_key("P7")]));
     // A column that must have a value and has no default hinders new rows and no others.
     bed.execute("alter table business_nxt.product add column must text not null default 'y'").await;
     bed.execute("alter table business_nxt.product alter column must drop default").await;
     rows[5] = product_row(&target.table, "P5", "4", 50);
-    assert_eq!(bed.write(&target, &rows[5..6], 30).await.unwrap(), [Written::Updated]);
+    assert_eq!(bed.write(&target, &rows[5..6], 30).await.unwrap(), [Became::Updated]);
     let error = bed.write(&target, &[product_row(&target.table, "newer", "3", 60)], 30).await.unwrap_err();
     assert_eq!(error.diagnose().owner, Owner::Row);
     assert!(error.diagnose().reason.contains("give it a default"), "{}", error.diagnose().reason);
@@ -263,7 +284,7 @@ async fn a_row_that_a_trigger_refuses_is_that_row_s_matter() {
     assert_eq!(diagnosis.owner, Owner::Row);
     assert!(diagnosis.reason.starts_with("not this one; a trigger or function"), "{}", diagnosis.reason);
     let written = bed.write(&target, &[changed[0].clone(), changed[2].clone()], 20).await.unwrap();
-    assert_eq!(written, [Written::Updated; 2]);
+    assert_eq!(written, [Became::Updated; 2]);
     // A function that misses a table of its own is no reason to describe ours again.
     bed.execute(
         "create or replace function public.refuse() returns trigger language plpgsql as $$
@@ -363,7 +384,7 @@ async fn a_locked_table_is_busy_and_waited_for_a_moment_only() {
     // Who only reads goes on.
     assert_eq!(bed.compare(&target, &rows).await, [Comparison::Equal]);
     held.rollback().await.unwrap();
-    assert_eq!(bed.write(&target, &rows, 30).await.unwrap(), [Written::Unchanged]);
+    assert_eq!(bed.write(&target, &rows, 30).await.unwrap(), [Became::Unchanged]);
 }
 
 #[tokio::test]
@@ -374,7 +395,7 @@ async fn two_writers_of_a_target_follow_each_other() {
     bed.mirror.lock(&mut transaction, &target).await.unwrap();
     assert_eq!(bed.write(&target, &rows, 20).await.unwrap_err().diagnose().owner, Owner::Target);
     let other = TargetTable { id: TargetId(2), tenant: Tenant::Company(8), table: Arc::clone(&target.table) };
-    assert_eq!(bed.write(&other, &rows, 20).await.unwrap(), [Written::Inserted]);
+    assert_eq!(bed.write(&other, &rows, 20).await.unwrap(), [Became::Inserted]);
 }
 
 #[tokio::test]
@@ -405,7 +426,7 @@ async fn a_column_that_cannot_be_added_now_is_left_out() {
     // Rows of the whole description are cut to what the table has.
     let values = vec![Value::Decimal("1".into()), Value::Text("P1".into()), Value::Decimal("4".into()), Value::Int(4)];
     let narrow = TargetTable { table: effective, ..target.clone() };
-    assert_eq!(bed.write(&narrow, &[row(&wider, values.clone())], 20).await.unwrap(), [Written::Updated]);
+    assert_eq!(bed.write(&narrow, &[row(&wider, values.clone())], 20).await.unwrap(), [Became::Updated]);
     let note: String = bed.scalar("select note from nxt_mirror.mirrored_table where table_name = 'Product'").await;
     assert!(note.contains("weight"), "{note}");
     held.rollback().await.unwrap();
@@ -485,7 +506,7 @@ async fn values_of_every_type_arrive_without_loss() {
         empty.values[index] = Value::Null;
     }
     let rows = [every_type_row(&spec, 1, i64::from(i16::MIN), text, amount), empty];
-    assert_eq!(bed.write(&target, &rows, 1).await.unwrap(), [Written::Inserted; 2]);
+    assert_eq!(bed.write(&target, &rows, 1).await.unwrap(), [Became::Inserted; 2]);
     let told: String = bed
         .scalar(
             "select concat_ws('|', text, line_no, order_no, big, amount, flag, changed_timestamp, at, day, code) \
@@ -504,7 +525,7 @@ async fn values_of_every_type_arrive_without_loss() {
         bed.compare(&target, &[changed.clone(), absent]).await,
         [Comparison::Different(differs), Comparison::Missing]
     );
-    assert_eq!(bed.write(&target, &[changed], 2).await.unwrap(), [Written::Updated]);
+    assert_eq!(bed.write(&target, &[changed], 2).await.unwrap(), [Became::Updated]);
 }
 
 #[tokio::test]
@@ -523,9 +544,9 @@ async fn columns_may_be_wider_than_described() {
     bed.mirror.forget(&spec);
     bed.mirror.ensure(&spec).await.unwrap();
     assert_eq!(bed.compare(&target, &rows).await, [Comparison::Equal, Comparison::Equal]);
-    assert_eq!(bed.write(&target, &rows, 2).await.unwrap(), [Written::Unchanged; 2]);
+    assert_eq!(bed.write(&target, &rows, 2).await.unwrap(), [Became::Unchanged; 2]);
     let others = [every_type_row(&spec, 1, 1, "y", "1"), every_type_row(&spec, 3, 2, "x", "1")];
-    assert_eq!(bed.write(&target, &others, 2).await.unwrap(), [Written::Updated, Written::Inserted]);
+    assert_eq!(bed.write(&target, &others, 2).await.unwrap(), [Became::Updated, Became::Inserted]);
     assert_eq!(bed.remove(&target, &[rows[1].key.clone()]).await.len(), 1);
 }
 
@@ -558,7 +579,7 @@ async fn a_softly_deleted_row_comes_back() {
     assert_eq!(bed.compare(&target, &rows[1..2]).await, [Comparison::Missing]);
     // The same content again: it lives again.
     let written = bed.write(&target, &rows, 600).await.unwrap();
-    assert_eq!(written, [Written::Unchanged, Written::Inserted, Written::Unchanged]);
+    assert_eq!(written, [Became::Unchanged, Became::Inserted, Became::Unchanged]);
     assert_eq!(bed.count(&target).await, 3);
     assert_eq!(bed.compare(&target, &rows[1..2]).await, [Comparison::Equal]);
 }
@@ -586,7 +607,7 @@ async fn batches_of_any_size_reach_their_own_rows_alone() {
     let rows: Vec<Row> = (0..6_000).map(|number| every_type_row(&spec, number / 10, number % 10, "x", "1")).collect();
     for target in [&target, &neighbour] {
         let written = bed.write(target, &rows, 1).await.unwrap();
-        assert!(written.iter().all(|written| *written == Written::Inserted));
+        assert!(written.iter().all(|written| *written == Became::Inserted));
     }
     let mut changed = rows.clone();
     for row in changed.iter_mut().step_by(2) {
@@ -594,7 +615,7 @@ async fn batches_of_any_size_reach_their_own_rows_alone() {
     }
     let written = bed.write(&target, &changed, 2).await.unwrap();
     for (index, written) in written.into_iter().enumerate() {
-        assert_eq!(written, if index % 2 == 0 { Written::Updated } else { Written::Unchanged });
+        assert_eq!(written, if index % 2 == 0 { Became::Updated } else { Became::Unchanged });
     }
     assert!(bed.compare(&target, &changed).await.iter().all(|row| *row == Comparison::Equal));
     assert!(bed.compare(&neighbour, &rows).await.iter().all(|row| *row == Comparison::Equal));
@@ -638,7 +659,7 @@ async fn what_a_batch_reads_does_not_grow_with_the_tenant() {
         let rows: Vec<&Row> = changed.iter().collect();
         assert!(bed.mirror.differing(&mut transaction, &other, &rows).await.unwrap().iter().all(|differs| *differs));
         let written = bed.mirror.write(&mut transaction, &other, &fetched).await.unwrap();
-        assert!(written.iter().all(|written| *written == Written::Updated));
+        assert!(written.iter().all(|written| matches!(written, Written::Updated(_))));
         assert_eq!(bed.mirror.remove(&mut transaction, &other, &removals).await.unwrap().len(), count);
         let read: i64 = sqlx::query_scalar(
             "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'product'",
@@ -729,8 +750,8 @@ async fn a_table_may_have_as_many_columns_as_fit_and_no_more() {
         let key = RowKey::from_values(vec![KeyValue::Int(1)]);
         Row { table: Arc::clone(&spec), key, changed_at: None, values }
     };
-    assert_eq!(bed.write(&target, &[row(1)], 1).await.unwrap(), [Written::Inserted]);
-    assert_eq!(bed.write(&target, &[row(2)], 2).await.unwrap(), [Written::Updated]);
+    assert_eq!(bed.write(&target, &[row(1)], 1).await.unwrap(), [Became::Inserted]);
+    assert_eq!(bed.write(&target, &[row(2)], 2).await.unwrap(), [Became::Updated]);
     assert_eq!(bed.compare(&target, &[row(2)]).await, [Comparison::Equal]);
     // A column that was dropped by hand keeps its place: another one does not fit.
     bed.execute("alter table business_nxt.wide drop column c7").await;

@@ -321,6 +321,8 @@ async fn what_is_past_its_retention_goes_and_the_rest_stays() {
              (1, 'young', now() - interval '32 days', now() - interval '29 days')",
         "insert into nxt_mirror.sync_log (at, target_id, key, action, reason)
          select now() - age, 1, '{}', 'updated', 'x' from unnest(array[interval '32 days', interval '29 days']) as age",
+        "insert into nxt_mirror.change_log (at, target_id, key, action)
+         select now() - age, 1, '{}', 'update' from unnest(array[interval '32 days', interval '29 days']) as age",
         // One that is old, one that is not quite, and one of today, in this order, all folded.
         "insert into nxt_mirror.ledger_block
              (id, stream_id, received_at, is_company, tenant_no, table_name, row_key, event, changed_at, deleted_at,
@@ -342,6 +344,7 @@ async fn what_is_past_its_retention_goes_and_the_rest_stays() {
     assert_eq!(left("dead_letter").await, 1);
     assert_eq!(left("tombstone").await, 1);
     assert_eq!(left("sync_log").await, 1);
+    assert_eq!(left("change").await, 1);
     assert_eq!(left("notification").await, 2);
 }
 

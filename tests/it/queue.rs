@@ -307,6 +307,7 @@ async fn replay_and_explain_read_the_ledger_and_maintenance_empties_it() {
     let target = world.queue.fold().await.unwrap().targets[0];
     let mut connection = world.pool.acquire().await.unwrap();
     let entry = queue::SyncEntry {
+        target_id: target,
         key_json: r#"{"order_no": 1}"#.to_owned(),
         action: queue::SyncAction::Updated,
         reason: "as fetched".to_owned(),
@@ -314,7 +315,9 @@ async fn replay_and_explain_read_the_ledger_and_maintenance_empties_it() {
         source_changed_at: Some(at(1)),
         fetch_started_at: None,
     };
-    queue::log(&mut connection, target, &[entry]).await.unwrap();
+    let mut journal = queue::Journal::default();
+    journal.log(entry);
+    journal.commit(world.pool.begin().await.unwrap()).await.unwrap();
     let applied = queue::Applied { inserted: 2, deleted: 1, is_changed: true, is_notified: true };
     queue::note_applied(&mut connection, target, applied).await.unwrap();
     let mut range = ledger::ReplayRange { since: DatabaseTime::default(), until: None, company: Some(1), table: None };
@@ -377,7 +380,7 @@ async fn nothing_that_others_lock_stops_receiving() {
 async fn a_database_of_another_version_is_refused() {
     let world = World::new().await;
     assert!(database::is_current(&world.pool).await.unwrap());
-    sqlx::query("insert into nxt_mirror.migration values (2, 'x', now(), true, '\\x00', 0)")
+    sqlx::query("insert into nxt_mirror.migration values (9999, 'x', now(), true, '\\x00', 0)")
         .execute(&world.pool)
         .await
         .unwrap();

@@ -59,8 +59,13 @@ impl TestDatabase {
 
     /// A small pool of its own, in the caller's runtime.
     pub async fn pool(&self) -> PgPool {
+        self.pool_of(5).await
+    }
+
+    /// As [`TestDatabase::pool`], with so many connections.
+    pub async fn pool_of(&self, connections_max: u32) -> PgPool {
         PgPoolOptions::new()
-            .max_connections(5)
+            .max_connections(connections_max)
             .connect_with(self.options.clone())
             .await
             .expect("the test database accepts connections")
