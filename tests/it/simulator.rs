@@ -1,6 +1,6 @@
 //! The simulator by itself, since everything else is measured against it.
 
-use nxt_simulator::{Fault, FaultKind, Options, Owner, Simulator};
+use nxt_simulator::{Edit, Fault, FaultKind, Oddities, Options, Owner, Simulator, Wording};
 use nxt_testkit::object;
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ struct Client {
 
 impl Client {
     async fn new(options: Options) -> Self {
+        let lifetime = options.oddities.token_seconds.unwrap_or(options.token_seconds);
         let simulator = Simulator::start(options).await.unwrap();
         let http = reqwest::Client::new();
         let form = [("grant_type", "client_credentials"), ("scope", "business-graphql-service-api:access-group-based")];
@@ -25,7 +26,7 @@ impl Client {
             .await
             .unwrap();
         let answer: Value = answer.json().await.unwrap();
-        assert_eq!(answer["expires_in"], 3_600);
+        assert_eq!(answer["expires_in"], lifetime);
         Self { simulator, http, token: answer["access_token"].as_str().unwrap().to_owned() }
     }
 
@@ -144,4 +145,52 @@ async fn a_batch_is_answered_in_order() {
     let answers: Value = client.send(&batch).await.json().await.unwrap();
     assert_eq!(answers[0]["data"]["__typename"], "Query");
     assert_eq!(answers[1]["data"]["availableCompanies"]["totalCount"], 3);
+}
+
+#[tokio::test]
+async fn the_second_dialect_makes_the_other_choice_in_everything() {
+    let oddities = Oddities::second_dialect(Wording::Plain);
+    let client = Client::new(Options { oddities, requests_per_minute: 4, ..Options::default() }).await;
+    for number in 1..=4 {
+        let row = json!({ "queueChangeNo": 9_007_199_254_740_992_i64 + number });
+        client.simulator.put(COMPANY, "RetailQueueChange", object(row)).unwrap();
+    }
+    let query = "query($no: Long) { useCompany(no: 2000001) { retailQueueChange(first: 10, filter: { queueChangeNo: { _gte: $no } }) {
+        pageInfo { hasNextPage } items { queueChangeNo } } } }";
+    let page = client.query(query, json!({ "no": "9007199254740993" })).await;
+    let page = &page["data"]["useCompany"]["retailQueueChange"];
+    assert_eq!((page["items"].as_array().unwrap().len(), &page["pageInfo"]["hasNextPage"]), (3, &json!(true)));
+    assert_eq!(page["items"][0]["queueChangeNo"], "9007199254740993");
+    client.simulator.fault(Fault::new(FaultKind::PartialError).times(1));
+    let failed = client.query("{ useCompany(no: 2000001) { order { totalCount } } }", json!({})).await;
+    assert_eq!(failed["errors"][0].as_object().unwrap().keys().collect::<Vec<_>>(), ["message"]);
+    let description = "{ __type(name: \"OrderLine\") { fields { name description } } }";
+    let described = client.query(description, json!({})).await.to_string();
+    assert!(described.contains("It is part of the primary key") && !described.contains("[PK]"), "{described}");
+    client.simulator.set_oddities(|odd| odd.wording = Wording::Silent);
+    let described = client.query(description, json!({})).await.to_string();
+    assert!(!described.contains("primary key"), "{described}");
+    let refused = client.send(&json!({ "query": "{ __typename }" })).await;
+    assert_eq!((refused.status().as_u16(), refused.headers().get("retry-after")), (429, None));
+}
+
+#[tokio::test]
+async fn what_a_session_saves_has_one_time_and_a_hidden_table_is_shown_again() {
+    let client = Client::new(Options::default()).await;
+    let batch = |no: i64, series: i64| object(json!({ "batchNo": no, "voucherSeriesNo": series }));
+    client.simulator.put(COMPANY, "Batch", batch(1, 1)).unwrap();
+    let edits = [
+        Edit::Delete(COMPANY, "Batch".into(), object(json!({ "batchNo": 1 }))),
+        Edit::Put(COMPANY, "Batch".into(), batch(1, 2)),
+        Edit::Put(COMPANY, "Batch".into(), batch(2, 3)),
+    ];
+    client.simulator.save(edits).unwrap();
+    let rows = client.simulator.rows(COMPANY, "Batch").unwrap();
+    assert_eq!((rows.len(), &rows[0]["voucherSeriesNo"]), (2, &json!(2)));
+    assert_eq!(rows[0]["changedTimestamp"], rows[1]["changedTimestamp"]);
+    let query = "{ useCompany(no: 2000001) { batch { totalCount } } }";
+    client.simulator.hide_table("Batch", true).unwrap();
+    assert_eq!(client.query(query, json!({})).await["errors"][0]["extensions"]["code"], "FIELDS_ON_CORRECT_TYPE");
+    client.simulator.hide_table("Batch", false).unwrap();
+    assert_eq!(client.query(query, json!({})).await["data"]["useCompany"]["batch"]["totalCount"], 2);
 }

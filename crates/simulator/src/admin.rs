@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, dev::ServerHandle, web};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Fault, Knobs, Oddities, Owner, SimulatorError, World, server, store::Store};
+use super::{Edit, Fault, Knobs, Oddities, Owner, SimulatorError, World, server, store::Store};
 
 pub(super) fn serve(listener: TcpListener, world: Arc<World>) -> std::result::Result<ServerHandle, SimulatorError> {
     let world = web::Data::from(world);
@@ -29,6 +29,7 @@ pub(super) fn serve(listener: TcpListener, world: Arc<World>) -> std::result::Re
             .route("/oddities", web::get().to(show_oddities))
             .route("/oddities", web::put().to(set_oddities))
             .route("/columns", web::post().to(columns))
+            .route("/tables", web::post().to(tables))
             .route("/read-lag", web::put().to(read_lag));
     })
 }
@@ -84,6 +85,9 @@ struct RowChange {
     delete: Vec<Map<String, Json>>,
     #[serde(default = "yes")]
     notify: bool,
+    /// All at one time, as an edit session saves them; deleted first.
+    #[serde(default)]
+    session: bool,
 }
 
 fn yes() -> bool {
@@ -91,14 +95,14 @@ fn yes() -> bool {
 }
 
 async fn change_rows(change: web::Json<RowChange>, world: web::Data<World>) -> Result {
+    let put = change.put.iter().map(|row| Edit::Put(change.owner, change.table.clone(), row.clone()));
+    let delete = change.delete.iter().map(|key| Edit::Delete(change.owner, change.table.clone(), key.clone()));
+    let (in_session, one_by_one) = (delete.clone().chain(put.clone()), put.chain(delete));
     world.change(change.notify, |store: &mut Store| {
-        let mut changes = Vec::new();
-        for row in &change.put {
-            changes.push(store.put(change.owner, &change.table, row)?);
-        }
-        for key in &change.delete {
-            changes.push(store.delete(change.owner, &change.table, key)?);
-        }
+        let changes = match change.session {
+            true => store.save(in_session)?,
+            false => one_by_one.map(|edit| store.edit(&edit)).collect::<std::result::Result<_, _>>()?,
+        };
         Ok(((), changes))
     })?;
     Ok(done())
@@ -227,9 +231,21 @@ async fn show_oddities(world: web::Data<World>) -> HttpResponse {
     HttpResponse::Ok().json(world.odd.current())
 }
 
-async fn set_oddities(oddities: web::Json<Oddities>, world: web::Data<World>) -> HttpResponse {
-    world.odd.change(|own| *own = oddities.into_inner());
-    done()
+async fn set_oddities(oddities: web::Json<Oddities>, world: web::Data<World>) -> Result {
+    world.into_inner().change_oddities(|own| *own = oddities.into_inner())?;
+    Ok(done())
+}
+
+#[derive(Deserialize)]
+struct TableChange {
+    table: String,
+    hidden: bool,
+}
+
+async fn tables(change: web::Json<TableChange>, world: web::Data<World>) -> Result {
+    world.store().hide_table(&change.table, change.hidden)?;
+    world.into_inner().rebuild_schema()?;
+    Ok(done())
 }
 
 #[derive(Deserialize)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::{Clock, Knobs, Options, Simulator};
+use super::{Clock, Knobs, Oddities, Options, Simulator, Wording};
 
 /// Options of the simulator as a process of its own.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,6 +49,9 @@ pub struct SimulateArgs {
     /// Seconds that the source's clock is ahead of the true time; negative when it is behind
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     clock_ahead_seconds: i64,
+    /// Speak another dialect of the API: what may be so where the documentation is silent
+    #[arg(long)]
+    second_dialect: bool,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -67,6 +70,10 @@ pub async fn run(args: SimulateArgs, stop: CancellationToken) -> anyhow::Result<
         extra_tables: args.extra_tables,
         clock: Clock::ahead_by(args.clock_ahead_seconds),
         requests_per_minute: args.requests_per_minute,
+        oddities: match args.second_dialect {
+            true => Oddities::second_dialect(Wording::Numbered),
+            false => Oddities::default(),
+        },
         ..Options::default()
     };
     let simulator = Simulator::start(options).await.context("start the simulator")?;

@@ -20,6 +20,7 @@ pub mod store;
 mod token;
 mod trading;
 mod value;
+mod wording;
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -38,6 +39,8 @@ pub use limits::Counters;
 pub use model::Owner;
 pub use oddity::{OddValue, Oddities, RetryAfter};
 pub use sender::{Knobs, SenderCounters};
+pub use store::Edit;
+pub use wording::Wording;
 
 use fault::Faults;
 use limits::Limits;
@@ -98,6 +101,8 @@ pub struct Options {
     pub extra_tables: u32,
     /// The clock of rows and notifications.
     pub clock: Clock,
+    /// The forms of answers at first.
+    pub oddities: Oddities,
 }
 
 impl Default for Options {
@@ -118,6 +123,7 @@ impl Default for Options {
             page_rows_max: 5_000,
             extra_tables: 0,
             clock: Clock::default(),
+            oddities: Oddities::default(),
         }
     }
 }
@@ -157,9 +163,21 @@ impl World {
     }
 
     fn rebuild_schema(self: &Arc<Self>) -> Result<(), SimulatorError> {
-        let built = schema::build(&self.store().model(), self)?;
+        let built = schema::build(&self.store().shown(), self)?;
         *self.schema.write().unwrap_or_else(PoisonError::into_inner) = built;
         Ok(())
+    }
+
+    /// Changes the forms of answers, those of descriptions among them.
+    fn change_oddities(self: &Arc<Self>, change: impl FnOnce(&mut Oddities)) -> Result<(), SimulatorError> {
+        let wording = self.odd.current().wording;
+        self.odd.change(change);
+        if self.odd.current().wording == wording { Ok(()) } else { self.rebuild_schema() }
+    }
+
+    /// Rows in one page at most.
+    fn page_rows_max(&self) -> usize {
+        self.odd.current().page_rows_max.unwrap_or(usize::MAX).min(self.options.page_rows_max)
     }
 }
 
@@ -186,7 +204,7 @@ impl Simulator {
             store: Mutex::new(Store::new(model::tables(options.extra_tables), &options.companies, options.clock)),
             schema: RwLock::new(schema::empty()?),
             faults: Faults::new(options.seed),
-            odd: oddity::Odd::default(),
+            odd: oddity::Odd::new(options.oddities.clone()),
             limits: Limits::new(options.requests_per_minute, options.in_flight_max),
             tokens: token::Tokens::default(),
             sender: Sender::start(options.knobs.clone(), options.seed, stop.clone()),
@@ -245,6 +263,11 @@ impl Simulator {
         self.world.change(false, |store| store.delete(owner, table, &key).map(|change| ((), vec![change])))
     }
 
+    /// Makes changes at one moment, as an edit session does that is saved, and announces each of them.
+    pub fn save(&self, edits: impl IntoIterator<Item = Edit>) -> Result<(), SimulatorError> {
+        self.world.change(true, |store| Ok(((), store.save(edits.into_iter())?)))
+    }
+
     /// Announces a row as it is, without changing it.
     pub fn announce(&self, owner: Owner, table: &str, key: Map<String, Json>) -> Result<(), SimulatorError> {
         let change = self.world.store().as_change(owner, table, &key)?;
@@ -267,6 +290,12 @@ impl Simulator {
     /// Takes a column away from the schema; its values stay.
     pub fn hide_column(&self, table: &str, name: &str) -> Result<(), SimulatorError> {
         self.world.store().hide_column(table, name)?;
+        self.world.rebuild_schema()
+    }
+
+    /// Takes a table away from the schema, or shows it again; its rows stay.
+    pub fn hide_table(&self, table: &str, hidden: bool) -> Result<(), SimulatorError> {
+        self.world.store().hide_table(table, hidden)?;
         self.world.rebuild_schema()
     }
 
@@ -297,7 +326,7 @@ impl Simulator {
 
     /// Changes the forms of answers from now on.
     pub fn set_oddities(&self, change: impl FnOnce(&mut Oddities)) {
-        self.world.odd.change(change);
+        self.world.change_oddities(change).expect("descriptions in other words make no schema wrong");
     }
 
     /// Reads come from this long ago.

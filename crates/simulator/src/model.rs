@@ -60,6 +60,8 @@ pub struct TableDef {
     pub system: bool,
     /// Whether descriptions tell the key.
     pub marked: bool,
+    /// Not in the schema.
+    pub hidden: bool,
     /// Columns, audit columns last.
     pub columns: Vec<ColumnDef>,
     /// Indexes of the key columns.
@@ -215,7 +217,17 @@ fn wide_column(number: usize) -> String {
 fn table(name: &str, number: u32, sql: &str, columns: &str, system: bool) -> TableDef {
     let columns: Vec<ColumnDef> = columns.split_whitespace().chain(AUDIT.split_whitespace()).map(column).collect();
     let key = (0..columns.len()).filter(|&index| columns[index].key).collect();
-    TableDef { name: name.into(), number, sql: sql.into(), system, marked: true, columns, key, joins: vec![] }
+    TableDef {
+        name: name.into(),
+        number,
+        sql: sql.into(),
+        system,
+        marked: true,
+        hidden: false,
+        columns,
+        key,
+        joins: vec![],
+    }
 }
 
 fn column(text: &str) -> ColumnDef {
@@ -246,20 +258,5 @@ impl TableDef {
     pub fn field(&self) -> String {
         let (first, rest) = self.name.split_at(1);
         format!("{}{rest}", first.to_lowercase())
-    }
-
-    /// The description of the row type.
-    pub fn description(&self) -> String {
-        format!("Table \"{}\" ({}).", self.sql, self.number)
-    }
-
-    /// The description of a column.
-    pub fn column_description(&self, index: usize) -> String {
-        let column = &self.columns[index];
-        let mark = if column.key && self.marked { "[PK] " } else { "" };
-        let (first, rest) = column.name.split_at(1);
-        let pascal = format!("{}{rest}", first.to_uppercase());
-        let number = self.number * 1_000 + u32::try_from(index).unwrap_or_default();
-        format!("{mark}Column \"{pascal}\" ({number}) / Model.Column.{pascal}.")
     }
 }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value as Json};
 use super::{
     model::TableDef,
     value::{Ordered, Value},
+    wording::Wording,
 };
 
 /// Stands at both ends of the text that an odd value is put in place of.
@@ -35,8 +36,34 @@ pub struct Oddities {
     pub encoding: Option<String>,
     /// How a 429 says how long to wait.
     pub retry_after: RetryAfter,
+    /// Seconds that a token lives, and that its answer tells, in place of [`Options::token_seconds`](super::Options).
+    pub token_seconds: Option<u64>,
+    /// Rows in one page at most, whatever `first` says.
+    pub page_rows_max: Option<usize>,
+    /// Integers of 64 bits are sent as texts.
+    pub longs_as_text: bool,
+    /// Errors say what is wrong and not where.
+    pub errors_without_paths: bool,
+    /// The texts of descriptions.
+    pub wording: Wording,
     /// Values that are sent in another form than they are kept.
     pub values: Vec<OddValue>,
+}
+
+impl Oddities {
+    /// The API as it may well be where the documentation is silent: the other choice in everything.
+    pub fn second_dialect(wording: Wording) -> Self {
+        Self {
+            gzip: true,
+            retry_after: RetryAfter::Missing,
+            token_seconds: Some(2),
+            page_rows_max: Some(3),
+            longs_as_text: true,
+            errors_without_paths: true,
+            wording,
+            ..Self::default()
+        }
+    }
 }
 
 /// A form of `Retry-After`.
@@ -50,6 +77,8 @@ pub enum RetryAfter {
     Fraction,
     /// `Wed, 25 Nov 2026 16:00:00 GMT`
     Date,
+    /// It does not say.
+    Missing,
 }
 
 /// What is sent of one column of one row.
@@ -67,8 +96,9 @@ pub struct OddValue {
 
 impl RetryAfter {
     /// The header's value, and how long it tells to wait.
-    pub(super) fn value(self, pause: Duration) -> (String, Duration) {
-        match self {
+    pub(super) fn value(self, pause: Duration) -> Option<(String, Duration)> {
+        Some(match self {
+            Self::Missing => return None,
             Self::Seconds => {
                 let seconds = pause.as_secs_f64().ceil();
                 (seconds.to_string(), Duration::from_secs_f64(seconds))
@@ -80,7 +110,7 @@ impl RetryAfter {
                 let until = Duration::from_secs((now + pause).as_secs() + 1);
                 (httpdate::fmt_http_date(UNIX_EPOCH + until), until - now)
             }
-        }
+        })
     }
 }
 
@@ -95,9 +125,16 @@ pub(super) struct Odd {
     oddities: Mutex<Oddities>,
     /// So that no value waits for the others' lock where none is odd.
     has_values: AtomicBool,
+    longs_as_text: AtomicBool,
 }
 
 impl Odd {
+    pub(super) fn new(oddities: Oddities) -> Self {
+        let own = Self::default();
+        own.change(|odd| *odd = oddities);
+        own
+    }
+
     fn get(&self) -> MutexGuard<'_, Oddities> {
         self.oddities.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,6 +147,12 @@ impl Odd {
         let mut oddities = self.get();
         change(&mut oddities);
         self.has_values.store(!oddities.values.is_empty(), Ordering::Relaxed);
+        self.longs_as_text.store(oddities.longs_as_text, Ordering::Relaxed);
+    }
+
+    /// Whether integers of 64 bits are sent as texts.
+    pub(super) fn longs_as_text(&self) -> bool {
+        self.longs_as_text.load(Ordering::Relaxed)
     }
 
     /// What stands in an answer for an odd value until it is sent.

@@ -84,6 +84,7 @@ pub(super) fn build(tables: &[Arc<TableDef>], world: &Arc<World>) -> Result<Sche
         .register(extensions());
     let (mut company, mut customer) = (Object::new("Query_UseCompany"), Object::new("Query_UseCustomer"));
     for table in tables {
+        let table = &known_joins(table, tables);
         let parent = if table.system { &mut customer } else { &mut company };
         let field = connection_field(table, world.clone());
         *parent = std::mem::replace(parent, Object::new("_")).field(field);
@@ -92,6 +93,16 @@ pub(super) fn build(tables: &[Arc<TableDef>], world: &Arc<World>) -> Result<Sche
     let query = super::schema::root(&world);
     let builder = register_tenants(builder).register(company).register(customer).register(query);
     builder.finish().map_err(wrong)
+}
+
+/// A table with the joins to those tables that the schema shows.
+fn known_joins(table: &Arc<TableDef>, tables: &[Arc<TableDef>]) -> Arc<TableDef> {
+    let is_known = |target: &str| tables.iter().any(|table| table.name == target);
+    if table.joins.iter().all(|(_, target)| is_known(target)) {
+        return Arc::clone(table);
+    }
+    let joins = table.joins.iter().filter(|(_, target)| is_known(target)).cloned().collect();
+    Arc::new(TableDef { joins, ..(**table).clone() })
 }
 
 fn wrong(error: impl std::fmt::Display) -> SimulatorError {
@@ -309,11 +320,12 @@ fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>, world: &Weak<Wo
         .field(InputValue::new("_or", list(&filter_name)))
         .field(InputValue::new("changedDateTimeUtc", TypeRef::named("Operators_DateTime")));
     let mut order = InputObject::new(&order_name);
-    let mut row = Object::new(name).description(table.description());
+    let wording = world.upgrade().map(|world| world.odd.current().wording).unwrap_or_default();
+    let mut row = Object::new(name).description(wording.table(table));
     for (index, column) in table.columns.iter().enumerate().filter(|(_, column)| !column.hidden && !column.extension) {
         filter = filter.field(InputValue::new(&column.name, TypeRef::named(format!("Operators_{}", column.scalar))));
         order = order.field(InputValue::new(&column.name, TypeRef::named("SortOrder")));
-        row = row.field(column_field(table, index, world.clone()));
+        row = row.field(column_field(table, index, world.clone()).description(wording.column(table, index)));
         if let Some(twin) = column.twin {
             row = row.field(twin_field(&column.name, twin, index));
         }
@@ -349,12 +361,17 @@ fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>, world: &Weak<Wo
 fn column_field(table: &Arc<TableDef>, index: usize, world: Weak<World>) -> Field {
     let column = &table.columns[index];
     let (name, own) = (column.name.clone(), Arc::clone(table));
+    let is_long = column.scalar == "Long";
     Field::new(&column.name, TypeRef::named(&column.scalar), move |ctx| {
+        let world = world.upgrade();
         let row = ctx.parent_value.downcast_ref::<Row>();
-        let odd = row.and_then(|row| world.upgrade()?.odd.placeholder(&own, row, &name));
-        FieldFuture::from_value(odd.map(Argument::String).or_else(|| cell(&ctx, index).map(to_argument)))
+        let odd = row.zip(world.as_ref()).and_then(|(row, world)| world.odd.placeholder(&own, row, &name));
+        let as_text = is_long && world.is_some_and(|world| world.odd.longs_as_text());
+        FieldFuture::from_value(odd.map(Argument::String).or_else(|| match cell(&ctx, index)? {
+            Value::Int(number) if as_text => Some(Argument::String(number.to_string())),
+            value => Some(to_argument(value)),
+        }))
     })
-    .description(table.column_description(index))
 }
 
 fn twin_field(column: &str, twin: Twin, index: usize) -> Field {
@@ -485,7 +502,7 @@ async fn page(ctx: &ResolverContext<'_>, world: &World, owner: Owner, table: &Ta
         Some(Argument::String(text)) => read_cursor(&text)?,
         _ => 0,
     };
-    let first = number("first")?.unwrap_or(usize::MAX).min(world.options.page_rows_max);
+    let first = number("first")?.unwrap_or(usize::MAX).min(world.page_rows_max());
     let offset = cursor + number("skip")?.unwrap_or(0);
     let counts = ctx.field().selection_set().any(|field| field.name() == "totalCount");
     let (rows, total) = collect(world, owner, table, &filter, &order, offset, first, counts);

@@ -22,7 +22,7 @@ use super::{
     clock::Clock,
     model::Owner,
     store::{Change, Event},
-    value::seven_decimals,
+    value::{fold, seven_decimals},
 };
 
 /// Deliveries under way at once.
@@ -58,6 +58,8 @@ pub struct Knobs {
     pub tables: Vec<String>,
     /// A byte order mark stands before each body, and its signature covers it.
     pub byte_order_mark: bool,
+    /// Texts of keys are spelled in the other case and with a blank behind, which the source holds equal.
+    pub loose_keys: bool,
 }
 
 impl Default for Knobs {
@@ -75,6 +77,7 @@ impl Default for Knobs {
             stamp_ahead_seconds: 0,
             tables: vec![],
             byte_order_mark: false,
+            loose_keys: false,
         }
     }
 }
@@ -274,6 +277,10 @@ pub(super) fn sign(secret: &str, body: &[u8]) -> String {
 
 fn body(change: &Change, knobs: &Knobs) -> String {
     let entry = |(name, value): &(String, Json)| Json::Object(Map::from_iter([(name.clone(), value.clone())]));
+    let key = |(name, value): &(String, Json)| match value {
+        Json::String(text) if knobs.loose_keys => entry(&(name.clone(), other_spelling(text).into())),
+        _ => entry(&(name.clone(), value.clone())),
+    };
     let event = match change.event {
         Event::Insert => "INSERT",
         Event::Update => "UPDATE",
@@ -289,7 +296,7 @@ fn body(change: &Change, knobs: &Knobs) -> String {
         "customerNo": change.customer,
         "companyNo": company,
         "event": event,
-        "primaryKeys": change.key.iter().map(entry).collect::<Vec<_>>(),
+        "primaryKeys": change.key.iter().map(key).collect::<Vec<_>>(),
         "timestamp": format!("{}Z", seven_decimals(stamp)),
     });
     if !knobs.old_payload {
@@ -299,6 +306,17 @@ fn body(change: &Change, knobs: &Knobs) -> String {
         }
     }
     body.to_string()
+}
+
+/// A text in another spelling that the source holds equal.
+fn other_spelling(text: &str) -> String {
+    let other = |letter: char| match letter.is_lowercase() {
+        true => letter.to_uppercase().to_string(),
+        false => letter.to_lowercase().to_string(),
+    };
+    let turned: String = text.chars().map(other).collect();
+    let spelled = if fold(&turned) == fold(text) { turned } else { text.to_owned() };
+    format!("{spelled} ")
 }
 
 #[cfg(test)]

@@ -74,8 +74,7 @@ async fn graphql(request: HttpRequest, body: Bytes, world: web::Data<World>) -> 
 async fn answer(request: HttpRequest, body: Bytes, world: web::Data<World>) -> HttpResponse {
     let too_many = |pause: Option<Duration>| {
         let mut answer = HttpResponse::TooManyRequests();
-        if let Some(pause) = pause {
-            let (value, pause) = world.odd.current().retry_after.value(pause);
+        if let Some((value, pause)) = pause.and_then(|pause| world.odd.current().retry_after.value(pause)) {
             world.limits.close(pause);
             answer.insert_header((header::RETRY_AFTER, value));
         }
@@ -202,7 +201,12 @@ async fn execute(world: &World, scope: &Scope, one: &Json) -> Json {
 }
 
 fn to_json(world: &World, response: Response, field_errors: Vec<Json>) -> Json {
-    let errors: Vec<Json> = response.errors.iter().map(error).chain(field_errors).collect();
+    let mut errors: Vec<Json> = response.errors.iter().map(error).chain(field_errors).collect();
+    if world.odd.current().errors_without_paths {
+        for error in errors.iter_mut().filter_map(Json::as_object_mut) {
+            error.retain(|name, _| name != "path" && name != "locations");
+        }
+    }
     let mut data = response.data.into_json().unwrap_or(Json::Null);
     if world.faults.take(&[FaultKind::WrongShape], None).is_some() {
         lose_items(&mut data);

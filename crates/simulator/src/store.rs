@@ -62,8 +62,19 @@ pub(crate) struct Store {
     customers: BTreeMap<Owner, i64>,
     rows: BTreeMap<(Owner, String), Rows>,
     last_change: NaiveDateTime,
+    /// The one moment of all that is changed together.
+    together: Option<(NaiveDateTime, Instant)>,
     clock: Clock,
     read_lag: Duration,
+}
+
+/// One of the changes that an edit session saves together.
+#[derive(Debug, Clone)]
+pub enum Edit {
+    /// Inserts or changes a row by the GraphQL names of its columns.
+    Put(Owner, String, Map<String, Json>),
+    /// Deletes a row by its key columns.
+    Delete(Owner, String, Map<String, Json>),
 }
 
 impl Store {
@@ -78,6 +89,7 @@ impl Store {
             customers,
             rows: BTreeMap::new(),
             last_change: clock.now().naive_utc(),
+            together: None,
             clock,
             read_lag: Duration::ZERO,
         }
@@ -85,6 +97,11 @@ impl Store {
 
     pub(crate) fn model(&self) -> Vec<Arc<TableDef>> {
         self.model.values().cloned().collect()
+    }
+
+    /// The tables that the schema shows.
+    pub(crate) fn shown(&self) -> Vec<Arc<TableDef>> {
+        self.model.values().filter(|table| !table.hidden).cloned().collect()
     }
 
     pub(crate) fn companies(&self) -> Vec<(i64, i64)> {
@@ -105,6 +122,22 @@ impl Store {
 
     pub(crate) fn set_read_lag(&mut self, lag: Duration) {
         self.read_lag = lag;
+    }
+
+    /// One change.
+    pub(crate) fn edit(&mut self, edit: &Edit) -> Result<Change, SimulatorError> {
+        match edit {
+            Edit::Put(owner, table, values) => self.put(*owner, table, values),
+            Edit::Delete(owner, table, key) => self.delete(*owner, table, key),
+        }
+    }
+
+    /// What an edit session saves: one moment for all of it.
+    pub(crate) fn save(&mut self, edits: impl Iterator<Item = Edit>) -> Result<Vec<Change>, SimulatorError> {
+        self.together = Some((self.next_time(), Instant::now()));
+        let changes = edits.map(|edit| self.edit(&edit)).collect();
+        self.together = None;
+        changes
     }
 
     /// Inserts a row, or changes the given columns of one that is there.
@@ -292,6 +325,13 @@ impl Store {
         Ok(())
     }
 
+    /// Takes a table away from the schema, or shows it again; its rows stay.
+    pub(crate) fn hide_table(&mut self, table: &str, hidden: bool) -> Result<(), SimulatorError> {
+        let changed = TableDef { hidden, ..(*self.table(table)?).clone() };
+        self.model.insert(table.to_owned(), Arc::new(changed));
+        Ok(())
+    }
+
     /// The row of the vendor's published example body.
     pub(crate) fn publish_example(&mut self) {
         let owner = Owner::Company(5_199_768);
@@ -331,11 +371,15 @@ impl Store {
 
     fn record(&mut self, owner: Owner, table: &TableDef, key: Key, row: Option<Row>) {
         let versions = self.rows.entry((owner, table.name.clone())).or_default().entry(key).or_default();
-        versions.push(Version { since: Instant::now(), row });
+        let since = self.together.map_or_else(Instant::now, |(_, since)| since);
+        versions.push(Version { since, row });
     }
 
-    /// Strictly increasing, with the 100 ns of `datetime2(7)`.
+    /// Strictly increasing but for what is changed together, with the 100 ns of `datetime2(7)`.
     fn next_time(&mut self) -> NaiveDateTime {
+        if let Some((time, _)) = self.together {
+            return time;
+        }
         let now = self.clock.now().naive_utc();
         let now = now.with_nanosecond(now.nanosecond() / 100 * 100).unwrap_or(now);
         self.last_change = now.max(self.last_change + TimeDelta::nanoseconds(100));

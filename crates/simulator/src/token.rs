@@ -68,10 +68,11 @@ pub(super) async fn grant(
         return error(401, "invalid_client");
     }
     let odd = world.odd.current();
+    let seconds = odd.token_seconds.unwrap_or(world.options.token_seconds);
     let answer = odd.token_answer.unwrap_or_else(|| {
-        let token = world.tokens.grant(Duration::from_secs(world.options.token_seconds));
+        let token = world.tokens.grant(Duration::from_secs(seconds));
         let lifetime = match odd.expires_in.as_deref() {
-            None => format!(r#","expires_in":{}"#, world.options.token_seconds),
+            None => format!(r#","expires_in":{seconds}"#),
             Some("") => String::new(),
             Some(json) => format!(r#","expires_in":{json}"#),
         };

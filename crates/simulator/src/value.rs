@@ -35,6 +35,7 @@ impl Value {
             ("Int" | "Short" | "Byte" | "Long", Json::Number(number)) => {
                 number.as_i64().map(Self::Int).ok_or_else(wrong)
             }
+            ("Long", Json::String(text)) => text.parse().map(Self::Int).map_err(|_| wrong()),
             ("Decimal", Json::Number(number)) => Ok(Self::Decimal(number.to_string())),
             ("Boolean", Json::Bool(value)) => Ok(Self::Bool(*value)),
             ("DateTime", Json::String(text)) => text
