@@ -110,22 +110,20 @@ impl fmt::Display for Readable {
 /// Reads what the latest notifications tell.
 pub async fn evidence(pool: &PgPool) -> Result<Evidence, sqlx::Error> {
     let told = sqlx::query!(
-        r#"with block as (
-               select id, received_at, changed_at, deleted_at from nxt_mirror.ledger_block order by id desc limit $1
-           ), entry as materialized (
-               select block.id * 1024 + part.position - 1 as id, block.received_at, part.changed_at, part.deleted_at
-                 from block, unnest(block.changed_at, block.deleted_at)
-                                 with ordinality as part (changed_at, deleted_at, position)
-                order by 1 desc limit $1 * 5
-           ), logged as (
-               select notification_id, source_changed_at from nxt_mirror.sync_log order by id desc limit $1 * 5
+        r#"with logged as (
+               select notification_id, source_changed_at from nxt_mirror.sync_log order by id desc limit $1::bigint * 5
            ), dated as (
-               select extract(epoch from logged.source_changed_at - entry.changed_at)::float8 as shift
-                 from logged join entry on entry.id = logged.notification_id
-                where logged.source_changed_at is not null and entry.changed_at is not null limit $1
+               select extract(epoch from logged.source_changed_at
+                                         - block.changed_at[logged.notification_id % 1024 + 1])::float8 as shift
+                 from logged join nxt_mirror.ledger_block as block on block.id = logged.notification_id / 1024
+                where logged.source_changed_at is not null
+                  and block.changed_at[logged.notification_id % 1024 + 1] is not null limit $1
+           ), block as (
+               select received_at, changed_at, deleted_at from nxt_mirror.ledger_block order by id desc limit $1
            ), received as (
-               select extract(epoch from received_at - coalesce(deleted_at, changed_at))::float8 as delay
-                 from entry where deleted_at is not null or changed_at is not null limit $1
+               select extract(epoch from received_at - coalesce(deleted_at[part], changed_at[part]))::float8 as delay
+                 from block, generate_series(1, 5) as part
+                where coalesce(deleted_at[part], changed_at[part]) is not null limit $1
            )
            select (select count(*) from dated) as "dated_rows!",
                   (select percentile_cont(0.5) within group (order by shift) from dated) as "zone_shift?",

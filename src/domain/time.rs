@@ -8,7 +8,7 @@ use std::{
     ops::{Add, Sub},
 };
 
-use chrono::{DateTime, Datelike, Duration, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
+use chrono::{DateTime, Datelike, Duration, LocalResult, NaiveDate, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +140,17 @@ pub fn parse_in_zone(text: &str, zone: Tz) -> Option<SourceTime> {
     in_zone(local, zone)
 }
 
+/// The text from which on a table in local time of `zone` has all that was changed after a moment. In an hour that the
+/// zone's clock shows twice, what is changed later may be dated earlier: there it is the beginning of that hour or before.
+pub fn local_since(moment: SourceTime, zone: Tz) -> String {
+    let mut local = moment.0.with_timezone(&zone).naive_local();
+    if let LocalResult::Ambiguous(first, second) = zone.from_local_datetime(&local) {
+        local -= second.signed_duration_since(first);
+    }
+    // Without an offset, as the API itself writes it.
+    local.format("%Y-%m-%dT%H:%M:%S%.6f").to_string()
+}
+
 /// Reads a date and time that has no zone, keeping it as it stands but for an offset, which is dropped with care:
 /// a text with one is moved to UTC first.
 pub fn parse_local(text: &str) -> Option<NaiveDateTime> {
@@ -223,6 +234,19 @@ mod tests {
         let oslo = chrono_tz::Europe::Oslo;
         assert_eq!(parse_in_zone("2025-10-26T02:30:00", oslo), Some(at("2025-10-26T00:30:00Z")));
         assert_eq!(parse_in_zone("2025-03-30T02:30:00", oslo), Some(at("2025-03-30T01:30:00Z")));
+    }
+
+    #[test]
+    fn what_is_changed_in_a_doubled_hour_is_asked_for_whichever_it_was() {
+        let oslo = chrono_tz::Europe::Oslo;
+        let since = |text: &str| local_since(at(text), oslo);
+        // 2:59 for the first time; a minute later it is 2:00 again.
+        assert_eq!(since("2026-10-25T00:59:00Z"), "2026-10-25T01:59:00.000000");
+        assert_eq!(since("2026-10-25T01:10:00Z"), "2026-10-25T01:10:00.000000");
+        for told in ["2026-10-24T23:59:00Z", "2026-10-25T02:00:00Z", "2026-03-29T00:30:00Z", "2026-07-01T10:00:00Z"] {
+            assert_eq!(parse_in_zone(&since(told), oslo), Some(at(told)));
+        }
+        assert_eq!(local_since(at("2026-10-25T00:59:00Z"), Tz::UTC), "2026-10-25T00:59:00.000000");
     }
 
     #[test]

@@ -57,8 +57,8 @@ pub enum Outcome {
 
 /// Writes the outcomes of dirty rows of one target, by canonical key. Rows that are not dirty are left alone.
 ///
-/// Of a row that was notified again meanwhile, everything received before `started_at`, the start of the request, is
-/// settled: from then on it waits.
+/// Of a row that is done and was notified again meanwhile, everything received before `started_at`, the start of the
+/// request, is settled: from then on it waits. One that is not done waits as long as ever.
 pub async fn settle(
     connection: &mut PgConnection,
     target: TargetId,
@@ -111,7 +111,10 @@ async fn lock(
 #[derive(Default)]
 struct Changes<'a> {
     settled: Vec<&'a str>,
-    moved: Vec<&'a str>,
+    /// Settled, and notified again meanwhile.
+    renewed: Vec<&'a str>,
+    /// Not settled, and notified again meanwhile.
+    overtaken: Vec<&'a str>,
     dead: Vec<(&'a str, &'a str, bool)>,
     waiting: Vec<Waiting<'a>>,
 }
@@ -129,12 +132,9 @@ impl<'a> Changes<'a> {
     fn add(&mut self, key: &'a str, outcome: &'a Outcome, now: i64) {
         let waiting = |pause: &Duration| Waiting { key, pause: *pause, rechecks: 0, attempts: None, error: None };
         match outcome {
-            Outcome::Done { generation }
-            | Outcome::Recheck { generation, .. }
-            | Outcome::DeadLetter { generation, .. }
-                if *generation != now =>
-            {
-                self.moved.push(key);
+            Outcome::Done { generation } if *generation != now => self.renewed.push(key),
+            Outcome::Recheck { generation, .. } | Outcome::DeadLetter { generation, .. } if *generation != now => {
+                self.overtaken.push(key);
             }
             Outcome::Done { .. } => self.settled.push(key),
             Outcome::DeadLetter { reason, of_target, .. } => {
@@ -164,8 +164,10 @@ impl<'a> Changes<'a> {
         if !self.settled.is_empty() {
             remove(connection, target, &self.settled).await.map_err(QueueError::on("clear settled rows"))?;
         }
-        if !self.moved.is_empty() {
-            renew(connection, target, &self.moved, started_at).await.map_err(QueueError::on("renew rows"))?;
+        for (keys, settled_until) in [(&self.renewed, started_at), (&self.overtaken, None)] {
+            if !keys.is_empty() {
+                renew(connection, target, keys, settled_until).await.map_err(QueueError::on("renew rows"))?;
+            }
         }
         if !self.waiting.is_empty() {
             postpone(connection, target, &self.waiting).await.map_err(QueueError::on("give rows back"))?;
@@ -221,12 +223,12 @@ async fn remove(connection: &mut PgConnection, target: TargetId, keys: &[&str]) 
     .map(drop)
 }
 
-/// Rows that were notified again are due at once, with a clean record.
+/// Rows that were notified again are due at once, with a clean record, and wait since `settled_until` where that is later.
 async fn renew(
     connection: &mut PgConnection,
     target: TargetId,
     keys: &[&str],
-    started_at: Option<DatabaseTime>,
+    settled_until: Option<DatabaseTime>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         r#"update nxt_mirror.dirty_row as dirty
@@ -237,7 +239,7 @@ async fn renew(
             where dirty.target_id = given.target_id and dirty.row_key = given.row_key collate "C""#,
         target as _,
         keys as _,
-        started_at as _
+        settled_until as _
     )
     .execute(connection)
     .await

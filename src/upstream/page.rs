@@ -11,7 +11,7 @@ use super::{
     filter,
     request::{PartOf, Request, context_field, fragment},
 };
-use crate::domain::{DatabaseTime, Row, RowKey, SourceTime, TableSpec, Tenant};
+use crate::domain::{DatabaseTime, Row, RowKey, SourceTime, TableSpec, Tenant, time::local_since};
 
 /// Which rows of a table to ask for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -154,12 +154,9 @@ impl Upstream {
     fn page_filter(&self, table: &TableSpec, ask: &PageAsk<'_>) -> Value {
         let behind = ask.after.map(|key| filter::after(table, key));
         let up_to = ask.through.map(|key| filter::through(table, key));
-        let changed = ask.changed_since.zip(table.changed_column()).map(|(since, column)| {
-            // Without an offset, as the API itself writes it.
-            let local =
-                since.utc().with_timezone(&self.timezone).naive_local().format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
-            json!({ &table.columns[column].name: { "_gt": local } })
-        });
+        let changed = ask.changed_since.zip(table.changed_column()).map(
+            |(since, column)| json!({ &table.columns[column].name: { "_gt": local_since(since, self.timezone) } }),
+        );
         let mut terms: Vec<Value> = [behind, up_to, changed].into_iter().flatten().collect();
         match terms.len() {
             0 => Value::Null,

@@ -5,6 +5,7 @@ use sqlx::{PgConnection, PgPool};
 use crate::domain::{SourceTime, TargetId};
 
 /// Where the last sweep ended. The first one reaches back to when the load began, so that nothing lies between the two.
+/// What a clock has left in the future that was set back since is taken for now.
 pub(super) async fn read(pool: &PgPool, target: TargetId) -> Result<SourceTime, sqlx::Error> {
     sqlx::query_scalar!(
         r#"with begun as (
@@ -13,9 +14,10 @@ pub(super) async fn read(pool: &PgPool, target: TargetId) -> Result<SourceTime, 
                 where not exists (select from nxt_mirror.sweep where target_id = $1)
                on conflict on constraint sweep_pkey do nothing
                returning watermark)
-           select watermark as "watermark!: _" from begun
-            union all
-           select watermark from nxt_mirror.sweep where target_id = $1"#,
+           select least(watermark, clock_timestamp()) as "watermark!: _"
+             from (select watermark from begun
+                    union all
+                   select watermark from nxt_mirror.sweep where target_id = $1) as told"#,
         target as _
     )
     .fetch_one(pool)
@@ -31,7 +33,7 @@ pub(super) async fn advance(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update nxt_mirror.sweep
-            set watermark = greatest(watermark, least($2, clock_timestamp())), swept_at = now()
+            set watermark = least(greatest(watermark, $2), clock_timestamp()), swept_at = now()
           where target_id = $1",
         target as _,
         newest as _

@@ -23,6 +23,7 @@ mod security;
 mod simulator;
 mod subscriptions;
 mod support;
+mod times;
 mod tolerance;
 mod upstream;
 mod values;

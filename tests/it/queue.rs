@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Bytes;
 use nxt_mirror::{
-    database,
+    clocks, database,
     domain::{
         AnnouncedKey, AnnouncedRow, ChangeEvent, ChangeKind, DatabaseTime, KeyValue, SourceTime, TableName, Tenant,
     },
@@ -182,6 +182,76 @@ async fn a_verdict_that_comes_late_does_not_settle_what_came_after_it() {
     world.queue.fold().await.unwrap();
     settle_done(&late[0]).await;
     assert_eq!(world.count(waiting).await, 1, "the second notification is not settled by what was seen before it");
+}
+
+/// It is fetched again and again, and each time it has changed meanwhile.
+#[tokio::test]
+async fn a_row_that_changes_all_the_time_is_as_old_as_its_oldest_unsettled_notification() {
+    let world = World::new().await;
+    let me = world.queue.register().await.unwrap();
+    let claims = Claims::new();
+    let since = async || status::backlog(&world.pool).await.unwrap().since.unwrap();
+    world.receive([update(1, "Order", 1)]).await;
+    world.queue.fold().await.unwrap();
+    let first = since().await;
+    let pause = chrono::Duration::seconds(1);
+    type Ending = fn(i64, chrono::Duration) -> Outcome;
+    let endings: [(Ending, bool); 3] = [
+        (|generation, pause| Outcome::Recheck { generation, pause, counts: true }, false),
+        (|generation, _| Outcome::DeadLetter { generation, reason: "no".into(), of_target: false }, false),
+        (|generation, _| Outcome::Done { generation }, true),
+    ];
+    for (ending, is_settled) in endings {
+        let claimed = world.claim_all(me, &claims).await;
+        let started_at: DatabaseTime =
+            sqlx::query_scalar("select clock_timestamp()").fetch_one(&world.pool).await.unwrap();
+        world.receive([update(1, "Order", 1)]).await;
+        world.queue.fold().await.unwrap();
+        let row = &claimed[0].rows[0];
+        let outcome = [(&*row.row_key, ending(row.generation, pause))];
+        let mut transaction = world.pool.begin().await.unwrap();
+        queue::settle(&mut transaction, claimed[0].target.id, &outcome, Some(started_at)).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(since().await, if is_settled { started_at } else { first }, "{outcome:?}");
+    }
+}
+
+/// Rows of the ledger that are read for `status` and `/metrics`, in one transaction, whose counts the server keeps.
+async fn ledger_rows_read(url: &SecretString) -> i64 {
+    let one = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+    let pool = one.connect_with(database::options(url).unwrap()).await.unwrap();
+    sqlx::query("begin").execute(&pool).await.unwrap();
+    status::backlog(&pool).await.unwrap();
+    status::freshness(&pool).await.unwrap();
+    status::silent_targets(&pool).await.unwrap();
+    dead_letter::count(&pool).await.unwrap();
+    clocks::evidence(&pool).await.unwrap();
+    let sql = "select (seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint from pg_stat_xact_user_tables
+                where schemaname = 'nxt_mirror' and relname = 'ledger_block'";
+    sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_operators_ask_costs_the_same_however_long_the_ledger_is() {
+    let world = World::new().await;
+    world.receive((0..50).map(|number| update(1, "Order", number))).await;
+    world.queue.fold().await.unwrap();
+    // Blocks as they are, again and again, all of them folded.
+    let copy = "insert into nxt_mirror.ledger_block
+            (stream_id, received_at, is_company, tenant_no, table_name, row_key, event, changed_at, deleted_at, changed_by,
+             delivery_id, body)
+        select stream_id, received_at, is_company, tenant_no, table_name, row_key, event, changed_at, deleted_at, changed_by,
+               delivery_id, body
+          from (select * from nxt_mirror.ledger_block order by id limit 1) as first, generate_series(1, $1);";
+    let grow = async |blocks: i32| {
+        sqlx::query(copy).bind(blocks).execute(&world.pool).await.unwrap();
+        let fold = "update nxt_mirror.fold set through_id = (select max(id) from nxt_mirror.ledger_block)";
+        sqlx::query(fold).execute(&world.pool).await.unwrap();
+        sqlx::query("analyze nxt_mirror.ledger_block").execute(&world.pool).await.unwrap();
+        ledger_rows_read(&world.url).await
+    };
+    let (short, long) = (grow(1_000).await, grow(20_000).await);
+    assert!(short > 0 && long <= short, "{short} rows of a thousand blocks, {long} of many");
 }
 
 #[tokio::test]

@@ -10,6 +10,9 @@ use crate::{
     domain::{TableName, Target, TargetId, Tenant},
 };
 
+/// Seconds by which a time that was just written may lie in the future.
+const CLOCKS_DIFFER_MAX: f64 = 1.0;
+
 /// A walk that is due.
 #[derive(Debug, Clone)]
 pub(super) struct Due {
@@ -141,8 +144,9 @@ impl State {
     }
 }
 
+/// A last time that lies in the future was told by a clock that has been set back since: nobody knows how long ago it was.
 fn is_older(age: f64, interval: Duration) -> bool {
-    age >= interval.as_secs_f64()
+    age >= interval.as_secs_f64() || age < -CLOCKS_DIFFER_MAX
 }
 
 #[cfg(test)]
@@ -212,6 +216,13 @@ mod tests {
         assert_eq!(kinds(state(1), &settings(0, 6), false), []);
         assert_eq!(kinds(state(1), &settings(0, 0), false), []);
         assert_eq!(kinds(State { is_mirrored: false, ..state(1) }, &settings(0, 5), false), []);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_puts_nothing_off() {
+        let ahead = State { has_finished: true, scan_age: -3_600.0, sweep_age: -3_600.0, ..state(1) };
+        assert_eq!(kinds(ahead.clone(), &settings(86_400, 300), false), [Kind::Resync, Kind::Sweep]);
+        assert_eq!(kinds(State { scan_age: -0.5, sweep_age: -0.5, ..ahead }, &settings(86_400, 300), false), []);
     }
 
     #[test]
