@@ -22,7 +22,7 @@ use crate::{
     ops::{self, Ops},
     queue::{self, Appender, Claims, Queue, WorkerId},
     reconcile::Writer,
-    telemetry::{Metrics, chain},
+    telemetry::{Metrics, Purpose, chain},
     upstream::{Budget, Catalogue, Upstream},
     walk,
     webhook::{self, Receiver, Room, SigningSecrets},
@@ -70,6 +70,9 @@ impl App {
         let pool = database::connect(options.clone()).await?;
         database::migrate(&pool).await?;
         let metrics = Arc::new(Metrics::new());
+        if let Some(upstream) = &settings.upstream {
+            metrics.budget_requests.set(upstream.requests_per_minute.into());
+        }
         let stored = Arc::new(Notify::new());
         let parts = match &settings.upstream {
             Some(upstream) => Some(worker_parts(upstream, &settings.mirror, &pool, &metrics, &stored).await?),
@@ -218,16 +221,16 @@ pub(crate) async fn leave(queue: &Queue, me: WorkerId) {
 
 /// Walks of whole tables with a worker's parts.
 pub(crate) fn loader(parts: &worker::Parts) -> walk::Loader {
-    walk::Loader::new(parts.pool.clone(), parts.writer.clone(), source(parts))
+    walk::Loader::new(parts.pool.clone(), parts.writer.clone(), source(parts, Purpose::Load))
 }
 
 /// Comparisons of whole tables with a worker's parts.
 pub(crate) fn verifier(parts: &worker::Parts) -> walk::Verifier {
-    walk::Verifier::new(parts.pool.clone(), parts.writer.clone(), source(parts))
+    walk::Verifier::new(parts.pool.clone(), parts.writer.clone(), source(parts, Purpose::Verify))
 }
 
-fn source(parts: &worker::Parts) -> walk::Source {
-    walk::Source::new(parts.upstream.clone(), Arc::clone(&parts.catalogue), parts.fetch_rows_max)
+fn source(parts: &worker::Parts, purpose: Purpose) -> walk::Source {
+    walk::Source::new(parts.upstream.for_purpose(purpose), Arc::clone(&parts.catalogue), parts.fetch_rows_max)
 }
 
 fn receiver(

@@ -1,5 +1,6 @@
 //! The operators' listener: readiness, metrics, and nothing for the internet.
 
+mod gauges;
 mod status;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use sqlx::PgPool;
 
 pub use status::Status;
 
-use crate::{clocks, database, queue, telemetry::Metrics, upstream::Outage};
+use crate::{database, telemetry::Metrics};
 
 /// What the operators' handlers need.
 #[derive(Debug, Clone)]
@@ -58,26 +59,8 @@ async fn metrics(request: HttpRequest, ops: web::Data<Ops>) -> HttpResponse {
             .insert_header((header::WWW_AUTHENTICATE, "Bearer"))
             .json(json!({ "error": "the bearer token is missing or wrong" }));
     }
-    if let Err(error) = refresh(&ops).await {
-        tracing::warn!(error = %error, "backlog metrics not refreshed");
-    }
+    gauges::refresh(&ops.pool, &ops.metrics).await;
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(ops.metrics.render())
-}
-
-/// Gauges are read from the database when they are asked for, so that they are never older than the question.
-async fn refresh(ops: &Ops) -> anyhow::Result<()> {
-    let backlog = queue::status::backlog(&ops.pool).await?;
-    ops.metrics.backlog_rows.set(backlog.rows);
-    ops.metrics.oldest_waiting_seconds.set(backlog.lag_seconds);
-    let letters = queue::dead_letter::count(&ops.pool).await?;
-    ops.metrics.dead_letters.with_label_values(&["body"]).set(letters.bodies);
-    ops.metrics.dead_letters.with_label_values(&["row"]).set(letters.rows);
-    ops.metrics.silent_tables.set(queue::status::silent_targets(&ops.pool).await?);
-    ops.metrics.api_away.set(Outage::current(&ops.pool).await?.is_some().into());
-    let clocks = clocks::evidence(&ops.pool).await?;
-    ops.metrics.source_zone_shift_seconds.set(clocks.zone_shift.unwrap_or_default().num_seconds());
-    ops.metrics.notification_delay_seconds.set(clocks.delay.unwrap_or_default().num_seconds());
-    Ok(())
 }
 
 /// Without a token the listener is bound to loopback, and whoever is there may look.

@@ -1,6 +1,9 @@
 //! Group commit: one block and one commit for all requests that wait, each answered after it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::{Notify, mpsc};
@@ -64,11 +67,14 @@ impl Appender {
     }
 
     async fn commit(&mut self, batch: Vec<Waiting>) {
-        self.metrics.commit_batch.observe(batch.len() as f64);
+        self.metrics.commit_notifications.observe(batch.len() as f64);
         Failpoint::ReceiveTaken.pass();
         let (deliveries, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|waiting| (waiting.delivery, waiting.answer)).unzip();
-        match self.store_in_time(&deliveries).await {
+        let begun_at = Instant::now();
+        let result = self.store_in_time(&deliveries).await;
+        self.metrics.commit_duration.observe(begun_at.elapsed().as_secs_f64());
+        match result {
             Ok(stored) => {
                 Failpoint::ReceiveStored.pass();
                 for (answer, accepted) in answers.into_iter().zip(stored) {

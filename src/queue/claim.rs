@@ -1,6 +1,10 @@
 //! Claiming: a worker takes the lease of a target and reads its rows. Nothing is written for a row.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::PgPool;
 
@@ -65,8 +69,37 @@ pub struct DirtyRow {
     pub notification_id: Option<i64>,
     /// What the notifications say.
     pub evidence: Evidence,
-    /// When the oldest notification was received that is not settled.
-    pub waiting_since: DatabaseTime,
+    /// How long the oldest notification waits that is not settled.
+    pub age: Age,
+}
+
+/// Time since something was received.
+#[derive(Debug, Clone, Copy)]
+pub struct Age {
+    /// By the database's clock, as of the claim.
+    when_claimed: Duration,
+    claimed_at: Instant,
+}
+
+impl Age {
+    pub(super) fn when_claimed(when_claimed: Duration) -> Self {
+        Self { when_claimed, claimed_at: Instant::now() }
+    }
+
+    /// By now.
+    pub fn by_now(self) -> Duration {
+        self.when_claimed + self.claimed_at.elapsed()
+    }
+}
+
+impl DirtyRow {
+    /// Whether this is the first look at what a notification announced.
+    pub fn is_new(&self) -> bool {
+        self.notification_id.is_some()
+            && self.priority == Priority::Live
+            && self.attempts == 0
+            && self.evidence.rechecks == 0
+    }
 }
 
 impl Queue {
@@ -158,7 +191,7 @@ struct DirtyRecord {
     attempts: i32,
     due_at: DatabaseTime,
     notification_id: Option<i64>,
-    waiting_since: DatabaseTime,
+    waited_seconds: f64,
     deleted_at: Option<SourceTime>,
     delete_received_at: Option<DatabaseTime>,
     announced: bool,
@@ -191,7 +224,7 @@ impl DirtyRecord {
             priority,
             notification_id: self.notification_id,
             evidence: evidence_of(deletion, self.announced, self.changed_at, self.rechecks),
-            waiting_since: self.waiting_since,
+            age: Age::when_claimed(Duration::try_from_secs_f64(self.waited_seconds).unwrap_or_default()),
         })
     }
 }
@@ -226,7 +259,8 @@ async fn read_due(
         DirtyRecord,
         r#"select wanted.target_id as "target_id!: _", wanted.priority as "wanted!", dirty.row_key as "row_key!",
                   dirty.generation as "generation!", dirty.attempts as "attempts!", dirty.due_at as "due_at!: _",
-                  dirty.notification_id as "notification_id?", dirty.waiting_since as "waiting_since!: _",
+                  dirty.notification_id as "notification_id?",
+                  extract(epoch from clock_timestamp() - dirty.waiting_since)::float8 as "waited_seconds!",
                   dirty.deleted_at as "deleted_at?: _", dirty.delete_received_at as "delete_received_at?: _",
                   dirty.announced as "announced!", dirty.changed_at as "changed_at?: _", dirty.rechecks as "rechecks!"
              from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::timestamptz[])

@@ -204,8 +204,11 @@ impl Drop for Claim {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::domain::{AnnouncedKey, DatabaseTime, KeyValue, TableName, Tenant, settle::Evidence};
+    use crate::domain::{AnnouncedKey, KeyValue, TableName, Tenant, settle::Evidence};
+    use crate::queue::Age;
 
     fn target() -> Target {
         Target { id: TargetId(1), tenant: Tenant::Company(1), table: TableName::new("Order").unwrap() }
@@ -222,7 +225,7 @@ mod tests {
                 priority: Priority::Live,
                 notification_id: None,
                 evidence: Evidence::default(),
-                waiting_since: DatabaseTime::default(),
+                age: Age::when_claimed(Duration::ZERO),
             }
         };
         numbers.into_iter().map(row).collect()

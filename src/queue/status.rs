@@ -101,3 +101,26 @@ pub async fn silent_targets(pool: &PgPool) -> Result<i64, QueueError> {
         .await
         .map_err(QueueError::on("count silent targets"))
 }
+
+/// Targets in one state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// `current`, `catching up` or `degraded`.
+    pub state: String,
+    /// How many.
+    pub targets: i64,
+    /// Differences that their last comparisons left.
+    pub differences: i64,
+}
+
+/// Counts targets by state.
+pub async fn targets_by_state(pool: &PgPool) -> Result<Vec<Counted>, QueueError> {
+    sqlx::query_as!(
+        Counted,
+        r#"select state as "state!", count(*) as "targets!", coalesce(sum(differences), 0)::bigint as "differences!"
+             from nxt_mirror.freshness group by state"#
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(QueueError::on("count targets by state"))
+}

@@ -1,12 +1,14 @@
 //! Logs and metrics: how they are set up, and what everything is called.
 
 mod metrics;
+mod purpose;
 
 use std::{error::Error, fmt, io::IsTerminal};
 
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 pub use metrics::Metrics;
+pub use purpose::Purpose;
 
 use crate::config::{LogFormat, LogSettings};
 

@@ -1,6 +1,9 @@
 //! One request to the API: token, permit, exchange.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use reqwest::{Client, header, redirect};
 use secrecy::{ExposeSecret, SecretString};
@@ -21,7 +24,7 @@ use crate::{
     config::UpstreamSettings,
     domain::{DatabaseTime, Owner, Tenant},
     failpoint::Failpoint,
-    telemetry::{Metrics, chain},
+    telemetry::{Metrics, Purpose, chain},
 };
 
 /// The API cuts synchronous requests at 59 s (release note 2023-12-07). Waiting a little longer lets it end them,
@@ -37,6 +40,8 @@ pub struct Upstream {
     budget: Budget,
     graphql_url: Url,
     metrics: Arc<Metrics>,
+    /// What its share of the background's requests is counted as.
+    purpose: Purpose,
     memory: Arc<AnswerMemory>,
     pub(super) widths: Arc<Widths>,
     pub(super) watch: Arc<Watch>,
@@ -54,6 +59,7 @@ impl Upstream {
             budget,
             graphql_url: settings.graphql_url.clone(),
             metrics,
+            purpose: Purpose::Other,
             memory: Arc::default(),
             widths: Arc::default(),
             watch: Arc::default(),
@@ -61,9 +67,18 @@ impl Upstream {
         })
     }
 
+    /// The same API, whose requests of the background are counted under this purpose.
+    pub fn for_purpose(&self, purpose: Purpose) -> Self {
+        Self { purpose, ..self.clone() }
+    }
+
     /// What it may spend.
     pub fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -115,13 +130,16 @@ impl Upstream {
         let started_at = permit.started_at;
         Failpoint::Granted.pass();
         on_sent();
+        let sent_at = Instant::now();
         let result = self.exchange(&token, body, started_at).await;
+        self.metrics.api_duration.observe(sent_at.elapsed().as_secs_f64());
         Failpoint::Answered.pass();
         permit.finish().await;
         if is_unauthorized(&result) {
             self.token.forget(&token);
         }
-        self.metrics.api_requests.with_label_values(&[outcome(&result)]).inc();
+        let purpose = if share == Share::Live { Purpose::Live } else { self.purpose };
+        self.metrics.api_requests.with_label_values(&[purpose.name(), outcome(&result)]).inc();
         result
     }
 

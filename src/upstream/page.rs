@@ -11,7 +11,10 @@ use super::{
     filter,
     request::{PartOf, Request, context_field, fragment},
 };
-use crate::domain::{DatabaseTime, Row, RowKey, SourceTime, TableSpec, Tenant, time::local_since};
+use crate::{
+    domain::{DatabaseTime, Row, RowKey, SourceTime, TableSpec, Tenant, time::local_since},
+    telemetry::Purpose,
+};
 
 /// Which rows of a table to ask for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,7 +108,7 @@ impl Upstream {
             PartOf { tenant: ask.tenant, table: ask.table, filter: self.page_filter(ask.table, &changed), rows_max }
         });
         let request = Request::build("ChangedRows", parts.collect());
-        let answer = self.post(&request.tenants, Share::Background, &request.body).await?;
+        let answer = self.for_purpose(Purpose::Sweep).post(&request.tenants, Share::Background, &request.body).await?;
         let started_at = answer.started_at;
         let pages = self.read_pages(answer, &request.places);
         Ok(pages.into_iter().map(|page| page.and_then(|page| TablePage::new(started_at, page))).collect())
@@ -148,7 +151,8 @@ impl Upstream {
         ask: PageAsk<'_>,
     ) -> Result<Answer, UpstreamError> {
         let body = request(tenant, table, &ask, &self.page_filter(table, &ask));
-        self.post(&[tenant], Share::Background, &body).await
+        let purpose = if ask.changed_since.is_some() { Purpose::Sweep } else { self.purpose() };
+        self.for_purpose(purpose).post(&[tenant], Share::Background, &body).await
     }
 
     fn page_filter(&self, table: &TableSpec, ask: &PageAsk<'_>) -> Value {

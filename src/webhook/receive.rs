@@ -1,6 +1,6 @@
 //! The public listener's two paths.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -65,7 +65,9 @@ async fn alive() -> HttpResponse {
 }
 
 async fn receive(request: HttpRequest, body: Payload, receiver: web::Data<Receiver>) -> HttpResponse {
+    let begun_at = Instant::now();
     let outcome = accept(&request, body, &receiver).await;
+    receiver.metrics.webhook_duration.observe(begun_at.elapsed().as_secs_f64());
     let label = match &outcome {
         Ok(answer) => answer.label(),
         Err(refusal) => label(refusal),

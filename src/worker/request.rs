@@ -230,9 +230,13 @@ impl Worker {
             return false;
         }
         let _gate = self.tables.gate(&work.table.table.sql_name).await;
+        let new = items.iter().filter(|item| item.claimed.is_new());
+        let ages: Vec<_> = new.map(|item| item.claimed.age).collect();
         match self.parts.writer.settle_apart(&work.table, items).await {
             Ok(settled) => {
                 self.count(&settled.tally);
+                let delay = &self.parts.metrics.settle_delay;
+                ages.iter().for_each(|age| delay.observe(age.by_now().as_secs_f64()));
                 let all_well = settled.culprits.is_empty();
                 let culprits = settled.culprits.into_iter().map(|(item, reason)| (item.claimed, reason)).collect();
                 self.rows_failed(&work.table, culprits, Blame::Row).await;

@@ -14,6 +14,7 @@ mod init;
 mod isolation;
 mod keys;
 mod mirror;
+mod observability;
 mod operate;
 mod outages;
 mod pipeline;
