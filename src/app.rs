@@ -8,16 +8,15 @@ use std::{
 
 use actix_web::{App as WebApp, HttpServer, dev::ServerHandle, middleware::DefaultHeaders, web};
 use anyhow::Context;
-use secrecy::SecretString;
 use socket2::Socket;
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use sqlx::PgPool;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clocks,
     config::{MirrorSettings, OpsSettings, Settings, UpstreamSettings, WebhookSettings},
-    database,
+    database::{self, Connector},
     mirror::Mirror,
     ops::{self, Ops},
     queue::{self, Appender, Claims, Queue, WorkerId},
@@ -65,9 +64,8 @@ struct Bound {
 
 impl App {
     /// Connects, migrates, binds. Nothing is received or fetched before [`App::run`].
-    pub async fn build(settings: &Settings, database_url: &SecretString) -> anyhow::Result<Self> {
-        let options = database::options(database_url)?;
-        let pool = database::connect(options.clone()).await?;
+    pub async fn build(settings: &Settings, connector: Connector) -> anyhow::Result<Self> {
+        let pool = database::connect(&connector).await?;
         database::migrate(&pool).await?;
         let metrics = Arc::new(Metrics::new());
         if let Some(upstream) = &settings.upstream {
@@ -92,13 +90,13 @@ impl App {
         let worker = parts.map(Worker::new);
         let (public, appender, receiver) = match &settings.webhook {
             Some(webhook) => {
-                let (appender, receiver) = receiver(webhook, options, &metrics, stored);
+                let (appender, receiver) = receiver(webhook, connector.clone(), &metrics, stored);
                 (Some(bind(webhook.listen)?), Some(appender), Some((webhook.path.clone(), receiver)))
             }
             None => (None, None, None),
         };
         let OpsSettings { listen, token } = settings.ops.clone();
-        let ops_data = Ops { pool: pool.clone(), metrics, token };
+        let ops_data = Ops { pool: pool.clone(), connector, metrics, token };
         Ok(Self {
             ops: bind(listen)?,
             pool,
@@ -235,11 +233,11 @@ fn source(parts: &worker::Parts, purpose: Purpose) -> walk::Source {
 
 fn receiver(
     settings: &WebhookSettings,
-    options: PgConnectOptions,
+    connector: Connector,
     metrics: &Arc<Metrics>,
     stored: Arc<Notify>,
 ) -> (Appender, Receiver) {
-    let (acceptor, appender) = Appender::new(options, stored, Arc::clone(metrics));
+    let (acceptor, appender) = Appender::new(connector, stored, Arc::clone(metrics));
     let receiver = Receiver {
         secrets: SigningSecrets::new(&settings.secrets),
         body_bytes_max: settings.body_bytes_max,

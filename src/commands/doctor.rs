@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use tokio::sync::Notify;
 
 use super::{
-    database_url,
+    connector,
     operate::tenant,
     subscriptions::{Comparison, Line, State},
 };
@@ -65,14 +65,14 @@ async fn examine(config: Option<&Path>, findings: &mut Findings) -> anyhow::Resu
     };
     telemetry::start(&settings.log);
     findings.fine("settings", "complete");
-    let (url, server) = match database_url(&settings.database).await {
+    let (connector, server) = match connector(&settings.database).await {
         Ok(found) => found,
         Err(error) => {
             findings.problem("database", chain(&*error), "install a PostgreSQL server or set DATABASE_URL");
             return Ok(());
         }
     };
-    let pool = match database::connect(database::options(&url)?).await {
+    let pool = match database::connect(&connector).await {
         Ok(pool) => pool,
         Err(error) => {
             findings.problem("database", chain(&error), "check DATABASE_URL and that the server accepts connections");

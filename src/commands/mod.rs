@@ -11,14 +11,14 @@ use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use nxt_embedded_postgres::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
-use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     app::App,
     cli::{Cli, Command},
     config::{DatabaseSettings, LogSettings, OpsSettings, Role, Settings, Source},
-    database, demo, shutdown, telemetry,
+    database::{self, Connector},
+    demo, shutdown, telemetry,
 };
 
 /// How long the daemon may take to answer a health check.
@@ -53,8 +53,8 @@ async fn serve(config: Option<&Path>, role: Role) -> anyhow::Result<ExitCode> {
     let settings = Settings::read(&Source::from_process(config)?, role)?;
     telemetry::start(&settings.log);
     let stop = shutdown::on_signal()?;
-    let (url, server) = database_url(&settings.database).await?;
-    let app = App::build(&settings, &url).await?;
+    let (connector, server) = connector(&settings.database).await?;
+    let app = App::build(&settings, connector).await?;
     match app.public_address() {
         Some(public) => tracing::info!(%public, ops = %app.ops_address(), "serving"),
         None => tracing::info!(ops = %app.ops_address(), "working"),
@@ -70,8 +70,8 @@ async fn migrate(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let source = Source::from_process(config)?;
     let settings = DatabaseSettings::read(&source)?;
     telemetry::start(&LogSettings::read(&source)?);
-    let (url, server) = database_url(&settings).await?;
-    let pool = database::connect(database::options(&url)?).await?;
+    let (connector, server) = connector(&settings).await?;
+    let pool = database::connect(&connector).await?;
     database::migrate(&pool).await?;
     println!("the database is up to date");
     pool.close().await;
@@ -82,23 +82,23 @@ async fn migrate(config: Option<&Path>) -> anyhow::Result<ExitCode> {
 }
 
 /// The configured database, or a server of our own that lives as long as this process.
-async fn database_url(settings: &DatabaseSettings) -> anyhow::Result<(SecretString, Option<EmbeddedPostgres>)> {
-    if let Some(url) = &settings.url {
-        return Ok((url.clone(), None));
+async fn connector(settings: &DatabaseSettings) -> anyhow::Result<(Connector, Option<EmbeddedPostgres>)> {
+    if let Some(address) = &settings.address {
+        return Ok((Connector::new(address.clone()), None));
     }
     let started = EmbeddedPostgres::start(EmbeddedOptions::new(&settings.data_dir)).await;
     if let Err(EmbeddedError::InUse { .. }) = &started
         && let Some(url) = EmbeddedPostgres::url_elsewhere(&settings.data_dir, nxt_embedded_postgres::DATABASE)?
     {
         // The daemon runs it: its database is the one that is meant.
-        return Ok((url, None));
+        return Ok((Connector::to(&url)?, None));
     }
     let server = started.context("start a database of our own, as DATABASE_URL is not set")?;
     tracing::info!(
         folder = %server.data_dir().display(),
         "DATABASE_URL is not set: using a database of our own"
     );
-    Ok((server.url(nxt_embedded_postgres::DATABASE), Some(server)))
+    Ok((Connector::to(&server.url(nxt_embedded_postgres::DATABASE))?, Some(server)))
 }
 
 /// Asks the daemon's own listener for readiness. Spoken by hand, because a health check runs every few seconds and a

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::{
     cli::{DeadLetterCommand, ReplayArgs},
     config::{DatabaseSettings, LogSettings, Source, UpstreamSettings},
-    database,
+    database::{self, Connector},
     domain::{AnnouncedKey, DatabaseTime, KeyValue, TableName},
     mirror::Mirror,
     ops::Status,
@@ -27,20 +27,22 @@ use crate::{
 };
 
 /// A connection to an existing, migrated database.
-async fn open(config: Option<&Path>) -> anyhow::Result<(PgPool, secrecy::SecretString)> {
+async fn open(config: Option<&Path>) -> anyhow::Result<(PgPool, Connector)> {
     let source = Source::from_process(config)?;
     telemetry::start(&LogSettings::read(&source)?);
     let settings = DatabaseSettings::read(&source)?;
-    let url = match settings.url {
-        Some(url) => url,
-        None => EmbeddedPostgres::url_elsewhere(&settings.data_dir, nxt_embedded_postgres::DATABASE)?
-            .context("DATABASE_URL is not set, and NXT_DATA_DIR has no server of our own")?,
+    let connector = match settings.address {
+        Some(address) => Connector::new(address),
+        None => Connector::to(
+            &EmbeddedPostgres::url_elsewhere(&settings.data_dir, nxt_embedded_postgres::DATABASE)?
+                .context("DATABASE_URL is not set, and NXT_DATA_DIR has no server of our own")?,
+        )?,
     };
-    let pool = database::connect(database::options(&url)?).await?;
+    let pool = database::connect(&connector).await?;
     if !database::is_current(&pool).await? {
         bail!("the database is not up to date: run nxt-mirror migrate");
     }
-    Ok((pool, url))
+    Ok((pool, connector))
 }
 
 /// Lag, backlog, budget and each table.
@@ -114,13 +116,13 @@ fn shown(time: Option<DatabaseTime>) -> String {
 }
 
 pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterCommand) -> anyhow::Result<ExitCode> {
-    let (pool, url) = open(config).await?;
+    let (pool, connector) = open(config).await?;
     match command {
         DeadLetterCommand::List { json } => list(&pool, json).await,
         DeadLetterCommand::Show { id, json } => show(&pool, id, json).await,
         DeadLetterCommand::Retry { ids, all, json } => {
             let ids = chosen(&pool, ids, all).await?;
-            let (rows, bodies, left) = retry(&pool, &url, &ids).await?;
+            let (rows, bodies, left) = retry(&pool, connector, &ids).await?;
             if json {
                 println!("{}", json!({ "rows": rows, "bodies": bodies, "left": left }));
             } else {
@@ -200,10 +202,9 @@ async fn chosen(pool: &PgPool, ids: Vec<i64>, all: bool) -> anyhow::Result<Vec<i
 }
 
 /// Rows become dirty again; bodies are read again and, if they are understood now, stored as if they had just come.
-async fn retry(pool: &PgPool, url: &secrecy::SecretString, ids: &[i64]) -> anyhow::Result<(u64, u64, u64)> {
+async fn retry(pool: &PgPool, connector: Connector, ids: &[i64]) -> anyhow::Result<(u64, u64, u64)> {
     let rows = dead_letter::retry_rows(&mut *pool.acquire().await?, ids).await?;
-    let (acceptor, appender) =
-        Appender::new(database::options(url)?, Arc::new(Notify::new()), Arc::new(Metrics::new()));
+    let (acceptor, appender) = Appender::new(connector, Arc::new(Notify::new()), Arc::new(Metrics::new()));
     let task = tokio::spawn(appender.run());
     let (mut bodies, mut left) = (0, 0);
     for &id in ids {

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::database_url;
+use super::connector;
 use crate::{
     app,
     cli::Targets,
@@ -95,8 +95,8 @@ async fn compare(config: Option<&Path>, targets: Targets) -> anyhow::Result<Vec<
     telemetry::start(&settings.log);
     let tables = targets.table.into_iter().map(TableName::new).collect::<Result<_, _>>().context("--table")?;
     let selection = Selection { tables, companies: targets.company };
-    let (url, server) = database_url(&settings.database).await?;
-    let pool = database::connect(database::options(&url)?).await?;
+    let (connector, server) = connector(&settings.database).await?;
+    let pool = database::connect(&connector).await?;
     if !database::is_current(&pool).await? {
         bail!("the database is not up to date: run nxt-mirror migrate");
     }

@@ -3,6 +3,7 @@
 //! Every setting is an environment variable; the same names may stand in a TOML file. The environment wins. An
 //! empty value counts as absent. See [`Settings`] for what each means.
 
+mod database_address;
 mod parse;
 mod source;
 
@@ -12,6 +13,7 @@ use chrono_tz::Tz;
 use secrecy::SecretString;
 use url::Url;
 
+pub use database_address::{DatabaseAddress, DatabaseHost, Place, Tls, TlsMode};
 pub use source::Source;
 
 use crate::domain::{ExtensionColumn, TableName};
@@ -99,7 +101,7 @@ pub struct LogSettings {
 #[derive(Debug, Clone)]
 pub struct DatabaseSettings {
     /// `DATABASE_URL`; without it a server of our own is started.
-    pub url: Option<SecretString>,
+    pub address: Option<DatabaseAddress>,
     /// `NXT_DATA_DIR`: files of the embedded server.
     pub data_dir: PathBuf,
 }

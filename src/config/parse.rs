@@ -7,21 +7,14 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{
-    ConfigError, DatabaseSettings, Deletes, LogFormat, LogSettings, MirrorSettings, OpsSettings, Source,
-    UpstreamSettings, WebhookSettings,
+    ConfigError, DatabaseAddress, DatabaseSettings, Deletes, LogFormat, LogSettings, MirrorSettings, OpsSettings,
+    Source, UpstreamSettings, WebhookSettings,
 };
 use crate::domain::{ExtensionColumn, ExtensionType, TableName, naming};
 
 pub(super) fn database(source: &Source) -> Result<DatabaseSettings, ConfigError> {
-    let url = source.secret("DATABASE_URL")?;
-    if let Some(url) = &url {
-        // The parser's message may quote the password, so it is not repeated.
-        let parsed = Url::parse(url.expose_secret()).ok();
-        if !parsed.is_some_and(|url| matches!(url.scheme(), "postgres" | "postgresql")) {
-            return Err(wrong("DATABASE_URL", "not a URL of the form postgresql://user:password@host:port/database"));
-        }
-    }
-    Ok(DatabaseSettings { url, data_dir: source.text("NXT_DATA_DIR").unwrap_or("./nxt-data").into() })
+    let address = source.secret("DATABASE_URL")?.as_ref().map(DatabaseAddress::parse).transpose()?;
+    Ok(DatabaseSettings { address, data_dir: source.text("NXT_DATA_DIR").unwrap_or("./nxt-data").into() })
 }
 
 pub(super) fn webhook(source: &Source, required: bool) -> Result<Option<WebhookSettings>, ConfigError> {

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::App,
     config::{LogFormat, LogSettings, Role, Settings, Source},
-    database, shutdown, telemetry,
+    database::{self, Connector},
+    shutdown, telemetry,
 };
 
 /// The demo's secrets guard nothing.
@@ -55,7 +56,7 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
     recreate(&server.url("postgres"), DATABASE).await?;
     let simulator = Simulator::start(Options::default()).await.context("start the simulator")?;
     let settings = settings(&simulator)?;
-    let app = App::build(&settings, &server.url(DATABASE)).await?;
+    let app = App::build(&settings, Connector::to(&server.url(DATABASE))?).await?;
     let public = app.public_address().context("the demo receives")?;
     deliver(&simulator, webhook_url(public), WEBHOOK_SECRET);
     simulator.set_knobs(|knobs| {
@@ -64,7 +65,7 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
     });
     introduce(args, server, &simulator, &app);
     let daemon = tokio::spawn(app.run(stop.child_token()));
-    let pool = database::connect(database::options(&server.url(DATABASE))?).await?;
+    let pool = database::connect(&Connector::to(&server.url(DATABASE))?).await?;
     simulator.stock_up().context("stock up")?;
     // What was there before the webhooks began is announced once, as a first load would find it.
     announce_all(&simulator)?;

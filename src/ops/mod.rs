@@ -12,13 +12,18 @@ use sqlx::PgPool;
 
 pub use status::Status;
 
-use crate::{database, telemetry::Metrics};
+use crate::{
+    database::{self, Connector, State},
+    telemetry::Metrics,
+};
 
 /// What the operators' handlers need.
 #[derive(Debug, Clone)]
 pub struct Ops {
     /// The replica's database.
     pub pool: PgPool,
+    /// What is known of its hosts.
+    pub connector: Connector,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// `NXT_OPS_TOKEN`.
@@ -41,8 +46,14 @@ async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "alive" }))
 }
 
-/// 200 only when the database answers and its migrations are done. Needs no token: container health checks ask it.
+/// 200 only when the database answers, takes writes, and its migrations are done. Needs no token: container health
+/// checks ask it.
 async fn ready(ops: web::Data<Ops>) -> HttpResponse {
+    if let State::Nowhere(reason) = ops.connector.state() {
+        tracing::warn!(reason, "not ready");
+        let error = "no host of the database takes writes; one is looked for";
+        return HttpResponse::ServiceUnavailable().json(json!({ "error": error }));
+    }
     match database::is_current(&ops.pool).await {
         Ok(true) => HttpResponse::Ok().json(json!({ "status": "ready" })),
         Ok(false) => HttpResponse::ServiceUnavailable().json(json!({ "error": "migrations are not done" })),

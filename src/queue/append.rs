@@ -5,15 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::{Notify, mpsc};
 
 use super::{
     accept::{AcceptError, Accepted, Acceptor, Delivery, Notification, Waiting},
     block::{Block, Letter, Stream},
-    error::{is_collision, is_of_data},
+    error::{is_collision, is_of_data, is_read_only},
 };
-use crate::{failpoint::Failpoint, telemetry::Metrics};
+use crate::{
+    database::{Connector, DatabaseError, Session},
+    failpoint::Failpoint,
+    telemetry::{Metrics, chain},
+};
 
 /// Deliveries in one commit. A notification's place in its block has 10 bits of its id.
 const BATCH_MAX: usize = 1_000;
@@ -21,13 +24,23 @@ const BATCH_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long one commit may take before its requests get a 503. Two of them fit into the answer's time-out.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Tries of a commit that collides with another one.
+/// Tries of a commit that collides with another one, or whose host takes no writes any more.
 const TRIES_MAX: usize = 5;
+/// The server gives up before the client does, so that no statement outlives its requests.
+const SESSION: Session = Session {
+    label: "receiver",
+    settings: &[
+        ("statement_timeout", "4500"),
+        ("lock_timeout", "2000"),
+        // One statement for ever, by a primary key alone.
+        ("plan_cache_mode", "auto"),
+    ],
+};
 
 /// The task that commits. It has a connection of its own, so that nothing else can keep it waiting for one, and only
 /// ever inserts, so that there is nothing that others could lock.
 pub struct Appender {
-    options: PgConnectOptions,
+    connector: Connector,
     stream: Option<Stream>,
     waiting: mpsc::Receiver<Waiting>,
     stored: Arc<Notify>,
@@ -42,16 +55,9 @@ impl std::fmt::Debug for Appender {
 
 impl Appender {
     /// An appender and the place where requests hand in. `stored` is notified after each commit with new work.
-    pub fn new(options: PgConnectOptions, stored: Arc<Notify>, metrics: Arc<Metrics>) -> (Acceptor, Self) {
+    pub fn new(connector: Connector, stored: Arc<Notify>, metrics: Arc<Metrics>) -> (Acceptor, Self) {
         let (acceptor, waiting) = Acceptor::channel();
-        // The server gives up before the client does, so that no statement outlives its requests.
-        let options = options.application_name("nxt-mirror receiver").options([
-            ("statement_timeout", "4500"),
-            ("lock_timeout", "2000"),
-            // One statement for ever, by a primary key alone.
-            ("plan_cache_mode", "auto"),
-        ]);
-        (acceptor, Self { options, stream: None, waiting, stored, metrics })
+        (acceptor, Self { connector, stream: None, waiting, stored, metrics })
     }
 
     /// Commits until every [`Acceptor`] is gone.
@@ -97,14 +103,14 @@ impl Appender {
     async fn store_in_time(&mut self, deliveries: &[Delivery]) -> Result<Vec<Accepted>, String> {
         match tokio::time::timeout(COMMIT_TIMEOUT, self.store_all(deliveries)).await {
             Ok(Ok(stored)) => Ok(stored),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(chain(&error).to_string()),
             Err(_elapsed) => Err(format!("not done within {COMMIT_TIMEOUT:?}")),
         }
     }
 
     /// Stores a batch as one block. What is too large, or refused for its data, is halved until the culprit stands
     /// alone, which is set aside with the database's reason.
-    async fn store_all(&mut self, deliveries: &[Delivery]) -> Result<Vec<Accepted>, sqlx::Error> {
+    async fn store_all(&mut self, deliveries: &[Delivery]) -> Result<Vec<Accepted>, DatabaseError> {
         let mut accepted = Vec::with_capacity(deliveries.len());
         let mut parts = vec![deliveries];
         while let Some(part) = parts.pop() {
@@ -114,24 +120,26 @@ impl Appender {
             }
             match self.store(part).await {
                 Ok(()) => accepted.extend(part.iter().map(accepted_as)),
-                Err(error) if is_of_data(&error) && part.len() > 1 => halve(part, &mut parts),
-                Err(error) if is_of_data(&error) => accepted.push(self.set_aside(&part[0], &error).await?),
+                Err(DatabaseError::Sql(error)) if is_of_data(&error) && part.len() > 1 => halve(part, &mut parts),
+                Err(DatabaseError::Sql(error)) if is_of_data(&error) => {
+                    accepted.push(self.set_aside(&part[0], &error).await?);
+                }
                 Err(error) => return Err(error),
             }
         }
         Ok(accepted)
     }
 
-    async fn store(&mut self, deliveries: &[Delivery]) -> Result<(), sqlx::Error> {
+    async fn store(&mut self, deliveries: &[Delivery]) -> Result<(), DatabaseError> {
         let block = Block::of(deliveries.iter().filter_map(as_notification));
         let letters: Vec<_> = deliveries.iter().filter_map(as_letter).collect();
         self.append(&block, &letters).await
     }
 
     /// Stores a notification among the dead letters, as the database does not take it as what it is.
-    async fn set_aside(&mut self, delivery: &Delivery, refusal: &sqlx::Error) -> Result<Accepted, sqlx::Error> {
+    async fn set_aside(&mut self, delivery: &Delivery, refusal: &sqlx::Error) -> Result<Accepted, DatabaseError> {
         let Delivery::Notification(notification) = delivery else {
-            return Err(sqlx::Error::Protocol(format!("a dead letter was refused: {refusal}")));
+            return Err(sqlx::Error::Protocol(format!("a dead letter was refused: {refusal}")).into());
         };
         let reason = format!("the database cannot store it: {refusal}");
         let letter = Letter {
@@ -143,20 +151,21 @@ impl Appender {
         Ok(Accepted::Quarantined)
     }
 
-    async fn append(&mut self, block: &Block<'_>, letters: &[Letter<'_>]) -> Result<(), sqlx::Error> {
+    async fn append(&mut self, block: &Block<'_>, letters: &[Letter<'_>]) -> Result<(), DatabaseError> {
         for _ in 1..TRIES_MAX {
             match self.stream().await?.append(block, letters).await {
                 Err(error) if is_collision(&error) => tracing::debug!(%error, "a commit is repeated"),
-                done => return done,
+                Err(error) if is_read_only(&error) => self.stream = None,
+                done => return Ok(done?),
             }
         }
-        self.stream().await?.append(block, letters).await
+        Ok(self.stream().await?.append(block, letters).await?)
     }
 
-    async fn stream(&mut self) -> Result<&mut Stream, sqlx::Error> {
+    async fn stream(&mut self) -> Result<&mut Stream, DatabaseError> {
         Ok(match &mut self.stream {
             Some(stream) => stream,
-            empty => empty.insert(Stream::open(PgConnection::connect_with(&self.options).await?).await?),
+            empty => empty.insert(Stream::open(self.connector.connect(&SESSION).await?).await?),
         })
     }
 }

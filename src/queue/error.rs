@@ -31,6 +31,11 @@ pub(super) fn is_collision(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| matches!(code.as_str(), "40001" | "40P01"))
 }
 
+/// The session only reads, since its host is a standby now, for example. Nothing was stored.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "25006")
+}
+
 /// The values are to blame: data exceptions, violated constraints, exceeded limits.
 pub(super) fn is_of_data(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))

@@ -13,7 +13,8 @@ pub use purpose::Purpose;
 use crate::config::{LogFormat, LogSettings};
 
 /// Libraries whose everyday messages nobody needs; the filter of the settings may say otherwise.
-const QUIET: &str = "actix_server=warn,sqlx=warn,sqlx::query=error";
+/// What a pool says of its connections, `database` says in its own words.
+const QUIET: &str = "actix_server=warn,sqlx=warn,sqlx::query=error,sqlx_core::pool=off";
 
 /// Starts logging to standard error. Does nothing if the process already logs.
 pub fn start(settings: &LogSettings) {

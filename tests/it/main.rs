@@ -6,6 +6,7 @@ mod architecture;
 mod columns;
 mod convergence;
 mod crashes;
+mod database;
 mod embedded;
 mod extensions;
 mod faults;

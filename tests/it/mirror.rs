@@ -9,7 +9,7 @@ use std::{
 use chrono::{NaiveDate, TimeZone, Utc};
 use nxt_mirror::{
     config::Deletes,
-    database,
+    database::{self, Connector, Session},
     domain::{
         Column, ColumnType, DatabaseTime, KeyValue, Owner, Row, RowKey, SourceTime, TableLevel, TableName, TableSpec,
         TargetId, TargetTable, Tenant, Value,
@@ -17,11 +17,7 @@ use nxt_mirror::{
     mirror::{Carried, Comparison, Fetched, Mirror, MirrorError, Removal, SchemaError, WalkId, Written, diagnose},
 };
 use nxt_testkit::TestDatabase;
-use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-    types::Uuid,
-};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions, types::Uuid};
 
 use crate::support;
 
@@ -30,7 +26,7 @@ struct Bed {
     database: TestDatabase,
     pool: PgPool,
     mirror: Mirror,
-    options: PgConnectOptions,
+    connector: Connector,
 }
 
 impl Bed {
@@ -40,11 +36,11 @@ impl Bed {
 
     async fn with(deletes: Deletes) -> Self {
         let database = support::database().await;
-        let options = database::options(&database.url().into()).unwrap();
-        let pool = database::connect(options.clone()).await.unwrap();
+        let connector = Connector::to(&database.url().into()).unwrap();
+        let pool = database::connect(&connector).await.unwrap();
         database::migrate(&pool).await.unwrap();
         let mirror = Mirror::new(pool.clone(), deletes);
-        Self { database, pool, mirror, options }
+        Self { database, pool, mirror, connector }
     }
 
     async fn execute(&self, sql: &str) {
@@ -59,7 +55,7 @@ impl Bed {
     }
 
     async fn connect(&self) -> PgConnection {
-        PgConnection::connect_with(&self.options).await.unwrap()
+        self.connector.connect(&Session::WORK).await.unwrap()
     }
 
     /// Writes rows as live work does: known under the lock, then written, then committed.

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Bytes;
 use nxt_mirror::{
-    clocks, database,
+    clocks,
+    database::{self, Connector},
     domain::{
         AnnouncedKey, AnnouncedRow, ChangeEvent, ChangeKind, DatabaseTime, KeyValue, SourceTime, TableName, Tenant,
     },
@@ -34,7 +35,7 @@ impl World {
     async fn new() -> Self {
         let database = support::database().await;
         let url = SecretString::from(database.url());
-        let pool = database::connect(database::options(&url).unwrap()).await.unwrap();
+        let pool = database::connect(&Connector::to(&url).unwrap()).await.unwrap();
         database::migrate(&pool).await.unwrap();
         let (acceptor, appender) = appender(&url);
         Self { _database: database, queue: Queue::new(pool.clone()), pool, url, acceptor, _appender: appender }
@@ -83,8 +84,8 @@ impl World {
 }
 
 fn appender(url: &SecretString) -> (Acceptor, JoinHandle<()>) {
-    let options = database::options(url).unwrap();
-    let (acceptor, appender) = Appender::new(options, Arc::new(Notify::new()), Arc::new(Metrics::new()));
+    let connector = Connector::to(url).unwrap();
+    let (acceptor, appender) = Appender::new(connector, Arc::new(Notify::new()), Arc::new(Metrics::new()));
     (acceptor, tokio::spawn(appender.run()))
 }
 

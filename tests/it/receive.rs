@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nxt_mirror::config::Role;
+use nxt_mirror::{config::Role, database::Connector};
 use nxt_testkit::{SECRET, Scratch, sign};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -147,7 +147,7 @@ async fn without_its_database_the_receiver_asks_for_patience_and_recovers() {
     let pairs = [("NXT_LISTEN", "127.0.0.1:0"), ("NXT_OPS_LISTEN", "127.0.0.1:0"), ("NXT_WEBHOOK_SECRETS", SECRET)];
     let source = nxt_mirror::config::Source::from_pairs(pairs.map(|(name, value)| (name, value.to_owned())));
     let settings = nxt_mirror::config::Settings::read(&source, Role::Receiver).unwrap();
-    let app = nxt_mirror::app::App::build(&settings, &server.url("nxt_mirror")).await.unwrap();
+    let app = nxt_mirror::app::App::build(&settings, Connector::to(&server.url("nxt_mirror")).unwrap()).await.unwrap();
     let url = format!("http://{}/webhooks/business-nxt", app.public_address().unwrap());
     let stop = tokio_util::sync::CancellationToken::new();
     let daemon = tokio::spawn(app.run(stop.clone()));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use nxt_mirror::{
     config::UpstreamSettings,
-    database,
+    database::{self, Connector},
     domain::{KeyValue, Observation, Owner, RowKey, TableLevel, TableName, TableSpec, Tenant},
     telemetry::Metrics,
     upstream::{Ask, AskError, Budget, CatalogError, Catalogue, Share, Sight, Upstream, diagnose_part},
@@ -49,7 +49,7 @@ async fn upstream(database: &TestDatabase, token_url: &str, graphql_url: &str) -
         fetch_rows_max: 500,
         timezone: chrono_tz::UTC,
     };
-    let pool = database::connect(database::options(&database.url().into()).unwrap()).await.unwrap();
+    let pool = database::connect(&Connector::to(&database.url().into()).unwrap()).await.unwrap();
     database::migrate(&pool).await.unwrap();
     let budget = Budget::new(pool, 600, 60).await.unwrap();
     Upstream::new(&settings, budget, Arc::new(Metrics::new())).unwrap()

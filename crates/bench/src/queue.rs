@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use futures_util::future::join_all;
 use nxt_embedded_postgres::EmbeddedPostgres;
 use nxt_mirror::{
-    database,
+    database::{self, Connector},
     queue::{Acceptor, Appender, Claimable, Claims, Delivery, Notification, Priority, Queue, Wanted, WorkerId},
     telemetry::Metrics,
     webhook,
@@ -74,13 +74,13 @@ impl Side {
     async fn new(server: &EmbeddedPostgres, rows: i64) -> anyhow::Result<Self> {
         let name = if rows == FEW { "bench_few" } else { "bench_many" };
         recreate(&server.url("postgres"), name).await?;
-        let options = database::options(&server.url(name))?;
-        let pool = database::connect(options.clone()).await?;
+        let connector = Connector::to(&server.url(name))?;
+        let pool = database::connect(&connector).await?;
         database::migrate(&pool).await?;
         fill(&pool, rows).await?;
         let queue = Queue::new(pool.clone());
         let me = queue.register().await?;
-        let (acceptor, appender) = Appender::new(options, Arc::new(Notify::new()), Arc::new(Metrics::new()));
+        let (acceptor, appender) = Appender::new(connector, Arc::new(Notify::new()), Arc::new(Metrics::new()));
         tokio::spawn(appender.run());
         Ok(Self { rows, pool, queue, me, claims: Claims::new(), acceptor })
     }

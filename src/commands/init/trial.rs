@@ -9,7 +9,7 @@ use super::super::subscriptions::{Comparison, Line, identify};
 use crate::{
     app,
     config::{DatabaseSettings, MirrorSettings, Source, UpstreamSettings, WebhookSettings},
-    database,
+    database::{self, Connector},
     domain::{TableLevel, TableName, Tenant},
     telemetry::{Metrics, chain},
     upstream::{Budget, Catalogue, Company, Upstream},
@@ -32,11 +32,11 @@ pub(super) struct Trial {
 
 /// The database, if one is named: whether it can be used.
 pub(super) async fn database(source: &Source) -> anyhow::Result<Option<PgPool>> {
-    let Some(url) = DatabaseSettings::read(source)?.url else {
+    let Some(address) = DatabaseSettings::read(source)?.address else {
         println!("ok  database: none is named, the daemon will have one of its own");
         return Ok(None);
     };
-    let pool = database::connect(database::options(&url)?).await?;
+    let pool = database::connect(&Connector::new(address)).await?;
     let may_create = sqlx::query_scalar!(r#"select has_database_privilege(current_database(), 'CREATE') as "may!""#)
         .fetch_one(&pool)
         .await

@@ -10,7 +10,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 use crate::{
     app,
     cli::Targets,
-    commands::database_url,
+    commands::connector,
     config::{MirrorSettings, Role, Settings, Source},
     database,
     domain::{TableName, TargetTable},
@@ -41,8 +41,8 @@ impl Bench {
         let mut settings = Settings::read(&Source::from_process(config)?, Role::Worker)?;
         telemetry::start(&settings.log);
         let selection = selection(targets, &mut settings.mirror)?;
-        let (url, server) = database_url(&settings.database).await?;
-        let pool = database::connect(database::options(&url)?).await?;
+        let (connector, server) = connector(&settings.database).await?;
+        let pool = database::connect(&connector).await?;
         database::migrate(&pool).await?;
         let upstream = settings.upstream.as_ref().context("a worker has API settings")?;
         let metrics = Arc::new(Metrics::new());

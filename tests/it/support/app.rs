@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use nxt_mirror::{
     app::App,
     config::{LogFormat, LogSettings, Role, Settings, Source},
+    database::Connector,
     telemetry,
 };
 use nxt_simulator::{Options, Owner, Simulator};
@@ -88,7 +89,9 @@ impl Daemon {
         let pairs = nxt_testkit::settings(simulator, options, &format!("other,{SECRET}"));
         let source = Source::from_pairs(pairs.into_iter().chain(settings.iter().cloned()));
         let settings = Settings::read(&source, role).expect("the test's settings are right");
-        let app = App::build(&settings, &database.url().into()).await.expect("the daemon can be built");
+        let app = App::build(&settings, Connector::to(&database.url().into()).expect("the address is one"))
+            .await
+            .expect("the daemon can be built");
         let address = |address: std::net::SocketAddr| format!("http://{address}");
         let public = app.public_address().map(address).unwrap_or_default();
         let ops = address(app.ops_address());

@@ -1,0 +1,18 @@
+//! The mirror's database: connections and migrations.
+//!
+//! `connector` finds the host that takes writes, by the `route`s that lead there; `session` says what a session is like;
+//! `pool` keeps the shared connections there; `pooler` knows what stands between.
+
+mod connector;
+mod error;
+mod migrations;
+mod pool;
+mod pooler;
+mod route;
+mod session;
+
+pub use connector::{Connector, State};
+pub use error::DatabaseError;
+pub use migrations::{is_current, migrate};
+pub use pool::connect;
+pub use session::Session;

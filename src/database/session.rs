@@ -1,0 +1,51 @@
+//! What a session is like. Its defaults, which the server or the role may have changed, are pinned by statements and
+//! not by the connection's options, because poolers refuse or drop those.
+
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+
+/// What a session's defaults could change about the meaning of a statement.
+const EVERY: [(&str, &str); 5] = [
+    ("search_path", "public"),
+    ("default_transaction_isolation", "'read committed'"),
+    // A plan made while a mirrored table was empty would be kept until the table is analyzed, and read all of it
+    // for each batch meanwhile.
+    ("plan_cache_mode", "force_custom_plan"),
+    ("statement_timeout", "0"),
+    // A process that stands still must not keep its locks.
+    ("idle_in_transaction_session_timeout", "4000"),
+];
+
+/// Asked for by whoever is about to use a session.
+pub(super) const TAKES_WRITES: &str = "select current_setting('transaction_read_only') = 'off'";
+
+/// What a connection is for, and what it sets beside what every session sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Session {
+    /// What the server's list of sessions says after the application's name; empty for ordinary work.
+    pub label: &'static str,
+    /// Names and values, in the form that SQL has them.
+    pub settings: &'static [(&'static str, &'static str)],
+}
+
+impl Session {
+    /// Ordinary work.
+    pub const WORK: Self = Self { label: "", settings: &[] };
+}
+
+/// Pins a new session's settings, and returns whether it takes writes. One request.
+pub(super) async fn begin(connection: &mut PgConnection, session: &Session) -> Result<bool, sqlx::Error> {
+    let settings = EVERY.iter().chain(session.settings).map(|(name, value)| format!("set {name} = {value}; "));
+    let statements = settings.collect::<String>() + TAKES_WRITES;
+    let rows = sqlx::raw_sql(AssertSqlSafe(statements)).fetch_all(connection).await?;
+    takes_writes(rows.first())
+}
+
+/// Whether a session still takes writes: neither has its host become a standby, nor was it told to only read.
+pub(super) async fn still_takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let rows = sqlx::raw_sql(TAKES_WRITES).fetch_all(connection).await?;
+    takes_writes(rows.first())
+}
+
+fn takes_writes(row: Option<&sqlx::postgres::PgRow>) -> Result<bool, sqlx::Error> {
+    row.ok_or(sqlx::Error::RowNotFound)?.try_get(0)
+}
