@@ -220,7 +220,7 @@ async fn a_row_that_changes_all_the_time_is_as_old_as_its_oldest_unsettled_notif
 /// Rows of the ledger that are read for `status` and `/metrics`, in one transaction, whose counts the server keeps.
 async fn ledger_rows_read(url: &SecretString) -> i64 {
     let one = sqlx::postgres::PgPoolOptions::new().max_connections(1);
-    let pool = one.connect_with(database::options(url).unwrap()).await.unwrap();
+    let pool = one.connect(secrecy::ExposeSecret::expose_secret(url)).await.unwrap();
     sqlx::query("begin").execute(&pool).await.unwrap();
     status::backlog(&pool).await.unwrap();
     status::freshness(&pool).await.unwrap();
