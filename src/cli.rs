@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use nxt_simulator::SimulateArgs;
 use secrecy::SecretString;
+use url::Url;
 
 use crate::{config::Role, demo::DemoArgs};
 
@@ -112,6 +113,18 @@ pub struct InitArgs {
     pub force: bool,
 }
 
+/// How the doctor looks, and tells.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// Post signed bodies to the address that Business NXT posts to, such as https://your.host. They make no work, and
+    /// are taken out again
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<Url>,
+    /// Print one JSON document: a list of findings
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Which tables of which companies.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Targets {
@@ -191,7 +204,7 @@ pub enum Command {
         json: bool,
     },
     /// Check settings, database, token, API, tables, time zone and subscriptions, and say what to do
-    Doctor,
+    Doctor(DoctorArgs),
     /// Ask the running daemon whether it is ready; for container health checks
     Healthcheck,
 }

@@ -1,9 +1,15 @@
 //! `doctor`: checks everything that has to be right outside the daemon, and says what to do about what is not.
 
+mod address;
+mod findings;
+
 use std::{path::Path, process::ExitCode, sync::Arc};
 
 use sqlx::PgPool;
 use tokio::sync::Notify;
+use url::Url;
+
+use findings::Findings;
 
 use super::{
     connector,
@@ -11,7 +17,9 @@ use super::{
     subscriptions::{Comparison, Line, State},
 };
 use crate::{
-    app, clocks,
+    app,
+    cli::DoctorArgs,
+    clocks,
     config::{Role, Settings, Source},
     database,
     domain::DatabaseTime,
@@ -24,37 +32,20 @@ use crate::{
 /// Beyond this the log of this machine misleads whoever reads it beside the database's.
 const CLOCK_DIFFERENCE_MAX: chrono::Duration = chrono::Duration::seconds(30);
 
-/// What was found so far.
-#[derive(Default)]
-struct Findings {
-    problems: u32,
-}
-
-impl Findings {
-    fn fine(&self, what: &str, found: impl std::fmt::Display) {
-        println!("ok       {what}: {found}");
-    }
-
-    fn problem(&mut self, what: &str, problem: impl std::fmt::Display, advice: &str) {
-        self.problems += 1;
-        println!("PROBLEM  {what}: {problem}\n         {advice}");
-    }
-}
-
-/// Exit code 0 only if nothing is wrong.
-pub(super) async fn doctor(config: Option<&Path>) -> anyhow::Result<ExitCode> {
+/// Exit code 0 only if there is no problem.
+pub(super) async fn doctor(config: Option<&Path>, args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
-    examine(config, &mut findings).await?;
-    println!();
-    match findings.problems {
-        0 => println!("everything is as it should be"),
-        1 => println!("1 problem"),
-        problems => println!("{problems} problems"),
+    examine(config, args.public_url.as_ref(), &mut findings).await?;
+    let code = if findings.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if args.json {
+        println!("{}", serde_json::to_string(&findings.in_order())?);
+    } else {
+        findings.print();
     }
-    Ok(if findings.problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(code)
 }
 
-async fn examine(config: Option<&Path>, findings: &mut Findings) -> anyhow::Result<()> {
+async fn examine(config: Option<&Path>, public: Option<&Url>, findings: &mut Findings) -> anyhow::Result<()> {
     let source = Source::from_process(config)?;
     let settings = match Settings::read(&source, Role::All) {
         Ok(settings) => settings,
@@ -83,8 +74,11 @@ async fn examine(config: Option<&Path>, findings: &mut Findings) -> anyhow::Resu
         Ok(true) => {
             findings.fine("database", "answers and is up to date");
             api(&settings, &pool, findings).await?;
-            time(&pool, findings).await?;
+            if let (Some(public), Some(webhook)) = (public, &settings.webhook) {
+                address::try_out(public, webhook, &pool, findings).await;
+            }
             targets(&pool, findings).await?;
+            time(&pool, findings).await?;
         }
         Ok(false) => findings.problem("database", "migrations are not done", "run nxt-mirror migrate"),
         Err(error) => findings.problem("database", error, "check the server's log"),
@@ -162,7 +156,7 @@ async fn time(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
     let server: DatabaseTime = sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(pool).await?;
     let difference = clocks::of_this_machine() - server;
     if difference.abs() > CLOCK_DIFFERENCE_MAX {
-        findings.problem(
+        findings.warning(
             "clock",
             format_args!("this machine's is {:.1} min from the database's", difference.as_seconds_f64() / 60.0),
             "nothing is decided by it, but log lines are dated wrong: set it by a time service",

@@ -44,7 +44,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Subscriptions { targets, json } => subscriptions::subscriptions(config, targets, json).await,
         Command::Replay(args) => operate::replay(config, args).await,
         Command::Explain { table, key, company, json } => operate::explain(config, table, key, company, json).await,
-        Command::Doctor => doctor::doctor(config).await,
+        Command::Doctor(args) => doctor::doctor(config, args).await,
         Command::Healthcheck => healthcheck(config).await,
     }
 }

@@ -73,6 +73,12 @@ pub async fn count(pool: &PgPool) -> Result<Counts, QueueError> {
     .map_err(QueueError::on("count dead letters"))
 }
 
+/// Forgets a body that was not understood, by what it says. Returns how often it was there.
+pub async fn drop_body(pool: &PgPool, body: &[u8]) -> Result<u64, QueueError> {
+    let done = sqlx::query!("delete from nxt_mirror.quarantine where body = $1", body).execute(pool).await;
+    done.map(|done| done.rows_affected()).map_err(QueueError::on("drop a dead letter"))
+}
+
 /// One entry and, for a body, its bytes.
 pub async fn show(pool: &PgPool, id: i64) -> Result<Option<(DeadLetter, Option<Vec<u8>>)>, QueueError> {
     let letter = sqlx::query_as!(

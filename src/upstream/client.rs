@@ -166,7 +166,8 @@ impl Upstream {
     }
 }
 
-fn http_client() -> Result<Client, UpstreamError> {
+/// A client with time-outs that follows no redirection.
+pub fn http_client() -> Result<Client, UpstreamError> {
     // The process may have a provider already; either is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()

@@ -35,7 +35,7 @@ pub use answer::AskError;
 pub use apart::APART_MAX;
 pub use budget::{Budget, Share, used};
 pub use catalogue::{CatalogError, Catalogue};
-pub use client::Upstream;
+pub use client::{Upstream, http_client};
 pub use diagnosis::{diagnose, diagnose_part};
 pub use error::{GraphqlError, UpstreamError};
 pub use fetch::{Ask, Sight};

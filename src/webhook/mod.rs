@@ -11,7 +11,7 @@ mod signature;
 pub use body::Room;
 pub use payload::Payload;
 pub use receive::{Receiver, configure};
-pub use signature::SigningSecrets;
+pub use signature::{HEADER as SIGNATURE_HEADER, SigningSecrets, sign};
 
 /// Reads a body whose signature was verified when it came, or says why it is not understood.
 pub fn understand(body: &[u8]) -> Result<Payload, String> {

@@ -126,6 +126,49 @@ async fn the_doctor_finds_a_wrong_time_zone_and_nothing_where_all_is_well() {
 }
 
 #[tokio::test]
+async fn the_doctor_posts_to_the_public_address_and_leaves_nothing_behind() {
+    let app = TestApp::start().await;
+    let findings = async |url: &str| {
+        let output = app.command(&["doctor", "--json", "--public-url", url]).await;
+        let list: Vec<Value> = serde_json::from_slice(&output.stdout).expect("a JSON list");
+        (output.status.code(), list)
+    };
+    let about_the_address = |list: &[Value]| {
+        let is_about = |finding: &&Value| finding["what"].as_str().unwrap().starts_with("public address");
+        list.iter().find(is_about).cloned().unwrap_or_else(|| panic!("{list:?}"))
+    };
+    let (code, list) = findings(&app.daemon.public).await;
+    assert_eq!((code, &about_the_address(&list)["level"]), (Some(0), &json!("ok")), "{list:?}");
+    assert!(app.dead_letters().await.is_empty());
+    assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 0);
+
+    // The address of another daemon, of no daemon, and of none of its paths.
+    let other = TestApp::start().await;
+    for (url, words) in [
+        (other.daemon.public.clone(), "another database"),
+        ("http://127.0.0.1:1".to_owned(), "cannot be reached"),
+        (format!("{}/elsewhere", app.daemon.public), "is not where notifications are received"),
+    ] {
+        let (code, list) = findings(&url).await;
+        let first = &list[0];
+        assert_eq!((code, first), (Some(1), &about_the_address(&list)));
+        assert!(first["level"] == "problem" && first["what"].as_str().unwrap().contains(words), "{first}");
+        assert!(first["remedy"].is_string(), "{first}");
+    }
+    let mut changed = std::process::Command::new(PROGRAM);
+    let url = app.daemon.public.as_str();
+    changed
+        .args(["doctor", "--public-url", url])
+        .envs(app.environment())
+        .env("NXT_WEBHOOK_SECRETS", format!("{SECRET},new"));
+    let output = tokio::task::spawn_blocking(move || changed.output()).await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && text.starts_with("PROBLEM") && text.contains("signed by key 2"), "{text}");
+    assert!(!text.contains('\x1b'), "colours are for terminals");
+    assert!(app.dead_letters().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_failure_names_its_trace_whatever_its_status() {
     let app = TestApp::start().await;
     for (kind, status) in [(FaultKind::Unauthorized, "401"), (FaultKind::ServerError, "500")] {
