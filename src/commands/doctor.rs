@@ -12,8 +12,8 @@ use url::Url;
 use findings::Findings;
 
 use super::{
-    connector,
     operate::tenant,
+    own_server::connector,
     subscriptions::{Comparison, Line, State},
 };
 use crate::{

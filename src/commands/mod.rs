@@ -3,6 +3,7 @@
 mod doctor;
 mod init;
 mod operate;
+mod own_server;
 mod progress;
 mod subscriptions;
 mod walks;
@@ -10,8 +11,10 @@ mod walks;
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use nxt_embedded_postgres::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+use own_server::{Kept, connector};
 
 use crate::{
     app::App,
@@ -54,16 +57,21 @@ async fn serve(config: Option<&Path>, role: Role) -> anyhow::Result<ExitCode> {
     telemetry::start(&settings.log);
     let stop = shutdown::on_signal()?;
     let (connector, server) = connector(&settings.database).await?;
-    let app = App::build(&settings, connector).await?;
+    let kept = server.map(|server| Kept::start(server, stop.clone()));
+    let result = run_daemon(&settings, connector, stop).await;
+    if let Some(kept) = kept {
+        kept.finish().await?;
+    }
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn run_daemon(settings: &Settings, connector: Connector, stop: CancellationToken) -> anyhow::Result<()> {
+    let app = App::build(settings, connector).await?;
     match app.public_address() {
         Some(public) => tracing::info!(%public, ops = %app.ops_address(), "serving"),
         None => tracing::info!(ops = %app.ops_address(), "working"),
     }
-    let result = app.run(stop).await;
-    if let Some(server) = server {
-        server.stop().await?;
-    }
-    result.map(|()| ExitCode::SUCCESS)
+    app.run(stop).await
 }
 
 async fn migrate(config: Option<&Path>) -> anyhow::Result<ExitCode> {
@@ -79,26 +87,6 @@ async fn migrate(config: Option<&Path>) -> anyhow::Result<ExitCode> {
         server.stop().await?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The configured database, or a server of our own that lives as long as this process.
-async fn connector(settings: &DatabaseSettings) -> anyhow::Result<(Connector, Option<EmbeddedPostgres>)> {
-    if let Some(address) = &settings.address {
-        return Ok((Connector::new(address.clone()), None));
-    }
-    let started = EmbeddedPostgres::start(EmbeddedOptions::new(&settings.data_dir)).await;
-    if let Err(EmbeddedError::InUse { .. }) = &started
-        && let Some(url) = EmbeddedPostgres::url_elsewhere(&settings.data_dir, nxt_embedded_postgres::DATABASE)?
-    {
-        // The daemon runs it: its database is the one that is meant.
-        return Ok((Connector::to(&url)?, None));
-    }
-    let server = started.context("start a database of our own, as DATABASE_URL is not set")?;
-    tracing::info!(
-        folder = %server.data_dir().display(),
-        "DATABASE_URL is not set: using a database of our own"
-    );
-    Ok((Connector::to(&server.url(nxt_embedded_postgres::DATABASE))?, Some(server)))
 }
 
 /// Asks the daemon's own listener for readiness. Spoken by hand, because a health check runs every few seconds and a

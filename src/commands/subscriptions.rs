@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::connector;
+use super::own_server::connector;
 use crate::{
     app,
     cli::Targets,

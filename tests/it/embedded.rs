@@ -1,5 +1,7 @@
 //! The embedded server, run for real.
 
+mod daemon;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;

@@ -26,6 +26,9 @@ pub enum EmbeddedError {
     /// Another process of ours holds the data folder.
     #[error("the data folder {} is in use by another nxt-mirror: stop it, or set NXT_DATA_DIR to another folder", path.display())]
     InUse { path: PathBuf },
+    /// The folder's server had another address before.
+    #[error("another program has taken the port of the embedded PostgreSQL server: start nxt-mirror again")]
+    Moved,
     /// Running as root, and no account to run the server under.
     #[error(
         "PostgreSQL refuses to run as root, and this machine has neither a `postgres` nor a `nobody` user to run it as: \

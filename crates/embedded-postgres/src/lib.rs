@@ -4,14 +4,16 @@
 //! durable, password protected, listening on the loopback address alone. As root it runs under an unprivileged
 //! user, because PostgreSQL refuses root. It ends when its owner does, and its data stays for the next run.
 //!
-//! `binaries` finds the server, `fetch` fetches one, `account` decides whom it runs as, `cluster` owns the files and
-//! `process` the running server.
+//! `binaries` finds the server, `fetch` fetches one, `account` decides whom it runs as, `cluster` owns the files,
+//! `launch` starts the server, `process` is the running one, and `keep` starts it again.
 
 mod account;
 mod binaries;
 mod cluster;
 mod error;
 mod fetch;
+mod keep;
+mod launch;
 mod process;
 
 use std::fs::File;
@@ -26,6 +28,7 @@ use binaries::Binaries;
 use cluster::{Files, ROLE};
 pub use error::EmbeddedError;
 pub use fetch::FetchError;
+use launch::Launch;
 use process::ServerProcess;
 
 /// The database made for the mirror in every embedded server.
@@ -74,6 +77,7 @@ pub struct EmbeddedPostgres {
     launch: Launch,
     port: u16,
     password: SecretString,
+    start_timeout: Duration,
     lock: File,
 }
 
@@ -95,7 +99,7 @@ impl EmbeddedPostgres {
         launch.make_cluster().await?;
         let password = launch.files.password()?;
         let (process, port) = launch.start(&password, options.start_timeout).await?;
-        let server = Self { process, launch, port, password, lock };
+        let server = Self { process, launch, port, password, start_timeout: options.start_timeout, lock };
         server.ensure_database().await?;
         tracing::info!(
             folder = %server.launch.files.folder.display(),
@@ -204,72 +208,6 @@ async fn choose_binaries(files: &Files) -> Result<Binaries, EmbeddedError> {
     match versions.iter().position(|version| *version == wanted) {
         Some(index) => Ok(found.swap_remove(index)),
         None => Err(EmbeddedError::WrongVersion { path: files.cluster(), wanted, found: versions.join(", ") }),
-    }
-}
-
-/// Everything that is settled before the server runs.
-#[derive(Debug, Clone)]
-struct Launch {
-    durability: Durability,
-    files: Files,
-    binaries: Binaries,
-    account: Account,
-}
-
-impl Launch {
-    /// Makes the cluster if there is none, which takes a second or two.
-    async fn make_cluster(&self) -> Result<(), EmbeddedError> {
-        let this = self.clone();
-        blocking(move || this.files.ensure_cluster(&this.binaries, &this.account, this.durability)).await
-    }
-
-    /// Starts the server and waits until it accepts connections.
-    ///
-    /// Another process may take the port between our look and the server's, so an early end is tried again.
-    async fn start(&self, password: &SecretString, timeout: Duration) -> Result<(ServerProcess, u16), EmbeddedError> {
-        let mut attempts_left = 3;
-        loop {
-            process::clear_leftover(self).await?;
-            let port = self.files.choose_port()?;
-            let mut process = ServerProcess::spawn(self, port)?;
-            attempts_left -= 1;
-            match self.ready(&mut process, &url(port, password, "postgres"), timeout).await {
-                Ok(()) => return Ok((process, port)),
-                Err(EmbeddedError::Ended { tail, .. }) if attempts_left > 0 => {
-                    tracing::warn!(tail, "the embedded PostgreSQL server ended at once, trying again");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn ready(
-        &self,
-        process: &mut ServerProcess,
-        url: &SecretString,
-        timeout: Duration,
-    ) -> Result<(), EmbeddedError> {
-        let deadline = tokio::time::Instant::now() + timeout;
-        loop {
-            let source = match connect(url).await {
-                Ok(connection) => return connection.close().await.or(Ok(())),
-                Err(source) => source,
-            };
-            let log = self.files.log();
-            if process.has_ended() {
-                let tail = self.files.log_tail();
-                return Err(EmbeddedError::Ended { log, tail });
-            }
-            if tokio::time::Instant::now() >= deadline {
-                return Err(EmbeddedError::NotReady {
-                    seconds: timeout.as_secs(),
-                    tail: self.files.log_tail(),
-                    log,
-                    source,
-                });
-            }
-            tokio::time::sleep(POLL).await;
-        }
     }
 }
 

@@ -3,14 +3,13 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use nxt_embedded_postgres::EmbeddedPostgres;
 use sqlx::PgPool;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     app,
     cli::Targets,
-    commands::connector,
+    commands::own_server::{OwnServer, connector},
     config::{MirrorSettings, Role, Settings, Source},
     database,
     domain::{TableName, TargetTable},
@@ -30,7 +29,7 @@ pub(super) struct Bench {
     parts: Parts,
     /// Says that the worker is alive.
     beating: JoinHandle<()>,
-    server: Option<EmbeddedPostgres>,
+    server: Option<OwnServer>,
     settings: MirrorSettings,
     selection: Selection,
 }
