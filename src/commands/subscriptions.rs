@@ -115,8 +115,13 @@ async fn compare(config: Option<&Path>, targets: Targets) -> anyhow::Result<Vec<
     Ok(lines)
 }
 
-/// A table of a tenant that notifications are wanted of.
-type Wanted = (Tenant, TableName);
+/// The tables of tenants that notifications are wanted of.
+#[derive(Default)]
+struct Wanted {
+    known: BTreeSet<(Tenant, TableName)>,
+    /// Those that the API does not know.
+    unknown: Vec<(Tenant, TableName)>,
+}
 
 impl Comparison<'_> {
     /// A line for each table of each tenant.
@@ -126,14 +131,14 @@ impl Comparison<'_> {
             companies.iter().filter_map(|company| Some((company.company_no, company.customer_no?))).collect();
         let visible = companies.iter().map(|company| company.company_no).collect();
         let wanted = self.wanted(selection, visible, &customers).await?;
-        let names: BTreeSet<TableName> = wanted.iter().map(|(_, table)| table.clone()).collect();
+        let names: BTreeSet<TableName> = wanted.known.iter().map(|(_, table)| table.clone()).collect();
         let numbered = self.upstream.with_numbers(names.into_iter().collect()).await.context("read table numbers")?;
         let numbered: BTreeMap<&TableName, &NumberedTable> =
             numbered.iter().map(|table| (&table.name, table)).collect();
         let setup = self.upstream.webhook_setup().await.map_err(|error| chain(&error).to_string());
         let mut known: BTreeMap<i64, Result<Vec<Subscription>, String>> = BTreeMap::new();
-        let mut lines = Vec::with_capacity(wanted.len());
-        for (tenant, table) in &wanted {
+        let mut lines: Vec<Line> = wanted.unknown.into_iter().map(Line::unknown).collect();
+        for (tenant, table) in &wanted.known {
             let customer = match tenant {
                 Tenant::Company(company) => customers.get(company).copied(),
                 Tenant::Customer(customer) => Some(*customer),
@@ -164,29 +169,34 @@ impl Comparison<'_> {
         selection: &Selection,
         visible: BTreeSet<i64>,
         customers: &BTreeMap<i64, i64>,
-    ) -> anyhow::Result<BTreeSet<Wanted>> {
+    ) -> anyhow::Result<Wanted> {
         let named = [&selection.companies, &self.mirror.companies].into_iter().find(|named| !named.is_empty());
         let tables = [&selection.tables, &self.mirror.tables].into_iter().find(|named| !named.is_empty());
         let Some(tables) = tables else { return self.mirrored(named).await };
         let companies = named.map_or(visible, |named| named.iter().copied().collect());
         let customers: BTreeSet<i64> = companies.iter().filter_map(|company| customers.get(company).copied()).collect();
         let known = self.upstream.table_names().await.context("list the tables")?;
-        let mut wanted = BTreeSet::new();
+        let mut wanted = Wanted::default();
         for name in tables {
-            let (level, table) = identify(&known, name).with_context(|| format!("the API knows no table {name}"))?;
-            let tenants: Vec<Tenant> = match level {
-                TableLevel::Company => companies.iter().copied().map(Tenant::Company).collect(),
-                TableLevel::Customer => customers.iter().copied().map(Tenant::Customer).collect(),
-            };
-            wanted.extend(tenants.into_iter().map(|tenant| (tenant, table.clone())));
+            let of_companies = || companies.iter().copied().map(Tenant::Company);
+            match identify(&known, name) {
+                None => wanted.unknown.extend(of_companies().map(|tenant| (tenant, name.clone()))),
+                Some((TableLevel::Company, table)) => {
+                    wanted.known.extend(of_companies().map(|tenant| (tenant, table.clone())));
+                }
+                Some((TableLevel::Customer, table)) => {
+                    let of_customers = customers.iter().copied().map(Tenant::Customer);
+                    wanted.known.extend(of_customers.map(|tenant| (tenant, table.clone())));
+                }
+            }
         }
         Ok(wanted)
     }
 
     /// Whatever has a target already.
-    async fn mirrored(&self, companies: Option<&Vec<i64>>) -> anyhow::Result<BTreeSet<Wanted>> {
+    async fn mirrored(&self, companies: Option<&Vec<i64>>) -> anyhow::Result<Wanted> {
         let is_named = |company: i64| companies.is_none_or(|named| named.contains(&company));
-        let mut wanted = BTreeSet::new();
+        let mut wanted = Wanted::default();
         let Some(pool) = self.pool else { return Ok(wanted) };
         for target in status::freshness(pool).await? {
             let tenant = match (target.company_no, target.customer_no) {
@@ -194,7 +204,7 @@ impl Comparison<'_> {
                 (None, Some(customer)) if companies.is_none() => Tenant::Customer(customer),
                 _ => continue,
             };
-            wanted.insert((tenant, TableName::new(target.table)?));
+            wanted.known.insert((tenant, TableName::new(target.table)?));
         }
         Ok(wanted)
     }
@@ -223,6 +233,16 @@ impl Line {
                 Delivery::None => (State::Missing, Some(to_add(tenant, table))),
             },
         };
+        Self::of(tenant, table.clone(), state, note)
+    }
+
+    /// A table that nobody has.
+    fn unknown((tenant, name): (Tenant, TableName)) -> Self {
+        let note = Some(format!("the API knows no table {name}"));
+        Self::of(tenant, NumberedTable { name, number: None }, State::Unreadable, note)
+    }
+
+    fn of(tenant: Tenant, table: NumberedTable, state: State, note: Option<String>) -> Self {
         let (company_no, customer_no) = match tenant {
             Tenant::Company(number) => (Some(number), None),
             Tenant::Customer(number) => (None, Some(number)),
