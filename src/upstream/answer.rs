@@ -60,6 +60,19 @@ pub(super) struct Page {
     pub(super) total: Option<u64>,
 }
 
+impl Page {
+    /// Leaves the last row to the next page, so that a second row of its key, which the next page would begin behind, is
+    /// met beside it. Not where that would leave a row of which not even the key can be asked for as the last one.
+    pub(super) fn hold_back_last(&mut self) {
+        let [.., before, _] = self.rows.as_slice() else { return };
+        let Some(before) = key_of(before).filter(|key| !key.has_replacement()) else { return };
+        if self.has_next && self.behind == 0 {
+            self.position = Some(before.clone());
+            self.rows.pop();
+        }
+    }
+}
+
 /// A row that cannot be worked with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BadRow {
@@ -360,6 +373,25 @@ mod tests {
         assert!(matches!(read_items(unreadable), Err(AskError::OneKey { .. })));
         let repeated = read_items(r#"[{"no":1,"name":"a"},{"no":1,"name":"a"},{"no":2,"name":"a"}]"#).unwrap();
         assert_eq!(repeated.rows.len(), 2);
+    }
+
+    #[test]
+    fn the_last_row_of_a_page_is_left_to_the_next_one() {
+        let held = |items: &str, has_next: bool| {
+            let text = part(items).replace("false", &has_next.to_string());
+            let text = format!(r#"{{"data":{{"c0":{{"t0":{text},"t1":{}}}}}}}"#, part("[]"));
+            let mut page = pages(&text).remove(0).unwrap();
+            page.hold_back_last();
+            (page.rows.len(), page.position)
+        };
+        let key = |number| Some(RowKey::from_values(vec![KeyValue::Int(number)]));
+        let (three, unnamed) =
+            (r#"[{"no":1,"name":""},{"no":2,"name":""},{"no":3,"name":""}]"#, r#"{"no":0.5,"name":""}"#);
+        assert_eq!(held(three, true), (2, key(2)));
+        assert_eq!(held(three, false), (3, key(3)));
+        assert_eq!(held(r#"[{"no":1,"name":""}]"#, true), (1, key(1)));
+        assert_eq!(held(&format!(r#"[{unnamed},{{"no":3,"name":""}}]"#), true), (2, key(3)));
+        assert_eq!(held(&format!(r#"[{{"no":3,"name":""}},{unnamed}]"#), true), (2, key(3)));
     }
 
     #[test]

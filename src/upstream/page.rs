@@ -66,7 +66,8 @@ pub struct TablePage {
 }
 
 impl TablePage {
-    fn new(started_at: DatabaseTime, page: Page) -> Result<Self, AskError> {
+    fn new(started_at: DatabaseTime, mut page: Page) -> Result<Self, AskError> {
+        page.hold_back_last();
         if page.has_next && page.rows.is_empty() {
             return Err(AskError::Shape("a page promises more rows but brings none".into()));
         }

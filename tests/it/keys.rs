@@ -1,5 +1,6 @@
 //! Keys that are not known in full.
 
+use nxt_mirror::config::Role;
 use nxt_testkit::object;
 use serde_json::json;
 
@@ -34,6 +35,22 @@ async fn a_walk_that_meets_two_rows_of_one_key_raises_the_alarm_and_writes_neith
         let names_setting = told.contains("NXT_KEYS=\"Text=languageNo+textType+textNo+");
         assert!(names_setting && !told.contains("no access"), "{command}: {told}");
     }
+}
+
+/// Pages of two rows, between which the two rows of one key lie.
+#[tokio::test]
+async fn two_rows_of_one_key_on_two_pages_raise_the_alarm_too() {
+    let app = TestApp::builder()
+        .role(Role::Receiver)
+        .set("NXT_KEYS", SHORT)
+        .simulator(|options| options.oddities.page_rows_max = Some(2))
+        .start()
+        .await;
+    write_texts(&app, false);
+    let output = app.command(&["backfill", "--table", "Text", "--company", "2000001"]).await;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && told.contains("NXT_KEYS=\"Text="), "{told}");
+    assert!(!app.mirrored("text").await.iter().any(|row| row["text_no"] == 2));
 }
 
 #[tokio::test]
