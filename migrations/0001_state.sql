@@ -160,15 +160,16 @@ create table nxt_mirror.dead_row (
     constraint dead_row_row unique (target_id, row_key)
 );
 
--- What was done to each row, newest last.
+-- What was done to each row, and what operators asked for, newest last.
 create table nxt_mirror.sync_log (
     id bigint generated always as identity constraint sync_log_pkey primary key,
     at timestamptz not null default now(),
-    target_id integer not null,
-    key jsonb not null,
+    -- Null where an operator asked for something that is about no single target or row.
+    target_id integer,
+    key jsonb,
     action text not null constraint sync_log_action check (
         action in ('inserted', 'updated', 'unchanged', 'deleted', 'already_absent', 'stale', 'recheck', 'failed',
-                   'dead_letter', 'ignored')),
+                   'dead_letter', 'ignored', 'operator')),
     reason text not null,
     notification_id bigint,
     source_changed_at timestamptz,
@@ -446,10 +447,11 @@ create view nxt_mirror.recent_activity as
                when 'failed' then 'failed, will be tried again'
                when 'dead_letter' then 'set aside in the dead letters'
                when 'ignored' then 'not mirrored'
+               when 'operator' then 'an operator asked'
            end || ': ' || log.reason as what,
            log.notification_id
       from nxt_mirror.sync_log as log
-      join nxt_mirror.target as target on target.id = log.target_id
+      left join nxt_mirror.target as target on target.id = log.target_id
      order by log.id desc;
 
 create view nxt_mirror.verification as

@@ -13,6 +13,7 @@ pub mod row;
 pub mod settle;
 #[cfg(test)]
 mod settle_orders;
+mod shown_key;
 pub mod subscription;
 pub mod table;
 pub mod target;
@@ -24,6 +25,7 @@ pub use change::{AnnouncedRow, ChangeEvent, ChangeKind};
 pub use diagnosis::{Diagnosis, Owner};
 pub use key::{AnnouncedKey, KeyError, KeyValue, RowKey};
 pub use row::{Observation, Row, Value};
+pub use shown_key::ShownKey;
 pub use subscription::{Delivery, NumberedTable, SubscribedTable, Subscription, delivery};
 pub use table::{Column, ColumnType, ExtensionColumn, ExtensionType, TableLevel, TableName, TableSpec};
 pub use target::{Target, TargetId, TargetTable};

@@ -92,6 +92,11 @@ pub(super) fn fingerprint(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// One text for a name in either form: `OrderLine`, `orderLine` and `order_line` are the same to people who ask.
+pub fn folded(name: &str) -> String {
+    name.chars().filter(|&character| character != '_').map(|character| character.to_ascii_lowercase()).collect()
+}
+
 /// `OrderLine` → `orderLine`, the way GraphQL fields are named after tables.
 pub fn camel_case(name: &str) -> String {
     let mut characters = name.chars();

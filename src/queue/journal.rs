@@ -8,7 +8,10 @@
 use serde::Serialize;
 use sqlx::{Postgres, Transaction};
 
-use super::{feed::FeedEntry, sync_log::SyncEntry};
+use super::{
+    feed::FeedEntry,
+    sync_log::{OperatorEntry, SyncEntry},
+};
 
 /// Users' deferred triggers, which may be slow, come before the lock. The transaction that the chain begins is empty: it
 /// is there for the driver, which believes that one is open.
@@ -18,15 +21,29 @@ const PUBLISH: &str = "set constraints all immediate; select nxt_mirror.publish(
 #[derive(Debug, Default, Serialize)]
 #[must_use = "what is not committed is not told"]
 pub struct Journal {
-    activity: Vec<SyncEntry>,
+    activity: Vec<ActivityEntry>,
     changes: Vec<FeedEntry>,
+}
+
+/// A line of the sync log.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum ActivityEntry {
+    Row(SyncEntry),
+    Operator(OperatorEntry),
 }
 
 impl Journal {
     /// Adds a line to the sync log.
     pub fn log(&mut self, entry: SyncEntry) {
         // Reasons quote what came from outside, and PostgreSQL holds no such character.
-        self.activity.push(SyncEntry { reason: entry.reason.replace('\0', "\u{fffd}"), ..entry });
+        let entry = SyncEntry { reason: entry.reason.replace('\0', "\u{fffd}"), ..entry };
+        self.activity.push(ActivityEntry::Row(entry));
+    }
+
+    /// Adds what an operator asked for to the sync log.
+    pub(super) fn ask(&mut self, entry: OperatorEntry) {
+        self.activity.push(ActivityEntry::Operator(entry));
     }
 
     /// Adds an entry to the feed.

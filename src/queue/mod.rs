@@ -11,10 +11,12 @@
 //! Locks of dirty rows are taken in the order of their keys, here and everywhere.
 
 mod accept;
+pub mod activity;
 mod announced;
 mod append;
 mod aside;
 mod block;
+pub mod changes;
 mod claim;
 pub mod dead_letter;
 mod error;
@@ -53,7 +55,7 @@ pub use journal::Journal;
 pub use mark::mark;
 pub use overview::{Due, Overview};
 pub use settle::{Outcome, settle};
-pub use sync_log::{SyncAction, SyncEntry};
+pub use sync_log::{SyncAction, SyncEntry, log_operator};
 pub use target::{Applied, note_applied};
 pub use tombstone::Tombstone;
 pub use worker::{BEAT_INTERVAL, WorkerId};

@@ -69,6 +69,21 @@ pub struct Freshness {
     pub paused_because: Option<String>,
 }
 
+impl Freshness {
+    /// Whose it is, in words: of the two numbers the one that is not null.
+    pub fn tenant_name(&self) -> String {
+        tenant_name(self.company_no, self.customer_no)
+    }
+}
+
+/// Whose something is, in words: of the two numbers the one that is not null.
+pub fn tenant_name(company_no: Option<i64>, customer_no: Option<i64>) -> String {
+    match (company_no, customer_no) {
+        (Some(company), _) => format!("company {company}"),
+        (None, customer) => format!("customer {}", customer.unwrap_or_default()),
+    }
+}
+
 /// Every target, by tenant and table.
 pub async fn freshness(pool: &PgPool) -> Result<Vec<Freshness>, QueueError> {
     sqlx::query_as!(
@@ -123,4 +138,20 @@ pub async fn targets_by_state(pool: &PgPool) -> Result<Vec<Counted>, QueueError>
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("count targets by state"))
+}
+
+/// Counts processes that work.
+pub async fn workers(pool: &PgPool) -> Result<i64, QueueError> {
+    sqlx::query_scalar!(r#"select count(*) as "workers!" from nxt_mirror.worker where alive_until > clock_timestamp()"#)
+        .fetch_one(pool)
+        .await
+        .map_err(QueueError::on("count workers"))
+}
+
+/// What the database's clock says.
+pub async fn now(pool: &PgPool) -> Result<DatabaseTime, QueueError> {
+    sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#)
+        .fetch_one(pool)
+        .await
+        .map_err(QueueError::on("read the clock"))
 }

@@ -1,7 +1,9 @@
 //! The sync log: what was done to each row.
 
 use serde::Serialize;
+use sqlx::PgPool;
 
+use super::{Journal, QueueError};
 use crate::domain::{DatabaseTime, SourceTime, TargetId};
 
 /// What was done to a row, as stored in the sync log.
@@ -66,4 +68,34 @@ pub struct SyncEntry {
     pub source_changed_at: Option<SourceTime>,
     /// When the request started, where there was one.
     pub fetch_started_at: Option<DatabaseTime>,
+}
+
+/// What an operator asked for: about a target or a row of it, or about neither.
+#[derive(Debug, Clone, Serialize)]
+pub struct OperatorEntry {
+    target_id: Option<TargetId>,
+    /// The row as people read it: a JSON object.
+    key: Option<String>,
+    action: &'static str,
+    reason: String,
+}
+
+/// Appends what an operator asked for.
+pub async fn log_operator(
+    pool: &PgPool,
+    target_id: Option<TargetId>,
+    key: Option<&str>,
+    what: &str,
+) -> Result<(), QueueError> {
+    let failed = || QueueError::on("write the sync log");
+    let transaction = pool.begin().await.map_err(failed())?;
+    let mut journal = Journal::default();
+    journal.ask(OperatorEntry {
+        target_id,
+        key: key.map(str::to_owned),
+        action: "operator",
+        // As all that quotes what came from outside: PostgreSQL holds no such character.
+        reason: what.replace('\0', "\u{fffd}"),
+    });
+    journal.commit(transaction).await.map_err(failed())
 }
