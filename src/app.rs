@@ -18,7 +18,7 @@ use crate::{
     config::{MirrorSettings, OpsSettings, Settings, UpstreamSettings, WebhookSettings},
     database::{self, Connector},
     mirror::Mirror,
-    ops::{self, Ops},
+    ops::{self, Ops, OpsParts, VerificationParts},
     queue::{self, Appender, Claims, Queue, WorkerId},
     reconcile::Writer,
     telemetry::{Metrics, Purpose, chain},
@@ -86,6 +86,13 @@ impl App {
             loader: loader(parts),
             requests_per_minute: settings.upstream.as_ref().map_or(0, |upstream| upstream.requests_per_minute),
         });
+        let verification = parts.as_ref().map(|parts| VerificationParts {
+            pool: pool.clone(),
+            upstream: parts.upstream.clone(),
+            catalogue: Arc::clone(&parts.catalogue),
+            settings: settings.mirror.clone(),
+            verifier: verifier(parts),
+        });
         let heart = parts.as_ref().map(|parts| (parts.queue.clone(), parts.me));
         let worker = parts.map(Worker::new);
         let (public, appender, receiver) = match &settings.webhook {
@@ -95,8 +102,9 @@ impl App {
             }
             None => (None, None, None),
         };
-        let OpsSettings { listen, token } = settings.ops.clone();
-        let ops_data = Ops { pool: pool.clone(), connector, metrics, token };
+        let OpsSettings { listen, token, requests_per_minute } = settings.ops.clone();
+        let ops_data =
+            Ops::new(OpsParts { pool: pool.clone(), connector, metrics, token, requests_per_minute, verification });
         Ok(Self {
             ops: bind(listen)?,
             pool,
@@ -130,6 +138,7 @@ impl App {
             (Some(bound), Some((path, receiver))) => Some(serve_webhooks(bound.listener, path, receiver)?),
             _ => None,
         };
+        let watching = essential(&stop, self.ops_data.run(stop.clone()));
         let appender = self.appender.map(|appender| essential(&stop, appender.run()));
         let maintenance = essential(&stop, maintain(self.pool.clone(), self.ledger_days, stop.clone()));
         let beating = self.heart.clone().map(|(queue, me)| tokio::spawn(beat(queue, me)));
@@ -140,7 +149,7 @@ impl App {
         if let Some(public) = public {
             public.finish().await;
         }
-        for task in [schedule, appender, worker, Some(maintenance)].into_iter().flatten() {
+        for task in [schedule, appender, worker, Some(maintenance), Some(watching)].into_iter().flatten() {
             task.await.context("a task of the daemon panicked")?;
         }
         if let Some(beating) = beating {

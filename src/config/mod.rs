@@ -126,6 +126,8 @@ pub struct OpsSettings {
     pub listen: SocketAddr,
     /// `NXT_OPS_TOKEN`; always present when `listen` is not a loopback address.
     pub token: Option<SecretString>,
+    /// `NXT_REQUESTS_PER_MINUTE`, beside which the use of the budget is shown.
+    pub requests_per_minute: u32,
 }
 
 /// Access to the API.

@@ -44,7 +44,7 @@ pub(super) fn ops(source: &Source) -> Result<OpsSettings, ConfigError> {
         let problem = format!("not set, and NXT_OPS_LISTEN={listen} is not a loopback address");
         return Err(wrong("NXT_OPS_TOKEN", problem));
     }
-    Ok(OpsSettings { listen, token })
+    Ok(OpsSettings { listen, token, requests_per_minute: requests_per_minute(source)? })
 }
 
 pub(super) fn upstream(source: &Source, required: bool) -> Result<Option<UpstreamSettings>, ConfigError> {

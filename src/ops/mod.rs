@@ -1,25 +1,58 @@
-//! The operators' listener: readiness, metrics, and nothing for the internet.
+//! The operators' listener: pages, API, readiness and metrics; nothing for the internet.
+//!
+//! `access` is around everything: it knows who asks. `api` answers programs, `actions` changes something, `tail` follows
+//! a `sequence` live, and `pages` shows it all to people.
 
+mod access;
+mod actions;
+mod advice;
+mod api;
 mod gauges;
+mod health;
+mod origin;
+mod overview;
+mod pages;
+mod refusal;
+mod samples;
+mod secret;
+mod sequence;
+mod session;
 mod status;
+mod story;
+mod tail;
+mod verification;
 
 use std::sync::Arc;
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web};
-use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use actix_web::{
+    Resource, Route,
+    http::header,
+    middleware::{DefaultHeaders, from_fn},
+    web,
+};
+use secrecy::SecretString;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
+pub use advice::{Advice, Weight, advice};
 pub use status::Status;
+pub use story::{GivenKey, Story, StoryError};
+pub use verification::VerificationParts;
 
 use crate::{
-    database::{self, Connector, State},
-    telemetry::Metrics,
+    database::Connector,
+    telemetry::{Metrics, chain},
 };
+use overview::Overviews;
+use refusal::Refusal;
+use sequence::Sequence;
+use session::{Sessions, Tries};
+use tail::Tail;
+use verification::Verification;
 
-/// What the operators' handlers need.
-#[derive(Debug, Clone)]
-pub struct Ops {
+/// What the operators' listener is made of.
+#[derive(Debug)]
+pub struct OpsParts {
     /// The replica's database.
     pub pool: PgPool,
     /// What is known of its hosts.
@@ -28,70 +61,128 @@ pub struct Ops {
     pub metrics: Arc<Metrics>,
     /// `NXT_OPS_TOKEN`.
     pub token: Option<SecretString>,
+    /// `NXT_REQUESTS_PER_MINUTE`.
+    pub requests_per_minute: u32,
+    /// Present in a daemon that works.
+    pub verification: Option<VerificationParts>,
 }
 
-/// Mounts the operators' paths.
-pub fn configure(config: &mut web::ServiceConfig, ops: Ops) {
-    config
-        .app_data(web::Data::new(ops))
-        .route("/healthz", web::get().to(alive))
-        .route("/readyz", web::get().to(ready))
-        .route("/metrics", web::get().to(metrics))
-        .default_service(web::to(|| async {
-            HttpResponse::NotFound().json(json!({ "error": "there is nothing here" }))
-        }));
+/// What the operators' handlers need. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ops {
+    pool: PgPool,
+    connector: Connector,
+    metrics: Arc<Metrics>,
+    token: Option<SecretString>,
+    requests_per_minute: u32,
+    verification: Option<Verification>,
+    activity: Arc<Tail>,
+    changes: Arc<Tail>,
+    overviews: Arc<Overviews>,
+    sessions: Arc<Sessions>,
+    tries: Arc<Tries>,
+    stop: CancellationToken,
 }
 
-async fn alive() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "alive" }))
-}
-
-/// 200 only when the database answers, takes writes, and its migrations are done. Needs no token: container health
-/// checks ask it.
-async fn ready(ops: web::Data<Ops>) -> HttpResponse {
-    if let State::Nowhere(reason) = ops.connector.state() {
-        tracing::warn!(reason, "not ready");
-        let error = "no host of the database takes writes; one is looked for";
-        return HttpResponse::ServiceUnavailable().json(json!({ "error": error }));
+impl Ops {
+    /// Nothing runs yet.
+    pub fn new(parts: OpsParts) -> Self {
+        Self {
+            pool: parts.pool,
+            connector: parts.connector,
+            metrics: parts.metrics,
+            token: parts.token,
+            requests_per_minute: parts.requests_per_minute,
+            verification: parts.verification.map(Verification::new),
+            activity: Arc::new(Tail::new(Sequence::Activity)),
+            changes: Arc::new(Tail::new(Sequence::Changes)),
+            overviews: Arc::default(),
+            sessions: Arc::default(),
+            tries: Arc::default(),
+            stop: CancellationToken::new(),
+        }
     }
-    match database::is_current(&ops.pool).await {
-        Ok(true) => HttpResponse::Ok().json(json!({ "status": "ready" })),
-        Ok(false) => HttpResponse::ServiceUnavailable().json(json!({ "error": "migrations are not done" })),
-        Err(error) => {
-            tracing::warn!(error = %crate::telemetry::chain(&error), "not ready");
-            HttpResponse::ServiceUnavailable().json(json!({ "error": "the database does not answer" }))
+
+    /// Does what the handlers rely on, until stopped: streams end then, and comparisons.
+    pub async fn run(self, stop: CancellationToken) {
+        let ends_streams = self.stop.clone().drop_guard();
+        tokio::join!(
+            self.activity.run(&self.pool, &stop),
+            self.changes.run(&self.pool, &stop),
+            self.take_samples(&stop)
+        );
+        drop(ends_streams);
+        if let Some(verification) = &self.verification {
+            verification.finish().await;
         }
     }
 }
 
-async fn metrics(request: HttpRequest, ops: web::Data<Ops>) -> HttpResponse {
-    if !is_authorized(&request, ops.token.as_ref()) {
-        return HttpResponse::Unauthorized()
-            .insert_header((header::WWW_AUTHENTICATE, "Bearer"))
-            .json(json!({ "error": "the bearer token is missing or wrong" }));
+impl Ops {
+    async fn take_samples(&self, stop: &CancellationToken) {
+        let taking = async {
+            let mut timer = tokio::time::interval(samples::INTERVAL);
+            timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                timer.tick().await;
+                if let Err(error) = samples::take(&self.pool).await {
+                    tracing::debug!(error = %chain(&error), "a sample is missing");
+                }
+            }
+        };
+        stop.run_until_cancelled(taking).await;
     }
-    gauges::refresh(&ops.pool, &ops.metrics).await;
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(ops.metrics.render())
 }
 
-/// Without a token the listener is bound to loopback, and whoever is there may look.
-fn is_authorized(request: &HttpRequest, token: Option<&SecretString>) -> bool {
-    let Some(token) = token else { return true };
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "));
-    given.is_some_and(|given| equal_in_constant_time(given.as_bytes(), token.expose_secret().as_bytes()))
+/// What pages may load and do: what the binary serves, and nothing else.
+const CONTENT_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
+     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Mounts the operators' paths.
+pub fn configure(config: &mut web::ServiceConfig, ops: Ops) {
+    let at = |path: &str, route: Route| only(web::resource(path).route(route));
+    let headers = DefaultHeaders::new()
+        .add((header::CONTENT_SECURITY_POLICY, CONTENT_POLICY))
+        .add((header::X_FRAME_OPTIONS, "DENY"))
+        .add((header::REFERRER_POLICY, "same-origin"));
+    let login = web::resource("/login").get(pages::login_form).post(pages::login);
+    let all = web::scope("")
+        .wrap(from_fn(access::gate))
+        .wrap(headers)
+        .app_data(
+            web::FormConfig::default()
+                .limit(BODY_BYTES_MAX)
+                .error_handler(|error, _| Refusal::Wrong(error.to_string()).into()),
+        )
+        .app_data(web::QueryConfig::default().error_handler(|error, _| Refusal::Wrong(error.to_string()).into()))
+        .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
+        .service(at("/healthz", web::get().to(health::alive)))
+        .service(at("/readyz", web::get().to(health::ready)))
+        .service(at("/metrics", web::get().to(health::metrics)))
+        .service(at("/api/status", web::get().to(api::status)))
+        .service(at("/api/activity", web::get().to(api::activity)))
+        .service(at("/api/changes", web::get().to(api::changes)))
+        .service(at("/api/rows/{table}", web::get().to(api::row)))
+        .service(at("/api/dead-letters/{id}/retry", web::post().to(actions::retry)))
+        .service(at("/api/dead-letters/{id}", web::delete().to(actions::drop_letter)))
+        .service(at("/api/replay", web::post().to(actions::replay)))
+        .service(at("/api/verify", web::post().to(actions::verify)))
+        .service(at("/", web::get().to(pages::overview)))
+        .service(at("/tables/{table}", web::get().to(pages::target)))
+        .service(at("/rows/{table}", web::get().to(pages::row)))
+        .service(at("/activity", web::get().to(pages::activity)))
+        .service(at("/dead-letters", web::get().to(pages::dead_letters)))
+        .service(at("/assets/{name}", web::get().to(pages::asset)))
+        .service(only(login))
+        .service(at("/logout", web::post().to(pages::logout)))
+        .default_service(web::to(async || Err::<&str, _>(Refusal::NothingHere)));
+    config.app_data(web::Data::new(ops)).service(all);
 }
 
-/// Compares digests keyed by the token itself, so that the time tells nothing of where the texts differ.
-fn equal_in_constant_time(given: &[u8], expected: &[u8]) -> bool {
-    use hmac::{Hmac, KeyInit, Mac};
-    let digest = |text: &[u8]| {
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(expected).expect("HMAC takes keys of any length");
-        mac.update(text);
-        mac
-    };
-    digest(given).verify(&digest(expected).finalize().into_bytes()).is_ok()
+/// Bytes of a request's body.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// A path whose other methods are refused.
+fn only(resource: Resource) -> Resource {
+    resource.default_service(web::to(async || Err::<&str, _>(Refusal::Method)))
 }

@@ -7,7 +7,7 @@ use crate::{
     clocks,
     domain::DatabaseTime,
     queue::{
-        dead_letter,
+        QueueError, dead_letter,
         status::{self, Freshness},
     },
     upstream::{self, Outage},
@@ -28,6 +28,8 @@ pub struct Status {
     pub dead_letters: i64,
     /// Requests to the API.
     pub budget: BudgetUse,
+    /// Processes that work.
+    pub workers: i64,
     /// Since when the API does not answer.
     pub api_away_since: Option<DatabaseTime>,
     /// Why it does not.
@@ -38,6 +40,17 @@ pub struct Status {
     pub tables: Vec<Freshness>,
 }
 
+/// The status could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// A statement of the queue failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Another statement failed.
+    #[error("the database could not say how the mirror is")]
+    Sql(#[from] sqlx::Error),
+}
+
 /// Requests to the API, over all replicas.
 #[derive(Debug, Serialize)]
 pub struct BudgetUse {
@@ -45,16 +58,19 @@ pub struct BudgetUse {
     pub per_minute: u32,
     /// Requests of the last 60 seconds.
     pub used: u32,
+    /// Those of them that walks, sweeps and comparisons made.
+    pub walks: u32,
 }
 
 impl Status {
     /// Reads it from the database.
-    pub async fn read(pool: &PgPool, per_minute: u32) -> anyhow::Result<Self> {
-        let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(pool).await?;
+    pub async fn read(pool: &PgPool, per_minute: u32) -> Result<Self, StatusError> {
+        let now = status::now(pool).await?;
         let backlog = status::backlog(pool).await?;
         let letters = dead_letter::count(pool).await?;
         let outage = Outage::current(pool).await?;
         let tables = status::freshness(pool).await?;
+        let budget = upstream::usage(pool).await?;
         let clocks = clocks::evidence(pool).await?.findings();
         Ok(Self {
             now,
@@ -62,12 +78,20 @@ impl Status {
             lag_seconds: backlog.lag_seconds,
             backlog: backlog.rows,
             dead_letters: letters.rows + letters.bodies,
-            budget: BudgetUse { per_minute, used: upstream::used(pool).await? },
+            budget: BudgetUse { per_minute, used: budget.live + budget.walks, walks: budget.walks },
+            workers: status::workers(pool).await?,
             api_away_since: outage.as_ref().map(|outage| outage.since),
             api_away_because: outage.map(|outage| outage.reason),
             clocks: clocks.iter().map(|finding| format!("{finding}: {}", finding.advice())).collect(),
             tables,
         })
+    }
+}
+
+impl Status {
+    /// One word for it: as [`Status::state`], but for `stopped` while no process works.
+    pub fn word(&self) -> &'static str {
+        if self.workers == 0 { "stopped" } else { self.state }
     }
 }
 

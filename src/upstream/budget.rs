@@ -155,7 +155,10 @@ impl Budget {
         }
         let asked_at = Instant::now();
         let used = match &self.slots {
-            Slots::Shared(pool) => used(pool).await?,
+            Slots::Shared(pool) => {
+                let usage = usage(pool).await?;
+                usage.live + usage.walks
+            }
             Slots::Alone(alone) => alone.used(asked_at),
         };
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked_at, used));
@@ -183,13 +186,25 @@ impl Budget {
     }
 }
 
+/// Slots in use, by what they are used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// By live work.
+    pub live: u32,
+    /// By walks, sweeps and comparisons.
+    pub walks: u32,
+}
+
 /// Slots in use now, by all replicas together.
-pub async fn used(pool: &PgPool) -> Result<u32, sqlx::Error> {
-    let used =
-        sqlx::query_scalar!(r#"select count(*) as "used!" from nxt_mirror.api_slot where free_at > clock_timestamp()"#)
-            .fetch_one(pool)
-            .await?;
-    Ok(u32::try_from(used).unwrap_or(u32::MAX))
+pub async fn usage(pool: &PgPool) -> Result<Usage, sqlx::Error> {
+    let counted = sqlx::query!(
+        r#"select count(*) filter (where not background) as "live!", count(*) filter (where background) as "walks!"
+             from nxt_mirror.api_slot where free_at > clock_timestamp()"#
+    )
+    .fetch_one(pool)
+    .await?;
+    let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    Ok(Usage { live: number(counted.live), walks: number(counted.walks) })
 }
 
 impl Permit {

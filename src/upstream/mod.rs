@@ -33,7 +33,7 @@ mod width;
 
 pub use answer::AskError;
 pub use apart::APART_MAX;
-pub use budget::{Budget, Share, used};
+pub use budget::{Budget, Share, Usage, usage};
 pub use catalogue::{CatalogError, Catalogue};
 pub use client::{Upstream, http_client};
 pub use diagnosis::{diagnose, diagnose_part};

@@ -2,12 +2,14 @@
 //!
 //! Nothing is done with a body before its signature holds, and nothing is answered with 2xx before it is committed.
 
+mod again;
 mod body;
 mod error;
 mod payload;
 mod receive;
 mod signature;
 
+pub use again::{Retried, RetryError, retry};
 pub use body::Room;
 pub use payload::Payload;
 pub use receive::{Receiver, configure};

@@ -1,0 +1,158 @@
+//! What operators have done. Each action stands in the sync log with who asked for it.
+
+use actix_web::{HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+use sqlx::PgPool;
+
+use super::{Ops, access::Asker, refusal::Refusal, story, verification::Request};
+use crate::{
+    domain::{DatabaseTime, TableName, TargetId, Tenant, naming},
+    queue::{
+        self,
+        dead_letter::{self, DeadLetter},
+        ledger::{self, ReplayRange},
+    },
+    webhook,
+};
+
+/// Tries a dead letter again.
+pub(super) async fn retry(asker: Asker, ops: web::Data<Ops>, id: web::Path<String>) -> Result<HttpResponse, Refusal> {
+    let letter = letter(&ops.pool, &id).await?;
+    let retried = webhook::retry(&ops.pool, ops.connector.clone(), &[letter.id]).await?;
+    if let Some((_, reason)) = retried.left.first() {
+        return Err(Refusal::Conflict(format!("dead letter {} is still not understood: {reason}", letter.id)));
+    }
+    if retried.rows + retried.bodies == 0 {
+        return Err(gone(letter.id));
+    }
+    note(&ops.pool, &letter, "retry", asker).await?;
+    Ok(HttpResponse::Ok().json(json!({ "rows": retried.rows, "bodies": retried.bodies })))
+}
+
+/// Forgets a dead letter.
+pub(super) async fn drop_letter(
+    asker: Asker,
+    ops: web::Data<Ops>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Refusal> {
+    let letter = letter(&ops.pool, &id).await?;
+    let dropped = dead_letter::remove(&mut *ops.pool.acquire().await?, &[letter.id]).await?;
+    if dropped == 0 {
+        return Err(gone(letter.id));
+    }
+    note(&ops.pool, &letter, "drop", asker).await?;
+    Ok(HttpResponse::Ok().json(json!({ "dropped": dropped })))
+}
+
+async fn letter(pool: &PgPool, id: &str) -> Result<DeadLetter, Refusal> {
+    let id = id.parse().map_err(|_| Refusal::Gone(format!("there is no dead letter {id:?}")))?;
+    Ok(dead_letter::show(pool, id).await?.ok_or_else(|| gone(id))?.0)
+}
+
+fn gone(id: i64) -> Refusal {
+    Refusal::Gone(format!("there is no dead letter {id}"))
+}
+
+async fn note(pool: &PgPool, letter: &DeadLetter, verb: &str, asker: Asker) -> Result<(), Refusal> {
+    let target = target(pool, letter).await?;
+    let key = letter.key.as_ref().map(ToString::to_string);
+    record(pool, target, key.as_deref(), &format!("{verb} dead letter {}, {asker}", letter.id)).await
+}
+
+async fn target(pool: &PgPool, letter: &DeadLetter) -> Result<Option<TargetId>, Refusal> {
+    let tenant = letter.company_no.map(Tenant::Company).or(letter.customer_no.map(Tenant::Customer));
+    let Some((tenant, table)) = tenant.zip(letter.table_name.clone().and_then(|name| TableName::new(name).ok())) else {
+        return Ok(None);
+    };
+    Ok(queue::target::find(pool, tenant, &table).await?.map(|target| target.id))
+}
+
+/// Into the sync log, and into the daemon's own.
+async fn record(pool: &PgPool, target: Option<TargetId>, key: Option<&str>, what: &str) -> Result<(), Refusal> {
+    tracing::info!("an operator asked: {what}");
+    Ok(queue::log_operator(pool, target, key, what).await?)
+}
+
+/// The options of `replay`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplayBody {
+    since: String,
+    until: Option<String>,
+    company: Option<i64>,
+    table: Option<String>,
+}
+
+/// Fetches the rows of stored notifications again.
+pub(super) async fn replay(asker: Asker, ops: web::Data<Ops>, body: web::Bytes) -> Result<HttpResponse, Refusal> {
+    let body: ReplayBody = read(&body)?;
+    let table = match &body.table {
+        Some(table) => Some(table_name(&ops.pool, table).await?),
+        None => None,
+    };
+    let range = ReplayRange {
+        since: moment("since", &body.since)?,
+        until: body.until.as_deref().map(|until| moment("until", until)).transpose()?,
+        company: body.company,
+        table,
+    };
+    let rows = ledger::replay(&ops.pool, &range).await?;
+    let until = range.until.map(|until| format!(" until {until}")).unwrap_or_default();
+    let company = range.company.map(|company| format!(" of company {company}")).unwrap_or_default();
+    let table = range.table.as_ref().map(|table| format!(" of table {table}")).unwrap_or_default();
+    let what = format!("replay since {}{until}{company}{table}: {rows} rows, {asker}", range.since);
+    record(&ops.pool, None, None, &what).await?;
+    Ok(HttpResponse::Ok().json(json!({ "rows": rows })))
+}
+
+/// The options of `verify`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VerifyBody {
+    #[serde(default)]
+    company: Vec<i64>,
+    #[serde(default)]
+    table: Vec<String>,
+    #[serde(default)]
+    repair: bool,
+}
+
+/// Compares mirror and source. Goes on afterwards; what it comes to stands in the sync log.
+pub(super) async fn verify(asker: Asker, ops: web::Data<Ops>, body: web::Bytes) -> Result<HttpResponse, Refusal> {
+    let body: VerifyBody = read(if body.is_empty() { b"{}" } else { &body })?;
+    let mut tables = Vec::with_capacity(body.table.len());
+    for table in &body.table {
+        tables.push(table_name(&ops.pool, table).await?);
+    }
+    let verification = ops.verification.as_ref().ok_or_else(|| {
+        Refusal::Conflict("this process only receives: ask one that works, or run nxt-mirror verify".to_owned())
+    })?;
+    let request = Request { companies: body.company, tables, is_repairing: body.repair, asker };
+    let begun = verification.begin(request)?;
+    record(&ops.pool, None, None, &begun.what).await?;
+    begun.run(ops.stop.clone());
+    Ok(HttpResponse::Accepted().json(json!({ "status": "accepted" })))
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::Wrong(format!("the body is not understood: {error}")))
+}
+
+fn moment(name: &str, text: &str) -> Result<DatabaseTime, Refusal> {
+    let wrong = || Refusal::Wrong(format!("{name}: {text:?} is not a time such as 2026-02-01T10:00:00Z"));
+    DatabaseTime::parse(text).ok_or_else(wrong)
+}
+
+/// The API's identifier of a table that is named in either form. One that is not mirrored yet has to be named by it.
+async fn table_name(pool: &PgPool, text: &str) -> Result<TableName, Refusal> {
+    if let Ok(spec) = story::described(pool, text).await {
+        return Ok(spec.name);
+    }
+    let known = queue::target::list(pool).await?.into_iter().map(|target| target.table);
+    let wanted = naming::folded(text);
+    match known.into_iter().find(|table| naming::folded(table.as_str()) == wanted) {
+        Some(table) => Ok(table),
+        None => TableName::new(text).map_err(|error| Refusal::Wrong(format!("table: {error}"))),
+    }
+}

@@ -1,0 +1,215 @@
+//! How everything is, on one page.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use maud::{Markup, html};
+
+use super::{
+    ENTRIES,
+    chart::{chart, shares},
+    entry,
+    frame::{Page, Place},
+    words,
+};
+use crate::{
+    ops::{
+        Ops,
+        access::MayAct,
+        advice::{self, Advice, Weight},
+        overview::Overview,
+        refusal::Refusal,
+        samples::Span,
+        status::Status,
+    },
+    queue::{
+        activity::{self, EntryFilter},
+        status::Freshness,
+    },
+};
+
+/// Pieces of advice on the page.
+const ADVICE_MAX: usize = 4;
+
+/// The page.
+pub(in crate::ops) async fn overview(
+    request: HttpRequest,
+    ops: web::Data<Ops>,
+    may_act: MayAct,
+) -> Result<HttpResponse, Refusal> {
+    let is_live = request.headers().contains_key("x-live");
+    let overview = ops.overviews.read(&ops.pool, ops.requests_per_minute, is_live).await?;
+    let latest = activity::latest(&ops.pool, &EntryFilter::default(), ENTRIES).await?;
+    let status = &overview.status;
+    let body = html! {
+        (hero(status))
+        (todo(status))
+        (figures(&overview))
+        div.charts #charts data-live="" {
+            (chart("Last hour", Span::Hour, &overview.hour))
+            (chart("Last day", Span::Day, &overview.day))
+        }
+        div.split {
+            section aria-labelledby="tables-title" {
+                h2 #tables-title { "Tables" }
+                (targets(status))
+            }
+            section aria-labelledby="activity-title" {
+                h2 #activity-title { "Activity" a.more href="/activity" { "All of it" } }
+                (entry::list(&latest, "", 40))
+            }
+        }
+    };
+    Ok(Page { title: status.word().to_owned(), place: Place::Overview, may_act, body }.response())
+}
+
+fn hero(status: &Status) -> Markup {
+    html! {
+        section.hero #hero data-live="" {
+            h1 class={ "state s-" (status.word().replace(' ', "-")) } { span #state { (status.word()) } }
+            p #evidence { (evidence(status)) }
+            p.as-of { "as of " time datetime=(status.now.to_string()) { (words::full(status.now)) } }
+        }
+    }
+}
+
+/// From what the word follows, in one line.
+fn evidence(status: &Status) -> String {
+    let tenants: std::collections::BTreeSet<_> =
+        status.tables.iter().map(|target| (target.company_no, target.customer_no)).collect();
+    let scope = format!(
+        "{} of {}",
+        words::count(status.tables.len() as i64, "table", "tables"),
+        words::count(tenants.len() as i64, "tenant", "tenants")
+    );
+    let rows = words::count(status.tables.iter().map(|target| target.rows).sum(), "row", "rows");
+    let ill = status.tables.iter().filter(|target| target.state == "degraded").count() as i64;
+    match status.word() {
+        "stopped" => format!("No process works. {} waits.", words::count(status.backlog, "row", "rows")),
+        "degraded" if status.api_away_since.is_some() => {
+            "The API does not answer; what is received is kept.".to_owned()
+        }
+        "degraded" => format!(
+            "{} of {scope} {} a person; all others go on.",
+            words::number(ill),
+            if ill == 1 { "needs" } else { "need" }
+        ),
+        "catching up" => format!("{} on the way to {scope}.", words::count(status.backlog, "change is", "changes are")),
+        _ if status.tables.is_empty() => "Nothing has been received yet, and nothing waits.".to_owned(),
+        _ => format!("Nothing waits. {scope} hold {rows}."),
+    }
+}
+
+fn todo(status: &Status) -> Markup {
+    let all = advice::advice(status);
+    let soon: Vec<&Advice> = all.iter().filter(|advice| advice.weight < Weight::Whenever).collect();
+    html! {
+        section #todo data-live="" aria-label="What to do" {
+            @if !soon.is_empty() {
+                ul.todo {
+                    @for advice in soon.iter().take(ADVICE_MAX) {
+                        li.urgent[advice.weight == Weight::Urgent] {
+                            strong { (advice.matter) } " " span { (advice.remedy) }
+                        }
+                    }
+                    @if soon.len() > ADVICE_MAX { li.rest { "and " (soon.len() - ADVICE_MAX) " more: nxt-mirror status" } }
+                }
+            }
+        }
+    }
+}
+
+fn figures(overview: &Overview) -> Markup {
+    let Overview { status, recent, .. } = overview;
+    let budget = &status.budget;
+    html! {
+        dl.figures #figures data-live="" {
+            div {
+                dt { "Received" }
+                dd { b #received { (words::decimal(recent.received as f64 / 60.0)) } span.unit { "/ s" } }
+                dd.note { (words::number(recent.received)) " in the last minute" }
+            }
+            div {
+                dt { "Lag" }
+                dd { b #lag { (status.lag_seconds) } span.unit { "s" } }
+                dd.note { "last hour: " (words::span(recent.lag_median)) " median, " (words::span(recent.lag_95)) " p95" }
+            }
+            div {
+                dt { "Backlog" }
+                dd { b #backlog { (words::number(status.backlog)) } span.unit { "rows" } }
+                dd.note { (words::number(recent.applied)) " applied in the last hour" }
+            }
+            div {
+                dt { "Budget" }
+                dd { b #budget { (budget.used) } span.unit { "of " (words::number(budget.per_minute.into())) " a minute" } }
+                dd.note {
+                    (shares([("live", budget.used - budget.walks), ("walks", budget.walks)], budget.per_minute))
+                    span.key.live { (budget.used - budget.walks) " live" }
+                    span.key.walks { (budget.walks) " walks" }
+                }
+            }
+            div.bad[status.dead_letters > 0] {
+                dt { "Set aside" }
+                dd { b #dead-letters { (words::number(status.dead_letters)) } span.unit { "dead letters" } }
+                dd.note {
+                    @if status.dead_letters > 0 { a href="/dead-letters" { "Why, and the way back" } }
+                    @else { (words::number(recent.failed)) " failed tries in the last hour" }
+                }
+            }
+        }
+    }
+}
+
+fn targets(status: &Status) -> Markup {
+    html! {
+        div.scroll #targets data-live="" {
+            table.targets {
+                thead {
+                    tr {
+                        th scope="col" { "Table" }
+                        th scope="col" { "State" }
+                        th.num scope="col" { "Rows" }
+                        th.num scope="col" { "Waiting" }
+                        th scope="col" { "Last change" }
+                        th scope="col" { "Verified" }
+                        th scope="col" { "Next" }
+                    }
+                }
+                tbody {
+                    @for target in &status.tables { (row(target, status)) }
+                    @if status.tables.is_empty() {
+                        tr { td.empty colspan="7" { "No notification and no walk has named a table yet." } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn row(target: &Freshness, status: &Status) -> Markup {
+    let address = entry::target_address(&target.table, target.company_no, target.customer_no);
+    let lag = target.oldest_waiting_since.map(|since| (status.now - since).num_milliseconds() as f64 / 1_000.0);
+    html! {
+        tr {
+            th scope="row" { a href=(address) { (target.table) } small { (target.tenant_name()) } }
+            td { (words::state(&target.state)) }
+            td.num data-label="rows" { (words::number(target.rows)) }
+            td.num data-label="waiting" {
+                (words::number(target.backlog))
+                @if let Some(lag) = lag { small { (words::span(lag.max(0.0))) } }
+            }
+            td data-label="last change" { (words::ago(target.last_change_applied, status.now)) }
+            td data-label="verified" { (verified(target, status)) }
+            td.next { @if let Some(advice) = advice::of_target(target).first() { span title={ (advice.matter) ": " (advice.remedy) } { (advice.short) } } }
+        }
+    }
+}
+
+/// What the last comparison came to.
+pub(super) fn verified(target: &Freshness, status: &Status) -> Markup {
+    html! {
+        @match (target.last_verified, target.differences.unwrap_or_default()) {
+            (None, _) => { span.none { "never" } }
+            (verified, 0) => { span.equal { "equal" } small { (words::ago(verified, status.now)) } }
+            (verified, left) => { span.differs { (words::number(left)) " differ" } small { (words::ago(verified, status.now)) } }
+        }
+    }
+}

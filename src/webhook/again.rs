@@ -1,0 +1,88 @@
+//! The way back of what was set aside.
+
+use std::sync::Arc;
+
+use actix_web::web::Bytes;
+use sqlx::PgPool;
+use tokio::{sync::Notify, task::JoinError};
+
+use super::understand;
+use crate::{
+    database::Connector,
+    queue::{
+        AcceptError, Accepted, Acceptor, Appender, Delivery, DeliveryId, Notification, QueueError,
+        dead_letter::{self, DeadLetter},
+    },
+    telemetry::Metrics,
+};
+
+/// What came of letters that were tried again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retried {
+    /// Rows that are fetched again.
+    pub rows: u64,
+    /// Bodies that are understood by now, and stored as if they had just come.
+    pub bodies: u64,
+    /// Bodies that are still not understood, and why.
+    pub left: Vec<(i64, String)>,
+}
+
+/// Letters could not be tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum RetryError {
+    /// A statement failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// No connection.
+    #[error("the database cannot be reached")]
+    Sql(#[from] sqlx::Error),
+    /// A body could not be stored.
+    #[error("a body could not be stored")]
+    Accept(#[from] AcceptError),
+    /// A bug.
+    #[error("the appender panicked")]
+    Appender(#[from] JoinError),
+}
+
+/// Tries dead letters again: rows become dirty, bodies are read once more. A body's letter goes when it is stored.
+pub async fn retry(pool: &PgPool, connector: Connector, ids: &[i64]) -> Result<Retried, RetryError> {
+    let rows = dead_letter::retry_rows(&mut *pool.acquire().await?, ids).await?;
+    let mut retried = Retried { rows, ..Retried::default() };
+    let (acceptor, appender) = Appender::new(connector, Arc::new(Notify::new()), Arc::new(Metrics::new()));
+    let task = tokio::spawn(appender.run());
+    for &id in ids {
+        if let Some((letter, Some(body))) = dead_letter::show(pool, id).await? {
+            retry_body(pool, &acceptor, letter, body, &mut retried).await?;
+        }
+    }
+    drop(acceptor);
+    task.await?;
+    Ok(retried)
+}
+
+async fn retry_body(
+    pool: &PgPool,
+    acceptor: &Acceptor,
+    letter: DeadLetter,
+    body: Vec<u8>,
+    retried: &mut Retried,
+) -> Result<(), RetryError> {
+    let understood = match understand(&body) {
+        Ok(understood) => understood,
+        Err(reason) => {
+            retried.left.push((letter.id, reason));
+            return Ok(());
+        }
+    };
+    let notification = Notification {
+        delivery_id: letter.delivery_id.as_ref().and_then(|id| DeliveryId::new(id.as_bytes())),
+        event: understood.event,
+        changed_by: understood.changed_by,
+        columns: understood.columns,
+        body: Bytes::from(body),
+    };
+    let stored = acceptor.accept(Delivery::Notification(notification)).await?;
+    debug_assert!(stored != Accepted::Quarantined, "a notification is not quarantined");
+    retried.bodies += dead_letter::remove(&mut *pool.acquire().await?, &[letter.id]).await?;
+    Ok(())
+}
