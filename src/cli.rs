@@ -64,6 +64,26 @@ pub enum DeadLetterCommand {
     },
 }
 
+/// Which part of the sync log to print.
+#[derive(Debug, clap::Args)]
+pub struct LogsArgs {
+    /// Go on with what comes
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Begin with the latest N entries, instead of all that are kept
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u32>,
+    /// Only of this company
+    #[arg(long, value_name = "N")]
+    pub company: Option<i64>,
+    /// Only of this table
+    #[arg(long, value_name = "T")]
+    pub table: Option<String>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Which notifications to replay.
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
@@ -172,6 +192,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print the sync log from the database, oldest first
+    Logs(LogsArgs),
     /// What was set aside, why, and the way back
     DeadLetters {
         /// What to do with them

@@ -12,7 +12,6 @@ use url::Url;
 use findings::Findings;
 
 use super::{
-    operate::tenant,
     own_server::connector,
     subscriptions::{Comparison, Line, State},
 };
@@ -168,7 +167,7 @@ async fn time(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
 /// Targets that cannot be asked or written now, and why; and those of which rows are set aside.
 async fn targets(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
     for target in status::freshness(pool).await? {
-        let what = format!("{} of {}", target.table, tenant(target.company_no, target.customer_no));
+        let what = format!("{} of {}", target.table, target.tenant_name());
         if let Some(because) = &target.paused_because {
             findings.problem(&what, because, "it is tried again ever more rarely; mend what the line names");
         } else if target.dead_letters > 0 {

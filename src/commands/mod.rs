@@ -1,10 +1,13 @@
 //! The subcommands, each a thin layer over the parts that do the work.
 
+mod colour;
 mod doctor;
 mod init;
+mod logs;
 mod operate;
 mod own_server;
 mod progress;
+mod status;
 mod subscriptions;
 mod walks;
 
@@ -42,7 +45,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate => migrate(config).await,
         Command::Backfill(targets) => walks::backfill(config, targets).await,
         Command::Verify { targets, repair, json } => walks::verify(config, targets, repair, json).await,
-        Command::Status { json } => operate::status(config, json).await,
+        Command::Status { json } => status::status(config, json).await,
+        Command::Logs(args) => logs::logs(config, args).await,
         Command::DeadLetters { command } => operate::dead_letters(config, command).await,
         Command::Subscriptions { targets, json } => subscriptions::subscriptions(config, targets, json).await,
         Command::Replay(args) => operate::replay(config, args).await,

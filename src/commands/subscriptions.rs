@@ -252,7 +252,7 @@ impl Line {
 
     /// Whose it is, for people.
     pub(super) fn tenant(&self) -> String {
-        super::operate::tenant(self.company_no, self.customer_no)
+        crate::queue::status::tenant_name(self.company_no, self.customer_no)
     }
 
     /// The table's identifier.

@@ -20,7 +20,8 @@ use crate::{
         settle::{Reason, Then, Verdict},
     },
     failpoint::Failpoint,
-    queue::{self, DirtyRow, Journal, Outcome, SyncAction},
+    queue::{self, DirtyRow, Journal, Outcome, SyncAction, SyncEntry},
+    telemetry::STORY,
 };
 
 /// A claimed row in its table's own terms, with what was seen of it.
@@ -75,6 +76,7 @@ impl Writer {
         Failpoint::ApplyWritten.pass();
         self.commit(transaction, target, journal).await?;
         Failpoint::Applied.pass();
+        tell(target, &cases);
         Ok(tally)
     }
 }
@@ -104,6 +106,22 @@ async fn conclude(
     let is_notified = items.iter().any(|item| item.claimed.notification_id.is_some());
     queue::note_applied(connection, target.id, applied(cases, is_notified)).await?;
     Ok(tally)
+}
+
+/// What became of each notification.
+fn tell(target: &TargetTable, cases: &[Case<'_>]) {
+    if !tracing::enabled!(target: STORY, tracing::Level::DEBUG) {
+        return;
+    }
+    for entry in cases.iter().map(|case| case.entry(target, reason(case).to_string())) {
+        let SyncEntry { key_json, action, reason, notification_id, .. } = entry;
+        let (tenant, table, action) = (target.tenant, &target.table.name, action.name());
+        let id = notification_id.map(|id| format!(" (notification {id})")).unwrap_or_default();
+        tracing::debug!(
+            target: STORY, %tenant, %table, key = key_json, action, reason, notification_id,
+            "{tenant}  {table}  {key_json}  {action}: {reason}{id}"
+        );
+    }
 }
 
 fn reason(case: &Case<'_>) -> Reason {

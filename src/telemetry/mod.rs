@@ -2,6 +2,7 @@
 
 mod metrics;
 mod purpose;
+mod text;
 
 use std::{error::Error, fmt, io::IsTerminal};
 
@@ -16,6 +17,9 @@ use crate::config::{LogFormat, LogSettings};
 /// What a pool says of its connections, `database` says in its own words.
 const QUIET: &str = "actix_server=warn,sqlx=warn,sqlx::query=error,sqlx_core::pool=off";
 
+/// Where lines come from that tell by themselves what happened to whom.
+pub const STORY: &str = "nxt_mirror::story";
+
 /// Starts logging to standard error. Does nothing if the process already logs.
 pub fn start(settings: &LogSettings) {
     let filter = EnvFilter::new(format!("{QUIET},{}", settings.filter));
@@ -27,7 +31,7 @@ pub fn start(settings: &LogSettings) {
         .with_writer(std::io::stderr)
         .with_ansi(terminal);
     let started = match format {
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text => builder.event_format(text::Text::new()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     if started.is_err() {

@@ -3,7 +3,8 @@
 //! `schedule` looks which targets have rows that are due, and starts a task for each request; it never waits for the
 //! source, a description or a mirrored table. `places` bounds how many requests a target and a tenant may have, `pace`
 //! how long few rows gather, `plan` which claims share a request, `tables` what the targets' tables look like.
-//! `request` is the way of one request from claims to settled rows; `failure` says what becomes of those that failed.
+//! `request` is the way of one request from claims to settled rows; `failure` says what becomes of those that failed,
+//! `telling` what the log says of them all.
 
 mod failure;
 mod pace;
@@ -12,6 +13,7 @@ mod plan;
 mod request;
 mod schedule;
 mod tables;
+mod telling;
 
 use std::sync::Arc;
 

@@ -237,6 +237,8 @@ impl Worker {
                 self.count(&settled.tally);
                 let delay = &self.parts.metrics.settle_delay;
                 ages.iter().for_each(|age| delay.observe(age.by_now().as_secs_f64()));
+                let behind = ages.iter().map(|age| age.by_now()).max();
+                self.telling.batch(&work.table, &settled.tally, behind, Instant::now());
                 let all_well = settled.culprits.is_empty();
                 let culprits = settled.culprits.into_iter().map(|(item, reason)| (item.claimed, reason)).collect();
                 self.rows_failed(&work.table, culprits, Blame::Row).await;

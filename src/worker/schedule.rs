@@ -15,6 +15,7 @@ use super::{
     plan::{self, Seat},
     request::Work,
     tables::{Readiness, Tables},
+    telling::{self, Telling},
 };
 use crate::{
     domain::{TargetId, TargetTable},
@@ -44,6 +45,7 @@ pub struct Worker {
     pub(super) parts: Parts,
     pub(super) places: Places,
     pub(super) tables: Tables,
+    pub(super) telling: Arc<Telling>,
     pub(super) wake: Arc<Notify>,
     pub(super) tasks: TaskTracker,
 }
@@ -77,14 +79,14 @@ impl Worker {
             Arc::clone(&wake),
             tasks.clone(),
         );
-        Self { parts, places: Places::default(), tables, wake, tasks }
+        Self { parts, places: Places::default(), tables, telling: Arc::default(), wake, tasks }
     }
 
     /// Works until told to stop, then finishes or gives back what it holds.
     pub async fn run(self, stop: CancellationToken) {
-        let (folder, outages, prober) = (self.clone(), self.clone(), self.clone());
+        let (folder, outages, prober, telling) = (self.clone(), self.clone(), self.clone(), Arc::clone(&self.telling));
         let beside = async move {
-            tokio::join!(folder.fold(), outages.watch_outages(), prober.probe_targets());
+            tokio::join!(folder.fold(), outages.watch_outages(), prober.probe_targets(), tell(&telling));
         };
         tokio::select! {
             () = self.schedule(&stop) => {}
@@ -324,5 +326,13 @@ impl Drop for Done<'_> {
             }
         }
         self.worker.wake.notify_one();
+    }
+}
+
+/// Tells of batches of which nothing was told as they came.
+async fn tell(telling: &Telling) {
+    loop {
+        tokio::time::sleep(telling::PAUSE).await;
+        telling.rest(Instant::now());
     }
 }
