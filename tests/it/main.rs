@@ -17,6 +17,7 @@ mod keys;
 mod mirror;
 mod observability;
 mod operate;
+mod ops;
 mod outages;
 mod pipeline;
 mod queue;
