@@ -17,6 +17,7 @@ use crate::{
     clocks,
     config::{MirrorSettings, OpsSettings, Settings, UpstreamSettings, WebhookSettings},
     database::{self, Connector},
+    domain::Exclusions,
     mirror::Mirror,
     ops::{self, Ops, OpsParts, VerificationParts},
     queue::{self, Appender, Claims, Queue, WorkerId},
@@ -53,6 +54,7 @@ pub struct App {
     heart: Option<(Queue, WorkerId)>,
     worker: Option<Worker>,
     schedule: Option<walk::ScheduleParts>,
+    histories: Option<walk::Histories>,
     ledger_days: u32,
 }
 
@@ -93,18 +95,32 @@ impl App {
             settings: settings.mirror.clone(),
             verifier: verifier(parts),
         });
+        let histories = parts.as_ref().map(|parts| walk::Histories {
+            pool: pool.clone(),
+            mirror: parts.mirror.clone(),
+            catalogue: Arc::clone(&parts.catalogue),
+            settings: settings.mirror.clone(),
+        });
         let heart = parts.as_ref().map(|parts| (parts.queue.clone(), parts.me));
         let worker = parts.map(Worker::new);
         let (public, appender, receiver) = match &settings.webhook {
             Some(webhook) => {
-                let (appender, receiver) = receiver(webhook, connector.clone(), &metrics, stored);
+                let exclusions = Arc::clone(&settings.mirror.exclusions);
+                let (appender, receiver) = receiver(webhook, exclusions, connector.clone(), &metrics, stored);
                 (Some(bind(webhook.listen)?), Some(appender), Some((webhook.path.clone(), receiver)))
             }
             None => (None, None, None),
         };
         let OpsSettings { listen, token, requests_per_minute } = settings.ops.clone();
-        let ops_data =
-            Ops::new(OpsParts { pool: pool.clone(), connector, metrics, token, requests_per_minute, verification });
+        let ops_data = Ops::new(OpsParts {
+            pool: pool.clone(),
+            connector,
+            metrics,
+            token,
+            requests_per_minute,
+            exclusions: Arc::clone(&settings.mirror.exclusions),
+            verification,
+        });
         Ok(Self {
             ops: bind(listen)?,
             pool,
@@ -115,6 +131,7 @@ impl App {
             heart,
             worker,
             schedule,
+            histories,
             ledger_days: settings.mirror.ledger_days,
         })
     }
@@ -144,12 +161,13 @@ impl App {
         let beating = self.heart.clone().map(|(queue, me)| tokio::spawn(beat(queue, me)));
         let worker = self.worker.map(|worker| essential(&stop, worker.run(stop.clone())));
         let schedule = self.schedule.map(|parts| essential(&stop, walk::schedule(parts, stop.clone())));
+        let histories = self.histories.map(|histories| essential(&stop, histories.run(stop.clone())));
         stop.cancelled().await;
         tracing::info!("stopping");
         if let Some(public) = public {
             public.finish().await;
         }
-        for task in [schedule, appender, worker, Some(maintenance), Some(watching)].into_iter().flatten() {
+        for task in [schedule, histories, appender, worker, Some(maintenance), Some(watching)].into_iter().flatten() {
             task.await.context("a task of the daemon panicked")?;
         }
         if let Some(beating) = beating {
@@ -184,9 +202,9 @@ pub(crate) async fn worker_parts(
     stored: &Arc<Notify>,
 ) -> anyhow::Result<worker::Parts> {
     let client = self::upstream(upstream, pool, metrics).await?;
-    let MirrorSettings { keys, extensions, walk_interval, .. } = mirror.clone();
-    let catalogue = Arc::new(Catalogue::new(client.clone(), keys, extensions, walk_interval));
-    let tables = Mirror::new(pool.clone(), mirror.deletes);
+    let MirrorSettings { keys, extensions, exclusions, walk_interval, .. } = mirror.clone();
+    let catalogue = Arc::new(Catalogue::new(client.clone(), keys, extensions, exclusions, walk_interval));
+    let tables = Mirror::new(pool.clone(), mirror.deletes).with_history(mirror.history.clone());
     tables.look_for_losses().await?;
     catalogue.remember(tables.descriptions().await?);
     let queue = Queue::new(pool.clone());
@@ -242,11 +260,12 @@ fn source(parts: &worker::Parts, purpose: Purpose) -> walk::Source {
 
 fn receiver(
     settings: &WebhookSettings,
+    exclusions: Arc<Exclusions>,
     connector: Connector,
     metrics: &Arc<Metrics>,
     stored: Arc<Notify>,
 ) -> (Appender, Receiver) {
-    let (acceptor, appender) = Appender::new(connector, stored, Arc::clone(metrics));
+    let (acceptor, appender) = Appender::new(connector, exclusions, stored, Arc::clone(metrics));
     let receiver = Receiver {
         secrets: SigningSecrets::new(&settings.secrets),
         body_bytes_max: settings.body_bytes_max,

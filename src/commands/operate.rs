@@ -9,7 +9,7 @@ use sqlx::PgPool;
 
 use crate::{
     cli::{DeadLetterCommand, ReplayArgs},
-    config::{DatabaseSettings, LogSettings, Source},
+    config::{DatabaseSettings, LogSettings, MirrorSettings, Source},
     database::{self, Connector},
     domain::{DatabaseTime, TableName, Tenant},
     ops::{GivenKey, Story},
@@ -52,7 +52,9 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
         DeadLetterCommand::Show { id, json } => show(&pool, id, json).await,
         DeadLetterCommand::Retry { ids, all, json } => {
             let ids = chosen(&pool, ids, all).await?;
-            let Retried { rows, bodies, left } = webhook::retry(&pool, connector, &ids).await?;
+            // What has been left out since a body came is left out now.
+            let exclusions = MirrorSettings::exclusions(&Source::from_process(config)?)?;
+            let Retried { rows, bodies, left } = webhook::retry(&pool, connector, exclusions, &ids).await?;
             for (id, reason) in &left {
                 eprintln!("dead letter {id} is still not understood: {reason}");
             }

@@ -7,7 +7,7 @@ mod database_address;
 mod parse;
 mod source;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use chrono_tz::Tz;
 use secrecy::SecretString;
@@ -16,7 +16,7 @@ use url::Url;
 pub use database_address::{DatabaseAddress, DatabaseHost, Place, Tls, TlsMode};
 pub use source::Source;
 
-use crate::domain::{ExtensionColumn, TableName};
+use crate::domain::{Exclusions, ExtensionColumn, TableName, naming};
 
 /// One line that names the setting and says what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,31 @@ pub enum Deletes {
     Hard,
     /// The row stays and `_deleted_at` is set.
     Soft,
+}
+
+/// The tables whose versions are kept (`NXT_HISTORY`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HistoryScope {
+    /// These.
+    Tables(Vec<TableName>),
+    /// `*`
+    All,
+}
+
+impl Default for HistoryScope {
+    fn default() -> Self {
+        Self::Tables(vec![])
+    }
+}
+
+impl HistoryScope {
+    /// Whether the versions of this table's rows are kept.
+    pub fn includes(&self, table: &TableName) -> bool {
+        match self {
+            Self::Tables(tables) => tables.iter().any(|own| naming::is_same_name(own.as_str(), table.as_str())),
+            Self::All => true,
+        }
+    }
 }
 
 /// How log lines look.
@@ -168,11 +193,17 @@ pub struct MirrorSettings {
     pub extensions: BTreeMap<TableName, Vec<ExtensionColumn>>,
     /// `NXT_DELETES`.
     pub deletes: Deletes,
+    /// `NXT_EXCLUDE`.
+    pub exclusions: Arc<Exclusions>,
+    /// `NXT_HISTORY`.
+    pub history: HistoryScope,
+    /// `NXT_HISTORY_DAYS`: how long versions are kept after their end; `None`: for ever.
+    pub history_days: Option<u32>,
     /// `NXT_SWEEP_SECONDS`; `None` when off.
     pub sweep_interval: Option<Duration>,
     /// `NXT_WALK_SECONDS`; `None` when off.
     pub walk_interval: Option<Duration>,
-    /// `NXT_LEDGER_DAYS`: how long ledger, sync log, tombstones and dead letters are kept.
+    /// `NXT_LEDGER_DAYS`: how long ledger, sync log, feed, tombstones and dead letters are kept.
     pub ledger_days: u32,
 }
 
@@ -250,6 +281,13 @@ impl UpstreamSettings {
     /// Reads the request budget alone.
     pub fn requests_per_minute(source: &Source) -> Result<u32, ConfigError> {
         parse::requests_per_minute(source)
+    }
+}
+
+impl MirrorSettings {
+    /// Reads what is left out alone.
+    pub fn exclusions(source: &Source) -> Result<Arc<Exclusions>, ConfigError> {
+        parse::exclusions(source).map(Arc::new)
     }
 }
 

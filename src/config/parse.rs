@@ -1,16 +1,16 @@
 //! From texts to typed settings, one function a group.
 
-use std::{collections::BTreeMap, fmt::Display, net::SocketAddr, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::{
-    ConfigError, DatabaseAddress, DatabaseSettings, Deletes, LogFormat, LogSettings, MirrorSettings, OpsSettings,
-    Source, UpstreamSettings, WebhookSettings,
+    ConfigError, DatabaseAddress, DatabaseSettings, Deletes, HistoryScope, LogFormat, LogSettings, MirrorSettings,
+    OpsSettings, Source, UpstreamSettings, WebhookSettings,
 };
-use crate::domain::{ExtensionColumn, ExtensionType, TableName, naming};
+use crate::domain::{Exclusions, ExtensionColumn, ExtensionType, TableName, naming};
 
 pub(super) fn database(source: &Source) -> Result<DatabaseSettings, ConfigError> {
     let address = source.secret("DATABASE_URL")?.as_ref().map(DatabaseAddress::parse).transpose()?;
@@ -102,16 +102,66 @@ pub(super) fn mirror(source: &Source) -> Result<MirrorSettings, ConfigError> {
         Some("soft") => Deletes::Soft,
         Some(other) => return Err(wrong("NXT_DELETES", format!("{other:?} is neither hard nor soft"))),
     };
+    let (tables, exclusions): (Vec<TableName>, _) = (tables, exclusions(source)?);
+    if let Some(table) = tables.iter().find(|table| exclusions.has_table(table.as_str())) {
+        return Err(wrong("NXT_EXCLUDE", format!("table {table} is named in NXT_TABLES, too")));
+    }
     Ok(MirrorSettings {
+        exclusions: Arc::new(exclusions),
         tables,
         companies,
         keys: keys(source)?,
         extensions: extensions(source)?,
         deletes,
+        history: history(source)?,
+        history_days: match source.text("NXT_HISTORY_DAYS") {
+            None => None,
+            Some(_) => Some(in_range(source, "NXT_HISTORY_DAYS", 0, 1..=36_500)?),
+        },
         sweep_interval: seconds(source, "NXT_SWEEP_SECONDS", 300)?,
         walk_interval: seconds(source, "NXT_WALK_SECONDS", 86_400)?,
         ledger_days: in_range(source, "NXT_LEDGER_DAYS", 30, 1..=3_650)?,
     })
+}
+
+/// `Associate.emailAddress;Associate.phone;FileArchive`
+pub(super) fn exclusions(source: &Source) -> Result<Exclusions, ConfigError> {
+    const NAME: &str = "NXT_EXCLUDE";
+    let mut exclusions = Exclusions::default();
+    let keys = keys(source)?;
+    let entries = source.text(NAME).unwrap_or_default().split([';', ',']).map(str::trim);
+    for entry in entries.filter(|entry| !entry.is_empty()) {
+        let (owner, column) = match entry.split_once('.') {
+            Some((owner, column)) => (table(NAME, owner.trim())?, Some(column.trim())),
+            None => (table(NAME, entry)?, None),
+        };
+        match column {
+            Some(column) if !naming::is_well_formed(column) => {
+                return Err(wrong(NAME, format!("{column:?} in {entry:?} is not a column name")));
+            }
+            Some(column) => exclusions.add_column(owner.as_str(), column),
+            None => exclusions.add_table(owner.as_str()),
+        }
+    }
+    for (owner, columns) in &keys {
+        if let Some(column) = columns.iter().find(|column| exclusions.has_column(owner.as_str(), column)) {
+            return Err(wrong(
+                NAME,
+                format!("{owner}.{column} is part of the key (NXT_KEYS), which cannot be left out"),
+            ));
+        }
+    }
+    Ok(exclusions)
+}
+
+/// `Order,OrderLine`, or `*`
+fn history(source: &Source) -> Result<HistoryScope, ConfigError> {
+    const NAME: &str = "NXT_HISTORY";
+    if source.text(NAME).is_some_and(|text| text.trim() == "*") {
+        return Ok(HistoryScope::All);
+    }
+    let tables = items(source, NAME).map(|name| table(NAME, name)).collect::<Result<_, _>>()?;
+    Ok(HistoryScope::Tables(tables))
 }
 
 pub(super) fn log(source: &Source) -> Result<LogSettings, ConfigError> {
@@ -332,6 +382,20 @@ mod tests {
             [column("MyDme_approvedBy", ExtensionType::String), column("MyDme_score", ExtensionType::Decimal)]
         );
         assert_eq!(of("Associate"), [column("MyDme_since", ExtensionType::Date)]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_read_in_any_form_and_no_key_is_among_it() {
+        let read = |pairs: &[(&'static str, &'static str)]| Settings::read(&source(pairs), Role::All);
+        let text = "Associate.emailAddress; associate.mobile_phone;FileArchive;";
+        let exclusions = read(&[("NXT_EXCLUDE", text)]).unwrap().mirror.exclusions;
+        assert!(exclusions.has_table("file_archive") && !exclusions.has_table("Associate"));
+        assert!(exclusions.has_column("Associate", "MobilePhone") && !exclusions.has_column("Order", "MobilePhone"));
+        for (name, value) in [("NXT_KEYS", "Associate=associateNo+emailAddress"), ("NXT_TABLES", "Order,FileArchive")] {
+            let error = read(&[("NXT_EXCLUDE", text), (name, value)]).unwrap_err().to_string();
+            assert!(error.starts_with("NXT_EXCLUDE is wrong: ") && error.contains(name), "{error}");
+        }
+        assert!(read(&[("NXT_EXCLUDE", "Associate.e-mail")]).is_err());
     }
 
     #[test]

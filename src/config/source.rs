@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::ConfigError;
 
 /// Every setting there is. A key of the file that is not among them is a spelling mistake and stops the start.
-const KNOWN: [&str; 28] = [
+const KNOWN: [&str; 31] = [
     "DATABASE_URL",
     "NXT_DATA_DIR",
     "NXT_LISTEN",
@@ -27,6 +27,9 @@ const KNOWN: [&str; 28] = [
     "NXT_KEYS",
     "NXT_EXTENSION_COLUMNS",
     "NXT_DELETES",
+    "NXT_HISTORY",
+    "NXT_HISTORY_DAYS",
+    "NXT_EXCLUDE",
     "NXT_FETCH_ROWS_MAX",
     "NXT_REQUESTS_PER_MINUTE",
     "NXT_IN_FLIGHT_MAX",

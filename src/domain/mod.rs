@@ -5,6 +5,7 @@
 mod backoff;
 pub mod change;
 pub mod diagnosis;
+mod exclusion;
 pub mod isolate;
 pub mod json;
 pub mod key;
@@ -23,6 +24,7 @@ pub mod time;
 pub use backoff::backoff;
 pub use change::{AnnouncedRow, ChangeEvent, ChangeKind};
 pub use diagnosis::{Diagnosis, Owner};
+pub use exclusion::Exclusions;
 pub use key::{AnnouncedKey, KeyError, KeyValue, RowKey};
 pub use row::{Observation, Row, Value};
 pub use shown_key::ShownKey;

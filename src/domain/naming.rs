@@ -78,6 +78,22 @@ pub fn column_names<'a>(columns: &[&str], known: impl Fn(&str) -> Option<&'a str
     names.into_iter().flatten().collect()
 }
 
+/// The name of the function that returns a table's rows of a moment.
+pub fn as_of_name(sql_name: &str) -> String {
+    shorten(format!("{sql_name}_as_of"))
+}
+
+/// Whether two names are one, by any of the forms in which people write names of the source: `OrderLine`, `orderLine`,
+/// `order_line`.
+pub fn is_same_name(one: &str, other: &str) -> bool {
+    plain(one) == plain(other)
+}
+
+/// A name without what its forms differ in.
+pub(super) fn plain(name: &str) -> String {
+    name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect()
+}
+
 /// Cuts a name that PostgreSQL would cut, but so that two long names stay two.
 fn shorten(name: String) -> String {
     if name.len() <= SQL_NAME_BYTES_MAX {

@@ -269,6 +269,20 @@ impl TableSpec {
         Self { columns, ..self }
     }
 
+    /// The same table without these columns, none of which is part of the key.
+    pub fn without(&self, is_left_out: impl Fn(&Column) -> bool) -> Self {
+        let is_kept = |column: &&Column| !is_left_out(column);
+        let key = self.key.iter().map(|&index| self.columns[..index].iter().filter(is_kept).count());
+        Self {
+            columns: self.columns.iter().filter(is_kept).cloned().collect(),
+            key: key.collect(),
+            name: self.name.clone(),
+            field: self.field.clone(),
+            sql_name: self.sql_name.clone(),
+            level: self.level,
+        }
+    }
+
     /// The column that says who last changed a row, if the table has it.
     pub fn changed_by_column(&self) -> Option<usize> {
         self.columns.iter().position(|column| column.name == "changedByUser")

@@ -7,6 +7,8 @@ use sqlx::{Acquire, AssertSqlSafe, PgConnection, PgPool, types::Json};
 use super::{
     Mirror, SchemaError, clause,
     error::{is_full, is_lock_timeout},
+    history,
+    identifier::Identifier,
     schema,
 };
 use crate::{
@@ -45,23 +47,26 @@ pub(super) struct Alignment {
 /// Brings a table in line. The description that it is in line with is the same one, but for columns that are mirrored
 /// under another name already, and without those that could not be added because somebody is at the table or it is
 /// full.
-pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>) -> Result<Alignment, SchemaError> {
+pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>, has_history: bool) -> Result<Alignment, SchemaError> {
     let failed = |source| SchemaError::of(&spec.sql_name, source);
     check_width(spec)?;
     let mut transaction = pool.begin_with(BEGIN).await.map_err(failed)?;
     lock(&mut transaction, spec).await.map_err(failed)?;
     check_name(&mut transaction, spec).await?;
     let is_distributed = has_citus(&mut transaction).await.map_err(failed)?;
-    let existing = columns(&mut transaction, spec).await.map_err(failed)?;
+    let existing = columns(&mut transaction, &clause::table(spec)).await.map_err(failed)?;
     let previous = remembered(&mut transaction, spec).await.map_err(failed)?;
     let spec = &schema::with_known_names(spec, previous.as_ref());
-    let left_out = if existing.is_empty() {
+    let mut left_out = if existing.is_empty() {
         forget_rows(&mut transaction, spec).await.map_err(failed)?;
         create(&mut transaction, spec).await.map_err(failed)?;
         vec![]
     } else {
         extend(&mut transaction, spec, &existing).await?
     };
+    if has_history {
+        left_out.extend(history::align(&mut transaction, spec).await?);
+    }
     let (_, is_same) = recognize(&mut transaction, spec).await.map_err(failed)?;
     let is_incomplete =
         |previous: &TableSpec| has_lost(previous, spec, &existing, &left_out) || has_new_extensions(previous, spec);
@@ -121,12 +126,12 @@ pub(super) async fn lock(connection: &mut PgConnection, spec: &TableSpec) -> Res
         .map(drop)
 }
 
-/// Columns of the mirrored table and their types; empty when there is no such table.
-async fn columns(connection: &mut PgConnection, spec: &TableSpec) -> Result<Vec<(String, String)>, sqlx::Error> {
+/// Columns of a table and their types; empty when there is no such table.
+pub(super) async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<(String, String)>, sqlx::Error> {
     let columns = sqlx::query!(
         r#"select attname::text as "name!", format_type(atttypid, atttypmod) as "type_name!" from pg_attribute
             where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by attnum"#,
-        clause::table(spec)
+        table
     )
     .fetch_all(connection)
     .await?;
@@ -134,7 +139,7 @@ async fn columns(connection: &mut PgConnection, spec: &TableSpec) -> Result<Vec<
 }
 
 async fn create(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
-    create_schema(connection).await?;
+    create_schema(connection, "business_nxt").await?;
     execute(connection, schema::create(spec)).await?;
     if let Some(index) = schema::create_spelling_index(spec) {
         execute(connection, index).await?;
@@ -144,11 +149,11 @@ async fn create(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), s
 }
 
 /// Only where it was dropped: `if not exists` would need rights that it does not need otherwise.
-async fn create_schema(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let exists: bool = sqlx::query_scalar!(r#"select to_regnamespace('business_nxt') is not null as "exists!""#)
+pub(super) async fn create_schema(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+    let exists: bool = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, schema)
         .fetch_one(&mut *connection)
         .await?;
-    if exists { Ok(()) } else { execute(connection, "create schema business_nxt".to_owned()).await }
+    if exists { Ok(()) } else { execute(connection, format!("create schema {}", Identifier(schema))).await }
 }
 
 /// Adds the columns that the table lacks. Returns those that could not be added now.
@@ -162,7 +167,7 @@ async fn extend<'a>(
     if missing.is_empty() {
         return Ok(missing);
     }
-    match add(connection, spec, &missing).await {
+    match add(connection, schema::add_columns(spec, &missing)).await {
         Ok(()) => {
             tracing::info!(row.table = %spec.name, columns = names(&missing), "columns added");
             Ok(vec![])
@@ -180,10 +185,10 @@ async fn extend<'a>(
 }
 
 /// In a savepoint, so that the transaction can go on without.
-async fn add(connection: &mut PgConnection, spec: &TableSpec, columns: &[&Column]) -> Result<(), sqlx::Error> {
+pub(super) async fn add(connection: &mut PgConnection, add_columns: String) -> Result<(), sqlx::Error> {
     let mut savepoint = connection.begin().await?;
     sqlx::query(LOCK_TIMEOUT).execute(&mut *savepoint).await?;
-    match execute(&mut savepoint, schema::add_columns(spec, columns)).await {
+    match execute(&mut savepoint, add_columns).await {
         Ok(()) => savepoint.commit().await,
         Err(error) => {
             savepoint.rollback().await?;
@@ -267,7 +272,7 @@ pub(super) async fn have_loaded_anew(connection: &mut PgConnection, spec: &Table
     .map(drop)
 }
 
-async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+pub(super) async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
     sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(connection).await.map(drop)
 }
 
@@ -292,7 +297,7 @@ async fn check_key(connection: &mut PgConnection, spec: &TableSpec) -> Result<()
 }
 
 /// Described columns that the table lacks. Fails on one whose type in the table cannot hold its values.
-fn missing<'a>(spec: &'a TableSpec, existing: &[(String, String)]) -> Result<Vec<&'a Column>, SchemaError> {
+pub(super) fn missing<'a>(spec: &'a TableSpec, existing: &[(String, String)]) -> Result<Vec<&'a Column>, SchemaError> {
     let mut missing = Vec::new();
     for column in &spec.columns {
         match existing.iter().find(|(name, _)| *name == column.sql_name) {

@@ -64,7 +64,8 @@ impl Mirror {
         if let Some(effective) = entry.current(spec) {
             return Ok(effective);
         }
-        let Alignment { effective, is_complete, is_distributed } = align(&self.pool, spec).await?;
+        let Alignment { effective, is_complete, is_distributed } =
+            align(&self.pool, spec, self.has_history(spec)).await?;
         self.tables.is_distributed.store(is_distributed, Ordering::Relaxed);
         let retry_at = (!is_complete).then(|| Instant::now() + RETRY_PAUSE);
         let aligned = Aligned { described: Arc::clone(spec), effective: Arc::clone(&effective), retry_at };

@@ -5,6 +5,9 @@ use std::fmt;
 /// The schema of mirrored tables.
 pub(super) const SCHEMA: Identifier<'static> = Identifier("business_nxt");
 
+/// The schema of the versions of their rows.
+pub(super) const HISTORY_SCHEMA: Identifier<'static> = Identifier("business_nxt_history");
+
 /// A name that prints quoted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Identifier<'a>(pub(super) &'a str);

@@ -12,6 +12,7 @@ mod clause;
 mod diagnosis;
 mod ensure;
 mod error;
+mod history;
 mod identifier;
 mod losses;
 mod read;
@@ -26,11 +27,15 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 pub use diagnosis::{Carried, diagnose};
 pub use error::{MirrorError, SchemaError};
+pub use history::Touched;
 pub use read::Comparison;
 pub use unmet::WalkId;
 pub use write::{Fetched, Removal, Written};
 
-use crate::{config::Deletes, domain::TargetTable};
+use crate::{
+    config::{Deletes, HistoryScope},
+    domain::TargetTable,
+};
 
 /// Begins a transaction in which no statement waits longer than this for what somebody else has locked.
 const BEGIN: &str = "begin; set local lock_timeout = '1s'";
@@ -42,13 +47,19 @@ const TARGET_LOCKS: i32 = 0x6e78_7401;
 pub struct Mirror {
     pool: PgPool,
     deletes: Deletes,
+    history: Arc<HistoryScope>,
     tables: Arc<ensure::Tables>,
 }
 
 impl Mirror {
     /// The mirror in this database.
     pub fn new(pool: PgPool, deletes: Deletes) -> Self {
-        Self { pool, deletes, tables: Arc::default() }
+        Self { pool, deletes, history: Arc::default(), tables: Arc::default() }
+    }
+
+    /// The same mirror, keeping the versions of these tables' rows.
+    pub fn with_history(self, history: HistoryScope) -> Self {
+        Self { history: Arc::new(history), ..self }
     }
 
     /// A transaction that waits only a moment for what users may lock.

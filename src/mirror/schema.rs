@@ -85,13 +85,7 @@ pub(super) fn with_known_names(spec: &Arc<TableSpec>, previous: Option<&TableSpe
 
 /// The description without these columns, none of which is part of the key.
 pub(super) fn without(spec: &TableSpec, left_out: &[&Column]) -> TableSpec {
-    let is_kept = |column: &Column| !left_out.contains(&column);
-    let key = spec.key.iter().map(|&index| spec.columns[..index].iter().filter(|column| is_kept(column)).count());
-    TableSpec {
-        columns: spec.columns.iter().filter(|column| is_kept(column)).cloned().collect(),
-        key: key.collect(),
-        ..spec.clone()
-    }
+    spec.without(|column| left_out.contains(&column))
 }
 
 #[cfg(test)]

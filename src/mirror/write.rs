@@ -16,12 +16,12 @@ use crate::{
 };
 
 /// Rows of one statement.
-const ROWS_MAX: usize = 5_000;
+pub(super) const ROWS_MAX: usize = 5_000;
 /// Rows for which a small table may as well be read as a whole.
 const FEW_ROWS: usize = 50;
 /// A middling table would be read as a whole for many rows, which takes longer than to look up each of them.
-const LOOK_UP_EACH: &str = "set local enable_hashjoin = off; set local enable_mergejoin = off";
-const JOIN_AS_BEFORE: &str = "set local enable_hashjoin to default; set local enable_mergejoin to default";
+pub(super) const LOOK_UP_EACH: &str = "set local enable_hashjoin = off; set local enable_mergejoin = off";
+pub(super) const JOIN_AS_BEFORE: &str = "set local enable_hashjoin to default; set local enable_mergejoin to default";
 /// Bytes of text that travel with one statement, a longer row aside.
 const BYTES_MAX: usize = 16 << 20;
 
@@ -146,7 +146,11 @@ async fn remove_all(
 }
 
 /// Sets how the transaction joins, where the rows are many.
-async fn set_joins(connection: &mut PgConnection, rows: usize, sql: &'static str) -> Result<(), sqlx::Error> {
+pub(super) async fn set_joins(
+    connection: &mut PgConnection,
+    rows: usize,
+    sql: &'static str,
+) -> Result<(), sqlx::Error> {
     if rows > FEW_ROWS { sqlx::raw_sql(sql).execute(connection).await.map(drop) } else { Ok(()) }
 }
 

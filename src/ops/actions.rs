@@ -1,5 +1,7 @@
 //! What operators have done. Each action stands in the sync log with who asked for it.
 
+use std::sync::Arc;
+
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
@@ -19,7 +21,7 @@ use crate::{
 /// Tries a dead letter again.
 pub(super) async fn retry(asker: Asker, ops: web::Data<Ops>, id: web::Path<String>) -> Result<HttpResponse, Refusal> {
     let letter = letter(&ops.pool, &id).await?;
-    let retried = webhook::retry(&ops.pool, ops.connector.clone(), &[letter.id]).await?;
+    let retried = webhook::retry(&ops.pool, ops.connector.clone(), Arc::clone(&ops.exclusions), &[letter.id]).await?;
     if let Some((_, reason)) = retried.left.first() {
         return Err(Refusal::Conflict(format!("dead letter {} is still not understood: {reason}", letter.id)));
     }

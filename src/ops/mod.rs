@@ -41,6 +41,7 @@ pub use verification::VerificationParts;
 
 use crate::{
     database::Connector,
+    domain::Exclusions,
     telemetry::{Metrics, chain},
 };
 use overview::Overviews;
@@ -63,6 +64,8 @@ pub struct OpsParts {
     pub token: Option<SecretString>,
     /// `NXT_REQUESTS_PER_MINUTE`.
     pub requests_per_minute: u32,
+    /// `NXT_EXCLUDE`.
+    pub exclusions: Arc<Exclusions>,
     /// Present in a daemon that works.
     pub verification: Option<VerificationParts>,
 }
@@ -75,6 +78,7 @@ pub struct Ops {
     metrics: Arc<Metrics>,
     token: Option<SecretString>,
     requests_per_minute: u32,
+    exclusions: Arc<Exclusions>,
     verification: Option<Verification>,
     activity: Arc<Tail>,
     changes: Arc<Tail>,
@@ -93,6 +97,7 @@ impl Ops {
             metrics: parts.metrics,
             token: parts.token,
             requests_per_minute: parts.requests_per_minute,
+            exclusions: parts.exclusions,
             verification: parts.verification.map(Verification::new),
             activity: Arc::new(Tail::new(Sequence::Activity)),
             changes: Arc::new(Tail::new(Sequence::Changes)),

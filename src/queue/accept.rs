@@ -1,12 +1,13 @@
 //! The receiving side: requests wait here for the commit that stores them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::ChangeEvent;
+use super::redact::redacted;
+use crate::domain::{ChangeEvent, Exclusions};
 
 /// Requests that may wait for a commit; past it the answer is 503 at once.
 const WAITING_MAX: usize = 8_192;
@@ -90,6 +91,8 @@ pub enum Accepted {
     Stored,
     /// Among the dead letters.
     Quarantined,
+    /// Nowhere: its table is left out.
+    LeftOut,
 }
 
 /// Why a delivery was not stored, as far as is known.
@@ -125,20 +128,24 @@ impl Waiting {
 
 /// Where requests hand in what they received. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Acceptor(mpsc::Sender<Waiting>);
+pub struct Acceptor {
+    sender: mpsc::Sender<Waiting>,
+    exclusions: Arc<Exclusions>,
+}
 
 impl Acceptor {
     /// Where requests hand in, and where they come out: at the [`Appender`](super::Appender), or at a measurement of
     /// what receiving costs beside storing.
-    pub fn channel() -> (Self, mpsc::Receiver<Waiting>) {
+    pub fn channel(exclusions: Arc<Exclusions>) -> (Self, mpsc::Receiver<Waiting>) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        (Self(sender), receiver)
+        (Self { sender, exclusions }, receiver)
     }
 
-    /// Waits until the delivery is committed.
+    /// Waits until the delivery is committed, without what is left out. One of a table that is left out is not kept.
     pub async fn accept(&self, delivery: Delivery) -> Result<Accepted, AcceptError> {
+        let Some(delivery) = redacted(delivery, &self.exclusions) else { return Ok(Accepted::LeftOut) };
         let (answer, committed) = oneshot::channel();
-        self.0.try_send(Waiting { delivery, answer }).map_err(|error| match error {
+        self.sender.try_send(Waiting { delivery, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AcceptError::Full,
             mpsc::error::TrySendError::Closed(_) => AcceptError::Stopping,
         })?;

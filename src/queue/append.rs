@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     database::{Connector, DatabaseError, Session},
+    domain::Exclusions,
     failpoint::Failpoint,
     telemetry::{Metrics, chain},
 };
@@ -55,8 +56,14 @@ impl std::fmt::Debug for Appender {
 
 impl Appender {
     /// An appender and the place where requests hand in. `stored` is notified after each commit with new work.
-    pub fn new(connector: Connector, stored: Arc<Notify>, metrics: Arc<Metrics>) -> (Acceptor, Self) {
-        let (acceptor, waiting) = Acceptor::channel();
+    /// What is left out never reaches it.
+    pub fn new(
+        connector: Connector,
+        exclusions: Arc<Exclusions>,
+        stored: Arc<Notify>,
+        metrics: Arc<Metrics>,
+    ) -> (Acceptor, Self) {
+        let (acceptor, waiting) = Acceptor::channel(exclusions);
         (acceptor, Self { connector, stream: None, waiting, stored, metrics })
     }
 

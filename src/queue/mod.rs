@@ -30,6 +30,7 @@ pub mod ledger;
 pub mod maintenance;
 mod mark;
 mod overview;
+mod redact;
 mod settle;
 pub mod status;
 mod sync_log;

@@ -10,7 +10,6 @@ use sqlx::PgConnection;
 
 use super::{
     REPEATS_MAX, ReconcileError, Writer,
-    changes::changes,
     verdicts::{Case, Seen, Subject, applied, canonical},
 };
 use crate::{
@@ -70,8 +69,8 @@ impl Writer {
         Failpoint::ApplyLocked.pass();
         let subjects = items.iter().map(Item::subject).collect();
         let mut cases = self.judge(&mut transaction, target, subjects).await?;
-        self.carry_out(&mut transaction, target, &mut cases).await?;
         let mut journal = Journal::default();
+        self.carry_out(&mut transaction, target, &mut cases, &mut journal).await?;
         let tally = conclude(&mut transaction, target, items, &cases, &mut journal).await?;
         Failpoint::ApplyWritten.pass();
         self.commit(transaction, target, journal).await?;
@@ -81,7 +80,7 @@ impl Writer {
     }
 }
 
-/// The daemon's own tables: health, dirty rows, dead letters; and what the journal tells.
+/// The daemon's own tables: health, dirty rows, dead letters; and lines of the sync log.
 async fn conclude(
     connection: &mut PgConnection,
     target: &TargetTable,
@@ -99,7 +98,6 @@ async fn conclude(
         }
         outcomes.push((&*item.claimed.row_key, outcome));
     }
-    changes(connection, target, cases).await?.into_iter().for_each(|change| journal.tell(change));
     queue::dead_letter::clear_dead(connection, target.id, &cleared).await?;
     let started_at = cases.iter().filter_map(|case| case.started_at()).min();
     queue::settle(connection, target.id, &outcomes, started_at).await?;

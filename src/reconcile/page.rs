@@ -5,7 +5,6 @@ use sqlx::PgConnection;
 
 use super::{
     ReconcileError, Writer,
-    changes::changes,
     verdicts::{Change, Seen, Subject, applied, canonical},
 };
 use crate::{
@@ -71,7 +70,7 @@ impl Writer {
         });
         // Read again: what live work has written until here is seen by the verdicts.
         let mut cases = self.judge(connection, target, subjects.collect()).await?;
-        self.carry_out(connection, target, &mut cases).await?;
+        self.carry_out(connection, target, &mut cases, journal).await?;
         let doubtful: Vec<AnnouncedKey> = cases
             .iter()
             .filter(|case| is_doubtful(case.verdict))
@@ -82,7 +81,6 @@ impl Writer {
         if is_logged {
             changed.iter().for_each(|case| journal.log(case.entry(target, "found by a walk".to_owned())));
         }
-        changes(connection, target, &cases).await?.into_iter().for_each(|change| journal.tell(change));
         if !changed.is_empty() {
             queue::note_applied(connection, target.id, applied(&cases, false)).await?;
         }

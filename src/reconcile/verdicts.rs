@@ -4,14 +4,17 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 
-use super::{ReconcileError, Writer};
+use super::{
+    ReconcileError, Writer,
+    changes::{RowChange, changes},
+};
 use crate::{
     domain::{
         AnnouncedKey, DatabaseTime, Row, RowKey, SourceTime, TargetTable,
         settle::{self, Known, Observed, Verdict},
     },
-    mirror::{Fetched, Removal, Written},
-    queue::{self, Applied, Priority, SyncAction, SyncEntry, Tombstone},
+    mirror::{Fetched, Removal, Touched, Written},
+    queue::{self, Applied, Journal, Priority, SyncAction, SyncEntry, Tombstone},
 };
 
 /// What was observed of one row.
@@ -118,15 +121,21 @@ impl Writer {
             .collect())
     }
 
-    /// Writes and removes what the verdicts say, first in the mirror, then in the daemon's own tables.
+    /// Writes and removes what the verdicts say, first in the mirror and its history, then in the daemon's own tables, and
+    /// has it told.
     pub(super) async fn carry_out(
         &self,
         connection: &mut PgConnection,
         target: &TargetTable,
         cases: &mut [Case<'_>],
+        journal: &mut Journal,
     ) -> Result<(), ReconcileError> {
         self.write(connection, target, cases).await?;
         self.remove(connection, target, cases).await?;
+        let changes = changes(connection, cases).await?;
+        let touched: Vec<Touched<'_>> = changes.iter().map(RowChange::touched).collect();
+        self.mirror.keep_versions(connection, target, &touched).await?;
+        changes.into_iter().for_each(|change| journal.tell(change.entry(target)));
         let others = self.other_spellings(connection, target, cases).await?;
         remember_deletions(connection, target, cases).await?;
         Ok(queue::mark(connection, target.id, &others, Priority::Live).await?)

@@ -6,7 +6,7 @@ use super::queries::{RowField, TableField};
 use crate::domain::{
     Column,
     ColumnType::{self, BigInt, Integer, SmallInt, Text},
-    ExtensionColumn, TableName, TableSpec, naming,
+    Exclusions, ExtensionColumn, TableName, TableSpec, naming,
 };
 
 /// Endings of the columns that repeat another one in a second form (API notes, enum domains and bit flags).
@@ -85,6 +85,16 @@ pub enum DescribeError {
         /// The table.
         table: TableName,
     },
+    /// The settings leave out a column without which no row can be named.
+    #[error(
+        "NXT_EXCLUDE names {table}.{column}, which is part of the primary key: leave it in, or leave out the whole table"
+    )]
+    ExcludedKey {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: String,
+    },
     /// A key column whose values cannot name a row.
     #[error(
         "the primary key of table {table} has column {column} of type {kind}, and only integers and texts name a row; set \
@@ -103,6 +113,8 @@ pub enum DescribeError {
 /// What the settings say of a table.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Configured<'a> {
+    /// `NXT_EXCLUDE`.
+    pub(super) exclusions: Option<&'a Exclusions>,
     /// `NXT_KEYS`.
     pub(super) key: Option<&'a [String]>,
     /// `NXT_EXTENSION_COLUMNS`.
@@ -132,7 +144,16 @@ pub(super) fn describe(table: &TableField, fields: &[RowField], hints: Hints<'_>
     }
     let sql_name = naming::snake_case(name.as_str());
     let spec = TableSpec { field: table.field.clone(), sql_name, level: table.level, columns, key, name };
-    Ok(spec.with_extensions(extensions(fields, hints.configured)))
+    hints.configured.without_excluded(spec.with_extensions(extensions(fields, hints.configured)))
+}
+
+impl Configured<'_> {
+    /// The table without what `NXT_EXCLUDE` leaves out.
+    pub(super) fn without_excluded(self, spec: TableSpec) -> Result<TableSpec, DescribeError> {
+        let Some(exclusions) = self.exclusions else { return Ok(spec) };
+        let table = spec.name.clone();
+        exclusions.applied_to(spec).map_err(|column| DescribeError::ExcludedKey { table, column })
+    }
 }
 
 /// The customer's own columns, where the API lets them be asked for: every row type has `extensions` since 2026-03.

@@ -14,6 +14,7 @@ mod checkpoint;
 mod compare;
 mod error;
 mod extras;
+mod history;
 mod load;
 mod order;
 mod pacer;
@@ -35,6 +36,7 @@ mod watermark;
 mod write;
 
 pub use error::WalkError;
+pub use history::Histories;
 pub use load::{Loaded, Loader};
 pub use order::Order;
 pub use progress::Progress;

@@ -9,8 +9,9 @@ use tokio::{sync::Notify, task::JoinError};
 use super::understand;
 use crate::{
     database::Connector,
+    domain::Exclusions,
     queue::{
-        AcceptError, Accepted, Acceptor, Appender, Delivery, DeliveryId, Notification, QueueError,
+        AcceptError, Acceptor, Appender, Delivery, DeliveryId, Notification, QueueError,
         dead_letter::{self, DeadLetter},
     },
     telemetry::Metrics,
@@ -45,10 +46,17 @@ pub enum RetryError {
 }
 
 /// Tries dead letters again: rows become dirty, bodies are read once more. A body's letter goes when it is stored.
-pub async fn retry(pool: &PgPool, connector: Connector, ids: &[i64]) -> Result<Retried, RetryError> {
+///
+/// What is left out by now is not stored with a body.
+pub async fn retry(
+    pool: &PgPool,
+    connector: Connector,
+    exclusions: Arc<Exclusions>,
+    ids: &[i64],
+) -> Result<Retried, RetryError> {
     let rows = dead_letter::retry_rows(&mut *pool.acquire().await?, ids).await?;
     let mut retried = Retried { rows, ..Retried::default() };
-    let (acceptor, appender) = Appender::new(connector, Arc::new(Notify::new()), Arc::new(Metrics::new()));
+    let (acceptor, appender) = Appender::new(connector, exclusions, Arc::new(Notify::new()), Arc::new(Metrics::new()));
     let task = tokio::spawn(appender.run());
     for &id in ids {
         if let Some((letter, Some(body))) = dead_letter::show(pool, id).await? {
@@ -81,8 +89,7 @@ async fn retry_body(
         columns: understood.columns,
         body: Bytes::from(body),
     };
-    let stored = acceptor.accept(Delivery::Notification(notification)).await?;
-    debug_assert!(stored != Accepted::Quarantined, "a notification is not quarantined");
+    acceptor.accept(Delivery::Notification(notification)).await?;
     retried.bodies += dead_letter::remove(&mut *pool.acquire().await?, &[letter.id]).await?;
     Ok(())
 }

@@ -128,7 +128,7 @@ async fn accept(request: &HttpRequest, body: Payload, receiver: &Receiver) -> Re
     let body = receiver.secrets.verify(held.bytes.clone(), signature).ok_or(Refusal::Unsigned)?;
     let (delivery, reason) = understand(request, body);
     match receiver.acceptor.accept(delivery).await {
-        Ok(Accepted::Stored) => Ok(Answer::Accepted),
+        Ok(Accepted::Stored | Accepted::LeftOut) => Ok(Answer::Accepted),
         Ok(Accepted::Quarantined) => Ok(Answer::Quarantined(reason.unwrap_or_else(|| REFUSED.to_owned()))),
         Err(cause) => Err(Refusal::NotStored(cause)),
     }

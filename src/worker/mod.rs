@@ -24,7 +24,7 @@ pub use schedule::Worker;
 
 use crate::{
     config::MirrorSettings,
-    domain::{Target, Tenant},
+    domain::{Exclusions, Target, Tenant},
     mirror::Mirror,
     queue::{Claims, Queue, WorkerId},
     reconcile::Writer,
@@ -66,17 +66,21 @@ pub struct Parts {
 pub struct Scope {
     tables: Vec<String>,
     companies: Vec<i64>,
+    exclusions: Arc<Exclusions>,
 }
 
 impl Scope {
     /// The scope of the settings.
     pub fn new(settings: &MirrorSettings) -> Self {
         let tables = settings.tables.iter().map(|table| table.as_str().to_ascii_lowercase()).collect();
-        Self { tables, companies: settings.companies.clone() }
+        Self { tables, companies: settings.companies.clone(), exclusions: Arc::clone(&settings.exclusions) }
     }
 
     /// Why a target is outside; `None` when it is inside.
     fn outside(&self, target: &Target) -> Option<&'static str> {
+        if self.exclusions.has_table(target.table.as_str()) {
+            return Some("the table is in NXT_EXCLUDE");
+        }
         if !self.tables.is_empty() && !self.tables.contains(&target.table.as_str().to_ascii_lowercase()) {
             return Some("the table is not in NXT_TABLES");
         }

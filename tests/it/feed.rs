@@ -16,9 +16,12 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Map, Value, json};
 use sqlx::{AssertSqlSafe, FromRow, PgPool, postgres::PgListener};
 
-use crate::support::{
-    app::{COMPANY, TestApp},
-    database, site,
+use crate::{
+    history,
+    support::{
+        app::{COMPANY, TestApp},
+        database, site,
+    },
 };
 
 fn order(number: i64, name: &str) -> Map<String, Value> {
@@ -89,10 +92,28 @@ async fn each_change_of_a_mirrored_row_is_told_once() {
     assert!(has("name") && has("changed_timestamp") && !has("order_no") && !has("created_date"), "{columns:?}");
     assert_eq!((found[1].changed_by.as_deref(), &found[1].changed_columns), (Some("kari.nordmann"), &None));
     assert!(found.iter().all(|entry| entry.has_source_time && entry.has_notification));
+    // The consumer of the documentation takes each entry once.
+    let [prepare, take] = documented_consumer();
+    sqlx::raw_sql(prepare).execute(&app.pool).await.unwrap();
+    for _ in 0..2 {
+        sqlx::raw_sql(take).execute(&app.pool).await.unwrap();
+        assert_eq!(app.count("select count(*) from inbox").await, 4);
+        assert_eq!(
+            app.count("select count(*) from inbox join nxt_mirror.change using (position, action, key)").await,
+            4
+        );
+    }
     assert_eq!(
         app.count("select count(*) from nxt_mirror.change where at between now() - interval '1 hour' and now()").await,
         4
     );
+}
+
+/// The two statements of `docs/mirror.md` that make a consumer: its tables, and what it does again and again.
+fn documented_consumer() -> [&'static str; 2] {
+    let section = include_str!("../../docs/mirror.md").split("## The feed").nth(1).expect("a section on the feed");
+    let mut blocks = section.split("```sql\n").skip(1).map(|block| block.split("```").next().unwrap_or_default());
+    [blocks.next().expect("the consumer's tables"), blocks.next().expect("what it does")]
 }
 
 #[tokio::test]
@@ -129,7 +150,7 @@ async fn living(pool: &PgPool, sql: &'static str) -> usize {
 
 /// Writers of the daemons' kind, without the rest of them.
 const WRITERS: u64 = 20;
-const COMMITS: u64 = 60;
+const COMMITS: u64 = 20;
 
 fn journal(writer: u64, commit: u64) -> Journal {
     let mut journal = Journal::default();
@@ -185,7 +206,7 @@ async fn write(pool: &PgPool, writer: u64) -> u64 {
 async fn follow(pool: &PgPool, view: &str, number: &str, wanted: u64) -> Vec<i64> {
     let (mut seen, mut greatest) = (vec![], 0_i64);
     while (seen.len() as u64) < wanted {
-        let sql = format!("select {number} from {view} where {number} > $1 order by {number} limit 7");
+        let sql = format!("select {number} from {view} where {number} > $1 order by {number} limit 20");
         let next: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(greatest).fetch_all(pool).await.unwrap();
         greatest = next.last().copied().unwrap_or(greatest);
         seen.extend(next);
@@ -288,8 +309,12 @@ async fn the_feed_alone_makes_the_mirror_whatever_is_killed() {
         requests_per_minute: 100_000,
         ..Options::default()
     };
-    let settings =
-        [("NXT_TABLES", "Order,OrderLine"), ("NXT_SWEEP_SECONDS", "1"), ("NXT_REQUESTS_PER_MINUTE", "100000")];
+    let settings = [
+        ("NXT_HISTORY", "*"),
+        ("NXT_TABLES", "Order,OrderLine"),
+        ("NXT_SWEEP_SECONDS", "1"),
+        ("NXT_REQUESTS_PER_MINUTE", "100000"),
+    ];
     let site = site(options, &database.url(), &settings).await;
     let mut random = StdRng::seed_from_u64(7);
     let mut daemon = site.spawn(&[]);
@@ -337,4 +362,7 @@ async fn the_feed_alone_makes_the_mirror_whatever_is_killed() {
         .unwrap();
     assert_eq!(consumer.positions, stored, "positions that were read and that there are");
     open.rollback().await.unwrap();
+    history::assert_sound(&site.pool, "\"order\"", &["order_no"], &["name", "changed_timestamp"]).await;
+    let columns = ["description", "changed_timestamp"];
+    history::assert_sound(&site.pool, "order_line", &["order_no", "line_no"], &columns).await;
 }

@@ -85,7 +85,8 @@ impl World {
 
 fn appender(url: &SecretString) -> (Acceptor, JoinHandle<()>) {
     let connector = Connector::to(url).unwrap();
-    let (acceptor, appender) = Appender::new(connector, Arc::new(Notify::new()), Arc::new(Metrics::new()));
+    let (acceptor, appender) =
+        Appender::new(connector, Arc::default(), Arc::new(Notify::new()), Arc::new(Metrics::new()));
     (acceptor, tokio::spawn(appender.run()))
 }
 

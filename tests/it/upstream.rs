@@ -31,7 +31,7 @@ async fn site() -> Site {
     let simulator = Simulator::start(options.clone()).await.unwrap();
     let database = support::database().await;
     let upstream = upstream(&database, &simulator.token_url(), &simulator.graphql_url()).await;
-    let catalogue = Catalogue::new(upstream.clone(), BTreeMap::new(), BTreeMap::new(), None);
+    let catalogue = Catalogue::new(upstream.clone(), BTreeMap::new(), BTreeMap::new(), Arc::default(), None);
     Site { _database: database, simulator, upstream, catalogue }
 }
 
@@ -90,7 +90,7 @@ async fn a_slow_description_delays_others_that_travel_with_it_by_seconds_and_lat
     let url = api_with_a_slow_table().await;
     let database = support::database().await;
     let upstream = upstream(&database, &format!("{url}/token"), &format!("{url}/graphql")).await;
-    let catalogue = Catalogue::new(upstream, BTreeMap::new(), BTreeMap::new(), None);
+    let catalogue = Catalogue::new(upstream, BTreeMap::new(), BTreeMap::new(), Arc::default(), None);
     let begun = std::time::Instant::now();
     assert!(catalogue.peek(TableLevel::Company, &name_of("Slow"), None).is_none());
     let describe = async |name: &str| catalogue.table(TableLevel::Company, &name_of(name), None).await;

@@ -80,7 +80,8 @@ impl Side {
         fill(&pool, rows).await?;
         let queue = Queue::new(pool.clone());
         let me = queue.register().await?;
-        let (acceptor, appender) = Appender::new(connector, Arc::new(Notify::new()), Arc::new(Metrics::new()));
+        let (acceptor, appender) =
+            Appender::new(connector, Arc::default(), Arc::new(Notify::new()), Arc::new(Metrics::new()));
         tokio::spawn(appender.run());
         Ok(Self { rows, pool, queue, me, claims: Claims::new(), acceptor })
     }

@@ -37,7 +37,7 @@ impl Unstored {
 
 /// The process itself.
 pub(super) async fn serve(address: &str) -> anyhow::Result<()> {
-    let (acceptor, mut waiting) = Acceptor::channel();
+    let (acceptor, mut waiting) = Acceptor::channel(Arc::default());
     let receiver = Receiver {
         secrets: SigningSecrets::new([&SECRET.into()]),
         body_bytes_max: BODY_BYTES_MAX,

@@ -100,7 +100,8 @@ impl Trial {
             return Ok(vec![]);
         }
         let known = self.upstream.table_names().await.context("list the tables")?;
-        let catalogue = Catalogue::new(self.upstream.clone(), settings.keys, settings.extensions, None);
+        let catalogue =
+            Catalogue::new(self.upstream.clone(), settings.keys, settings.extensions, settings.exclusions, None);
         let (mut names, mut targets) = (vec![], vec![]);
         for name in &settings.tables {
             let (level, name) = identify(&known, name).with_context(|| format!("the API knows no table {name}"))?;

@@ -118,8 +118,11 @@ impl Entry {
     /// Takes over a description from an earlier run. Which columns of the customer's own it has, is for the settings of
     /// this one to say.
     pub(super) fn remember(&mut self, spec: TableSpec, configured: Configured<'_>) {
-        self.known = Some(Known::Described(Arc::new(spec.with_extensions(configured.extensions))));
-        self.known_since = Instant::now();
+        // One whose key would be left out is described anew, which tells why it cannot be mirrored.
+        if let Ok(spec) = configured.without_excluded(spec.with_extensions(configured.extensions)) {
+            self.known = Some(Known::Described(Arc::new(spec)));
+            self.known_since = Instant::now();
+        }
     }
 
     pub(super) fn is_described(&self) -> bool {

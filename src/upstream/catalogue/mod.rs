@@ -24,7 +24,7 @@ use super::{
     describe::{Configured, DescribeError},
     queries::TableField,
 };
-use crate::domain::{ExtensionColumn, TableLevel, TableName, TableSpec};
+use crate::domain::{Exclusions, ExtensionColumn, TableLevel, TableName, TableSpec};
 
 /// How long a description holds at most; new columns come weekly.
 const FRESH_MAX: Duration = Duration::from_secs(3_600);
@@ -64,6 +64,7 @@ struct Inner {
     upstream: Upstream,
     keys: BTreeMap<TableName, Vec<String>>,
     extensions: BTreeMap<TableName, Vec<ExtensionColumn>>,
+    exclusions: Arc<Exclusions>,
     fresh: Duration,
     /// Never held while something is waited for.
     state: Mutex<State>,
@@ -85,18 +86,19 @@ struct State {
 }
 
 impl Catalogue {
-    /// A catalogue that asks this API; `keys` and `extensions` are those of the settings. Descriptions are renewed at
+    /// A catalogue that asks this API; `keys`, `extensions` and `exclusions` are those of the settings. Descriptions are renewed at
     /// least once in each interval between two walks, so that a walk knows the columns that are new.
     pub fn new(
         upstream: Upstream,
         keys: BTreeMap<TableName, Vec<String>>,
         extensions: BTreeMap<TableName, Vec<ExtensionColumn>>,
+        exclusions: Arc<Exclusions>,
         walk_interval: Option<Duration>,
     ) -> Self {
         let fresh = walk_interval.map_or(FRESH_MAX, |interval| interval.min(FRESH_MAX));
         let arrivals = watch::Sender::new(0);
         let (state, wanted) = (Mutex::default(), Notify::new());
-        let inner = Inner { upstream, keys, extensions, fresh, state, wanted, arrivals };
+        let inner = Inner { upstream, keys, extensions, exclusions, fresh, state, wanted, arrivals };
         Self { inner: Arc::new(inner) }
     }
 
@@ -207,6 +209,7 @@ impl Inner {
         Configured {
             key: of_table(&self.keys, name).map(Vec::as_slice),
             extensions: of_table(&self.extensions, name).map_or(&[], Vec::as_slice),
+            exclusions: Some(&self.exclusions),
         }
     }
 

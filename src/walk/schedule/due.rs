@@ -151,10 +151,10 @@ fn is_older(age: f64, interval: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
-    use crate::config::Deletes;
+    use crate::config::{Deletes, HistoryScope};
 
     fn settings(walk: u64, sweep: u64) -> MirrorSettings {
         let interval = |seconds| Some(Duration::from_secs(seconds)).filter(|interval| !interval.is_zero());
@@ -163,6 +163,9 @@ mod tests {
             companies: vec![],
             keys: BTreeMap::new(),
             extensions: BTreeMap::new(),
+            exclusions: Arc::default(),
+            history: HistoryScope::default(),
+            history_days: None,
             deletes: Deletes::Hard,
             sweep_interval: interval(sweep),
             walk_interval: interval(walk),
