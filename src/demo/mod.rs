@@ -110,7 +110,7 @@ fn introduce(args: &DemoArgs, server: &EmbeddedPostgres, simulator: &Simulator, 
     println!("  nxt-mirror demo: a trading company is at work, and PostgreSQL follows");
     println!();
     println!("  webhooks      {}", webhook.unwrap_or_default());
-    println!("  operators     http://{}/metrics", app.ops_address());
+    println!("  operators     http://{}/", app.ops_address());
     println!("  simulated API {}", simulator.graphql_url());
     println!("  its admin API {}", simulator.admin_url());
     println!("  look inside   {}", server.psql_command(DATABASE));

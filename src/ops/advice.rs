@@ -85,7 +85,7 @@ pub fn of_target(target: &Freshness) -> Vec<Advice> {
         let remedy = format!("look at its subscription: nxt-mirror subscriptions {named}");
         advice.push(Advice::new(
             Weight::Soon,
-            "look at its subscription",
+            "subscription?",
             "it changes, but no notification of it comes any more",
             remedy,
         ));
@@ -98,7 +98,7 @@ pub fn of_target(target: &Freshness) -> Vec<Advice> {
         );
         advice.push(Advice::new(
             Weight::Soon,
-            "see its dead letters",
+            "dead letters",
             matter,
             "mend the reason, then nxt-mirror dead-letters retry",
         ));

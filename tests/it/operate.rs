@@ -9,6 +9,7 @@ use nxt_mirror::config::Role;
 use nxt_simulator::{Fault, FaultKind};
 use nxt_testkit::{SECRET, object, sign};
 use serde_json::{Value, json};
+use tokio::io::AsyncBufReadExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -107,7 +108,40 @@ async fn the_status_tells_backlog_and_each_table() {
     let table = &status["tables"][0];
     assert_eq!((&table["table"], &table["rows"], &table["partial"]), (&json!("Order"), &json!(1), &json!(true)));
     assert_eq!((&table["company_no"], &table["customer_no"]), (&json!(2_000_001), &Value::Null));
-    assert!(app.command(&["status"]).await.status.success());
+    let told = String::from_utf8(app.command(&["status"]).await.stdout).unwrap();
+    assert!(told.starts_with("current: lag 0 s") && !told.contains('\x1b'), "{told}");
+    assert!(told.contains("to do") && told.contains("nxt-mirror backfill --company 2000001 --table Order"), "{told}");
+}
+
+#[tokio::test]
+async fn the_sync_log_is_printed_from_the_database_and_followed() {
+    let app = TestApp::start().await;
+    for number in 1..=3 {
+        app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 7, "lineNo": number }))).unwrap();
+        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+    }
+    app.settle().await;
+    let lines = async |arguments: &[&str]| {
+        let output = app.command(arguments).await.stdout;
+        String::from_utf8(output).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(lines(&["logs"]).await.len(), 6);
+    assert_eq!(lines(&["logs", "--tail", "2", "--table", "Order"]).await.len(), 2);
+    assert_eq!(lines(&["logs", "--company", "2000002"]).await.len(), 0);
+    let chosen = lines(&["logs", "--json", "--table", "order_line", "--company", "2000001"]).await;
+    assert_eq!(chosen.len(), 3);
+    assert!(chosen[0].contains(r#""key":{"order_no":7,"line_no":"#), "{chosen:?}");
+    let entry: Value = serde_json::from_str(&chosen[0]).unwrap();
+    assert_eq!((&entry["table_name"], &entry["action"]), (&json!("OrderLine"), &json!("inserted")));
+
+    let mut command = tokio::process::Command::new(PROGRAM);
+    command.args(["logs", "--follow", "--json", "--table", "Product"]).envs(app.environment()).kill_on_drop(true);
+    let mut following = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "followed" }))).unwrap();
+    let mut output = tokio::io::BufReader::new(following.stdout.take().unwrap()).lines();
+    let line = output.next_line().await.unwrap().expect("the log goes on");
+    assert!(line.contains("followed"), "{line}");
+    following.kill().await.unwrap();
 }
 
 #[tokio::test]
