@@ -24,7 +24,8 @@ pub enum Priority {
 }
 
 impl Priority {
-    pub(super) fn code(self) -> i16 {
+    /// As the database has it.
+    pub(crate) fn code(self) -> i16 {
         match self {
             Self::Live => 0,
             Self::Deferred => 1,

@@ -43,7 +43,7 @@ pub use progress::Progress;
 pub use record::{CertificateRecord, ScanRecord, SweepRecord, WalkRecord};
 pub use report::{Difference, Report, Unreadable};
 pub use schedule::{Parts as ScheduleParts, run as schedule};
-pub use settled::wait_until_settled;
+pub use settled::{Marked, wait_until_settled};
 pub use source::Source;
 pub use targets::{Found, Selection, targets};
 pub use verify::{Repair, Verifier};

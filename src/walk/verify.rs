@@ -11,7 +11,7 @@ use super::{
     ranges::{self, Range},
     recheck::Rechecker,
     report::{Compared, Difference},
-    settled::wait_until_settled,
+    settled::{Marked, wait_until_settled},
     write::announced,
 };
 use crate::{
@@ -127,7 +127,8 @@ impl Verifier {
         queue::mark(&mut transaction, target.id, &keys, Priority::Deferred).await?;
         let marked_at = sqlx::query_scalar!(r#"select now() as "now!: _""#).fetch_one(&mut *transaction).await?;
         transaction.commit().await?;
-        if !wait_until_settled(&self.pool, &[target.id], marked_at, REPAIR_PATIENCE).await? {
+        let marked = Marked { targets: &[target.id], keys: Some(&keys), moment: marked_at };
+        if !wait_until_settled(&self.pool, marked, REPAIR_PATIENCE).await? {
             tracing::warn!(%target, "some rows that differ are still not settled");
         }
         Ok(())

@@ -11,7 +11,7 @@ use crate::{
     commands::progress::Display,
     domain::{DatabaseTime, TargetId, TargetTable},
     telemetry::chain,
-    walk::{self, Loaded, Loader, Order, TABLES_AT_ONCE, WalkError},
+    walk::{self, Loaded, Loader, Marked, Order, TABLES_AT_ONCE, WalkError},
 };
 
 /// Walks tables into the mirror. Exit code 0 only if every one came to its end.
@@ -64,7 +64,8 @@ async fn settle(bench: &Bench) -> anyhow::Result<()> {
     let moment: DatabaseTime =
         sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(bench.pool()).await?;
     let targets: Vec<TargetId> = bench.targets.iter().map(|target| target.id).collect();
-    let settled = walk::wait_until_settled(bench.pool(), &targets, moment, PATIENCE);
+    let marked = Marked { targets: &targets, keys: None, moment };
+    let settled = walk::wait_until_settled(bench.pool(), marked, PATIENCE);
     let settled = bench.worker().run_while(settled).await;
     if !settled.context("wait for rows that were marked for a fetch by key")? {
         eprintln!("some rows that were marked for a fetch by key still wait; a running daemon works them off");
