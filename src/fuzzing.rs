@@ -77,11 +77,18 @@ pub fn identifier(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{
+        fs,
+        path::Path,
+        time::{Duration, Instant},
+    };
 
     use rand::{RngExt, SeedableRng, rngs::StdRng};
 
     use super::*;
+
+    /// Mutations that each target is given on every run.
+    const EXECUTIONS_MIN: u64 = 5_000;
 
     /// Cuts, splices and flips.
     fn mutate(random: &mut StdRng, seeds: &[Vec<u8>]) -> Vec<u8> {
@@ -101,9 +108,16 @@ mod tests {
         one
     }
 
+    /// `NXT_FUZZ_SECONDS=600 cargo test --release --lib fuzzing -- --nocapture` goes on for so long with each target, from
+    /// `NXT_FUZZ_SEED` on.
+    fn number(name: &str) -> Option<u64> {
+        std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+    }
+
     #[test]
     fn strangers_bytes_break_nothing() {
-        let mut random = StdRng::seed_from_u64(7);
+        let mut random = StdRng::seed_from_u64(number("NXT_FUZZ_SEED").unwrap_or(7));
+        let time = Duration::from_secs(number("NXT_FUZZ_SECONDS").unwrap_or(0));
         type Target = fn(&[u8]);
         let targets: [(&str, Target); 6] = [
             ("body", body),
@@ -119,9 +133,15 @@ mod tests {
             let seeds: Vec<Vec<u8>> = files.map(|path| fs::read(path).unwrap()).collect();
             assert!(!seeds.is_empty(), "{name} has no corpus");
             seeds.iter().for_each(|seed| target(seed));
-            for _ in 0..5_000 {
-                target(&mutate(&mut random, &seeds));
+            let (begin, mut executions) = (Instant::now(), 0_u64);
+            while executions < EXECUTIONS_MIN || begin.elapsed() < time {
+                let input = mutate(&mut random, &seeds);
+                executions += 1;
+                if std::panic::catch_unwind(|| target(&input)).is_err() {
+                    panic!("{name} fails for {:?}", String::from_utf8_lossy(&input));
+                }
             }
+            println!("{name}: {executions} executions");
         }
     }
 }
