@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 use nxt_simulator::SimulateArgs;
 use secrecy::SecretString;
 use url::Url;
@@ -229,4 +230,18 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Ask the running daemon whether it is ready; for container health checks
     Healthcheck,
+    /// Write what completes commands in a shell, into a folder
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: Shell,
+        /// The folder
+        folder: PathBuf,
+    },
+    /// Write a manual page for each command into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
 }

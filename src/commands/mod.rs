@@ -4,6 +4,7 @@ mod colour;
 mod doctor;
 mod init;
 mod logs;
+mod manual;
 mod operate;
 mod own_server;
 mod progress;
@@ -52,6 +53,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => operate::replay(config, args).await,
         Command::Explain { table, key, company, json } => operate::explain(config, table, key, company, json).await,
         Command::Doctor(args) => doctor::doctor(config, args).await,
+        Command::Completions { shell, folder } => manual::completions(shell, &folder),
+        Command::Man { folder } => manual::pages(&folder),
         Command::Healthcheck => healthcheck(config).await,
     }
 }

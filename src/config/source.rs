@@ -97,6 +97,16 @@ impl Source {
         self.values.remove(&format!("{name}_FILE"));
     }
 
+    /// The names of all settings.
+    pub fn names() -> &'static [&'static str] {
+        &KNOWN
+    }
+
+    /// The names of those that may be read from a file: `<NAME>_FILE` names it.
+    pub fn secrets() -> &'static [&'static str] {
+        &SECRETS
+    }
+
     /// Settings from a list, for tests and for the demo.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> Self {
         Self { values: pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }

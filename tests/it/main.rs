@@ -7,6 +7,7 @@ mod columns;
 mod convergence;
 mod crashes;
 mod database;
+mod deployment;
 mod embedded;
 mod exclude;
 mod extensions;
