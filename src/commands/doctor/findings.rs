@@ -7,6 +7,8 @@ use std::{
 
 use serde::Serialize;
 
+use super::super::colour::Colour;
+
 /// How much it matters, the most important first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,9 +76,9 @@ impl Findings {
             (0, warnings) => counted(warnings, "warning"),
             (problems, warnings) => format!("{}, {}", counted(problems, "problem"), counted(warnings, "warning")),
         };
-        let is_coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let colour = Colour::of(std::io::stdout().is_terminal());
         for finding in self.in_order() {
-            println!("{}", Shown { finding, is_coloured });
+            println!("{}", Shown { finding, colour });
         }
         println!("\n{summary}");
     }
@@ -89,19 +91,18 @@ fn counted(count: usize, what: &str) -> String {
 /// A finding for people.
 struct Shown {
     finding: Finding,
-    is_coloured: bool,
+    colour: Colour,
 }
 
 impl Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Finding { level, what, remedy } = &self.finding;
-        let (word, colour) = match level {
-            Level::Problem => ("PROBLEM", "\x1b[1;31m"),
-            Level::Warning => ("warning", "\x1b[33m"),
-            Level::Ok => ("ok", "\x1b[32m"),
+        let word = match level {
+            Level::Problem => self.colour.bad("PROBLEM "),
+            Level::Warning => self.colour.busy("warning "),
+            Level::Ok => self.colour.good("ok      "),
         };
-        let (on, off) = if self.is_coloured { (colour, "\x1b[0m") } else { ("", "") };
-        write!(f, "{on}{word:<8}{off} {what}")?;
+        write!(f, "{word} {what}")?;
         match remedy {
             Some(remedy) => write!(f, "\n         {remedy}"),
             None => Ok(()),
@@ -132,9 +133,9 @@ mod tests {
 
     #[test]
     fn colours_are_for_terminals_alone() {
-        let shown = |is_coloured| Shown { finding: some().in_order().remove(0), is_coloured }.to_string();
-        assert_eq!(shown(false), "PROBLEM  API: away\n         wait");
-        assert_eq!(shown(true), "\x1b[1;31mPROBLEM \x1b[0m API: away\n         wait");
+        let shown = |colour| Shown { finding: some().in_order().remove(0), colour }.to_string();
+        assert_eq!(shown(Colour::None), "PROBLEM  API: away\n         wait");
+        assert_eq!(shown(Colour::Some), "\x1b[31mPROBLEM \x1b[0m API: away\n         wait");
     }
 
     #[test]
