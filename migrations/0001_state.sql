@@ -111,7 +111,10 @@ create table nxt_mirror.dirty_row (
     announced boolean not null,
     -- Latest ChangedTimestamp announced; null when one of the announcements had none.
     changed_at timestamptz,
-    rechecks integer not null default 0 constraint dirty_row_rechecks check (rechecks >= 0),
+    -- Answers since the last notification that were not believed yet: the row was there; it was not.
+    found_rechecks integer not null default 0,
+    missing_rechecks integer not null default 0,
+    constraint dirty_row_rechecks check (found_rechecks >= 0 and missing_rechecks >= 0),
     attempts integer not null default 0 constraint dirty_row_attempts check (attempts >= 0),
     last_error text,
     constraint dirty_row_pkey primary key (target_id, row_key),

@@ -12,8 +12,6 @@ pub mod key;
 pub mod naming;
 pub mod row;
 pub mod settle;
-#[cfg(test)]
-mod settle_orders;
 mod shown_key;
 pub mod subscription;
 pub mod table;

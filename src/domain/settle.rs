@@ -45,7 +45,26 @@ pub struct Evidence {
     /// INSERTs and UPDATEs taken together.
     pub announcement: Option<Announcement>,
     /// Fetches since the last notification that ended in a recheck.
-    pub rechecks: u32,
+    pub rechecks: Rechecks,
+}
+
+/// How often the source gave an answer that was not believed yet. Only answers that say the same add up: one late read
+/// of an old copy proves nothing after others that saw no row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rechecks {
+    /// The row was there.
+    pub found: u32,
+    /// It was not.
+    pub missing: u32,
+}
+
+/// An answer that is not believed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubted {
+    /// The row was there.
+    Found,
+    /// It was not.
+    Missing,
 }
 
 /// What the mirror holds of a row.
@@ -82,6 +101,9 @@ pub enum Observed {
     Missing {
         /// Start of the request.
         started_at: DatabaseTime,
+        /// Whether the row was notified or settled again since it was claimed. When a request starts says only how old
+        /// its answer is at most: another one may have started before it and read after it.
+        is_overtaken: bool,
     },
 }
 
@@ -122,8 +144,8 @@ pub enum Then {
     Recheck {
         /// How long to wait.
         pause: Duration,
-        /// Whether it counts among the fetches after which the source is believed: not if the result was overtaken.
-        counts: bool,
+        /// The answer that counts among those after which the source is believed; none if it was overtaken.
+        counts: Option<Doubted>,
     },
 }
 
@@ -142,6 +164,8 @@ pub enum Reason {
     DeletedMeanwhile,
     /// The mirrored row came by a request that started later.
     Superseded,
+    /// The row was notified or settled again while the request was under way.
+    Overtaken,
     /// The row was changed after the mirrored version's time.
     OlderThanMirror,
     /// The read is older than the notification.
@@ -163,6 +187,7 @@ impl fmt::Display for Reason {
             Self::Stale => "the row was changed after this deletion",
             Self::DeletedMeanwhile => "a deletion became known while the fetch was under way",
             Self::Superseded => "a fetch that started later has already been applied",
+            Self::Overtaken => "more became known of the row while the fetch was under way",
             Self::OlderThanMirror => "the fetched row is older than the mirrored one",
             Self::OlderThanNotification => "the fetched row is older than its notification",
             Self::AliveAfterDeletion => "the row is still there although its deletion is known; the read may lag",
@@ -173,12 +198,22 @@ impl fmt::Display for Reason {
 }
 
 /// Fetched again after one second, doubling, at most 16.
-fn recheck(rechecks: u32) -> Then {
-    Then::Recheck { pause: Duration::seconds(1 << rechecks.min(4)), counts: true }
+fn recheck(answer: Doubted, evidence: &Evidence) -> Then {
+    let rechecks = evidence.rechecks.of(answer);
+    Then::Recheck { pause: Duration::seconds(1 << rechecks.min(4)), counts: Some(answer) }
+}
+
+impl Rechecks {
+    fn of(self, answer: Doubted) -> u32 {
+        match answer {
+            Doubted::Found => self.found,
+            Doubted::Missing => self.missing,
+        }
+    }
 }
 
 /// The result was overtaken: fetched again after a second, and nothing is counted.
-const OVERTAKEN: Then = Then::Recheck { pause: Duration::seconds(1), counts: false };
+const OVERTAKEN: Then = Then::Recheck { pause: Duration::seconds(1), counts: None };
 
 /// Decides what becomes of a row.
 ///
@@ -188,7 +223,8 @@ pub fn decide(evidence: &Evidence, known: &Known, observed: Observed) -> Verdict
     match observed {
         Observed::Nothing => unasked(evidence, known),
         Observed::Found { started_at, changed_at } => found(started_at, changed_at, evidence, known),
-        Observed::Missing { started_at } => missing(started_at, evidence, known),
+        Observed::Missing { is_overtaken: true, .. } => Verdict::Keep { reason: Reason::Overtaken, then: OVERTAKEN },
+        Observed::Missing { started_at, is_overtaken: false } => missing(started_at, evidence, known),
     }
 }
 
@@ -242,8 +278,8 @@ fn found(started_at: DatabaseTime, changed_at: Option<SourceTime>, evidence: &Ev
         .max_by_key(|deletion| deletion.at)
         .and_then(|deletion| doubt_after_deletion(changed_at, deletion.at));
     if let Some(rechecks_max) = doubt {
-        return if evidence.rechecks < rechecks_max {
-            Verdict::Keep { reason: Reason::AliveAfterDeletion, then: recheck(evidence.rechecks) }
+        return if evidence.rechecks.found < rechecks_max {
+            Verdict::Keep { reason: Reason::AliveAfterDeletion, then: recheck(Doubted::Found, evidence) }
         } else {
             believed
         };
@@ -251,8 +287,8 @@ fn found(started_at: DatabaseTime, changed_at: Option<SourceTime>, evidence: &Ev
     if !is_behind(changed_at, evidence) {
         return Verdict::Write { reason: Reason::AsFetched, then: Then::Settled };
     }
-    if evidence.rechecks < LAG_RECHECKS_MAX {
-        Verdict::Write { reason: Reason::OlderThanNotification, then: recheck(evidence.rechecks) }
+    if evidence.rechecks.found < LAG_RECHECKS_MAX {
+        Verdict::Write { reason: Reason::OlderThanNotification, then: recheck(Doubted::Found, evidence) }
     } else {
         believed
     }
@@ -279,8 +315,8 @@ fn against_mirror(
     }
     Some(if mirrored.fetched_at > started_at {
         superseded
-    } else if evidence.rechecks < LAG_RECHECKS_MAX {
-        Verdict::Keep { reason: Reason::OlderThanMirror, then: recheck(evidence.rechecks) }
+    } else if evidence.rechecks.found < LAG_RECHECKS_MAX {
+        Verdict::Keep { reason: Reason::OlderThanMirror, then: recheck(Doubted::Found, evidence) }
     } else {
         Verdict::Write { reason: Reason::Believed, then: Then::Settled }
     })
@@ -311,8 +347,8 @@ fn missing(started_at: DatabaseTime, evidence: &Evidence, known: &Known) -> Verd
         (Some(announcement), Some(deletion)) => announcement.changed_at.is_none_or(|at| at > deletion.at),
         (Some(_), None) => true,
     };
-    if announced_alive && evidence.rechecks < MISSING_RECHECKS_MAX {
-        return Verdict::Keep { reason: Reason::NotThereYet, then: recheck(evidence.rechecks) };
+    if announced_alive && evidence.rechecks.missing < MISSING_RECHECKS_MAX {
+        return Verdict::Keep { reason: Reason::NotThereYet, then: recheck(Doubted::Missing, evidence) };
     }
     let deletion = Deletion { at: SourceTime::as_if(started_at), received_at: started_at };
     Verdict::Remove { deletion, reason: if announced_alive { Reason::Believed } else { Reason::Gone } }
@@ -359,7 +395,7 @@ mod tests {
     }
 
     fn missing(started_at: i64) -> Observed {
-        Observed::Missing { started_at: d(started_at) }
+        Observed::Missing { started_at: d(started_at), is_overtaken: false }
     }
 
     fn unasked(evidence: &Evidence, known: &Known) -> Verdict {
@@ -445,11 +481,11 @@ mod tests {
         for (changed_at, rechecks_max) in [(Some(10), LAG_RECHECKS_MAX), (None, LAG_RECHECKS_MAX), (Some(990), 1)] {
             let mut evidence = deleted(1_000, 1_000);
             for rechecks in 0..rechecks_max {
-                evidence.rechecks = rechecks;
+                evidence.rechecks.found = rechecks;
                 let verdict = decide(&evidence, &Known::default(), found(1_100, changed_at));
                 assert_kept(verdict, Reason::AliveAfterDeletion);
             }
-            evidence.rechecks = rechecks_max;
+            evidence.rechecks.found = rechecks_max;
             assert_eq!(decide(&evidence, &Known::default(), found(1_100, changed_at)), BELIEVED);
         }
     }
@@ -466,10 +502,10 @@ mod tests {
 
     #[test]
     fn a_read_older_than_its_notification_is_written_and_fetched_again() {
-        let then = Then::Recheck { pause: Duration::seconds(1), counts: true };
+        let then = Then::Recheck { pause: Duration::seconds(1), counts: Some(Doubted::Found) };
         let verdict = decide(&announced(Some(30)), &Known::default(), found(60, Some(20)));
         assert_eq!(verdict, Verdict::Write { reason: Reason::OlderThanNotification, then });
-        let evidence = Evidence { rechecks: LAG_RECHECKS_MAX, ..announced(Some(30)) };
+        let evidence = Evidence { rechecks: Rechecks { found: LAG_RECHECKS_MAX, missing: 0 }, ..announced(Some(30)) };
         assert_eq!(decide(&evidence, &Known::default(), found(60, Some(20))), BELIEVED);
     }
 
@@ -489,11 +525,27 @@ mod tests {
             assert_eq!(decide(&evidence, &mirrored(Some(10), 20), missing(60)), gone(Reason::Gone));
         }
         for rechecks in 0..MISSING_RECHECKS_MAX {
-            let evidence = Evidence { rechecks, ..announced(Some(55)) };
+            let evidence = Evidence { rechecks: Rechecks { found: 0, missing: rechecks }, ..announced(Some(55)) };
             assert_kept(decide(&evidence, &Known::default(), missing(60)), Reason::NotThereYet);
         }
-        let evidence = Evidence { rechecks: MISSING_RECHECKS_MAX, ..announced(Some(55)) };
+        let evidence =
+            Evidence { rechecks: Rechecks { found: 0, missing: MISSING_RECHECKS_MAX }, ..announced(Some(55)) };
         assert_eq!(decide(&evidence, &Known::default(), missing(60)), gone(Reason::Believed));
+    }
+
+    #[test]
+    fn a_row_that_was_settled_by_others_meanwhile_is_not_removed() {
+        let observed = Observed::Missing { started_at: d(60), is_overtaken: true };
+        let verdict = decide(&Evidence::default(), &mirrored(Some(55), 50), observed);
+        assert_eq!(verdict, Verdict::Keep { reason: Reason::Overtaken, then: OVERTAKEN });
+    }
+
+    #[test]
+    fn answers_that_contradict_each_other_do_not_add_up() {
+        let rechecks = Rechecks { found: 0, missing: MISSING_RECHECKS_MAX };
+        let known = Known { mirrored: None, tombstone: Some(deletion(50, 51)) };
+        let verdict = decide(&Evidence { rechecks, ..announced(Some(10)) }, &known, found(60, Some(10)));
+        assert_kept(verdict, Reason::AliveAfterDeletion);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use super::{Claim, Claims, Queue, QueueError, WorkerId};
 use crate::domain::{
     AnnouncedKey, DatabaseTime, SourceTime, TableName, Target, TargetId, Tenant,
-    settle::{Announcement, Deletion, Evidence},
+    settle::{Announcement, Deletion, Evidence, Rechecks},
 };
 
 /// Whether work is live or may wait.
@@ -99,7 +99,7 @@ impl DirtyRow {
         self.notification_id.is_some()
             && self.priority == Priority::Live
             && self.attempts == 0
-            && self.evidence.rechecks == 0
+            && self.evidence.rechecks == Rechecks::default()
     }
 }
 
@@ -197,7 +197,8 @@ struct DirtyRecord {
     delete_received_at: Option<DatabaseTime>,
     announced: bool,
     changed_at: Option<SourceTime>,
-    rechecks: i32,
+    found_rechecks: i32,
+    missing_rechecks: i32,
 }
 
 /// Puts what notifications say together from its columns. A deletion is when it happened and when it was received.
@@ -205,12 +206,13 @@ pub(super) fn evidence_of(
     deletion: Option<(SourceTime, DatabaseTime)>,
     announced: bool,
     changed_at: Option<SourceTime>,
-    rechecks: i32,
+    (found, missing): (i32, i32),
 ) -> Evidence {
+    let count = |rechecks| u32::try_from(rechecks).unwrap_or_default();
     Evidence {
         deletion: deletion.map(|(at, received_at)| Deletion { at, received_at }),
         announcement: announced.then_some(Announcement { changed_at }),
-        rechecks: u32::try_from(rechecks).unwrap_or_default(),
+        rechecks: Rechecks { found: count(found), missing: count(missing) },
     }
 }
 
@@ -224,7 +226,12 @@ impl DirtyRecord {
             attempts: u32::try_from(self.attempts).unwrap_or_default(),
             priority,
             notification_id: self.notification_id,
-            evidence: evidence_of(deletion, self.announced, self.changed_at, self.rechecks),
+            evidence: evidence_of(
+                deletion,
+                self.announced,
+                self.changed_at,
+                (self.found_rechecks, self.missing_rechecks),
+            ),
             age: Age::when_claimed(Duration::try_from_secs_f64(self.waited_seconds).unwrap_or_default()),
         })
     }
@@ -263,12 +270,14 @@ async fn read_due(
                   dirty.notification_id as "notification_id?",
                   extract(epoch from clock_timestamp() - dirty.waiting_since)::float8 as "waited_seconds!",
                   dirty.deleted_at as "deleted_at?: _", dirty.delete_received_at as "delete_received_at?: _",
-                  dirty.announced as "announced!", dirty.changed_at as "changed_at?: _", dirty.rechecks as "rechecks!"
+                  dirty.announced as "announced!", dirty.changed_at as "changed_at?: _",
+                  dirty.found_rechecks as "found_rechecks!", dirty.missing_rechecks as "missing_rechecks!"
              from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::timestamptz[])
                       as wanted (target_id, priority, rows_max, since)
             cross join lateral (
                   select row.row_key, row.generation, row.attempts, row.due_at, row.notification_id, row.waiting_since,
-                         row.deleted_at, row.delete_received_at, row.announced, row.changed_at, row.rechecks
+                         row.deleted_at, row.delete_received_at, row.announced, row.changed_at,
+                         row.found_rechecks, row.missing_rechecks
                     from nxt_mirror.dirty_row as row
                    where row.target_id = wanted.target_id and row.priority = wanted.priority
                      and row.due_at > '-infinity' and row.due_at >= coalesce(wanted.since, '-infinity')

@@ -26,7 +26,8 @@ struct PendingRecord {
     delete_received_at: Option<DatabaseTime>,
     announced: bool,
     changed_at: Option<SourceTime>,
-    rechecks: i32,
+    found_rechecks: i32,
+    missing_rechecks: i32,
 }
 
 /// What waits for these rows, by canonical key; a row that is missing from the answer is not dirty. Locks nothing: what
@@ -43,7 +44,8 @@ pub async fn evidence(
         PendingRecord,
         r#"select dirty.row_key, dirty.generation, dirty.notification_id,
                   dirty.deleted_at as "deleted_at: _", dirty.delete_received_at as "delete_received_at: _",
-                  dirty.announced, dirty.changed_at as "changed_at: _", dirty.rechecks
+                  dirty.announced, dirty.changed_at as "changed_at: _", dirty.found_rechecks,
+                  dirty.missing_rechecks
              from unnest(array_fill($1::integer, array[cardinality($2::text[])]), $2::text[])
                       as given (target_id, row_key)
              join nxt_mirror.dirty_row as dirty
@@ -61,7 +63,12 @@ impl PendingRecord {
     fn read(self) -> (String, Pending) {
         let deletion = self.deleted_at.zip(self.delete_received_at);
         let pending = Pending {
-            evidence: evidence_of(deletion, self.announced, self.changed_at, self.rechecks),
+            evidence: evidence_of(
+                deletion,
+                self.announced,
+                self.changed_at,
+                (self.found_rechecks, self.missing_rechecks),
+            ),
             generation: self.generation,
             notification_id: self.notification_id,
         };

@@ -245,7 +245,8 @@ async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks)
                        when dirty.changed_at is null or excluded.changed_at is null then null
                        else greatest(dirty.changed_at, excluded.changed_at)
                    end,
-                   rechecks = 0
+                   found_rechecks = 0,
+                   missing_rechecks = 0
                returning dirty.target_id
            )
            select distinct target_id as "target_id!: _" from marked"#,

@@ -10,7 +10,7 @@ use chrono::Duration;
 use sqlx::PgConnection;
 
 use super::QueueError;
-use crate::domain::{DatabaseTime, TargetId};
+use crate::domain::{DatabaseTime, TargetId, settle::Doubted};
 
 /// What becomes of a dirty row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub enum Outcome {
         generation: i64,
         /// How long.
         pause: Duration,
-        /// Whether it counts among the rechecks.
-        counts: bool,
+        /// The answer that counts among the rechecks.
+        counts: Option<Doubted>,
     },
     /// Given back untried. Without a pause nothing changes.
     Release {
@@ -123,14 +123,14 @@ struct Changes<'a> {
 struct Waiting<'a> {
     key: &'a str,
     pause: Duration,
-    rechecks: i32,
+    counts: Option<Doubted>,
     attempts: Option<i32>,
     error: Option<&'a str>,
 }
 
 impl<'a> Changes<'a> {
     fn add(&mut self, key: &'a str, outcome: &'a Outcome, now: i64) {
-        let waiting = |pause: &Duration| Waiting { key, pause: *pause, rechecks: 0, attempts: None, error: None };
+        let waiting = |pause: &Duration| Waiting { key, pause: *pause, counts: None, attempts: None, error: None };
         match outcome {
             Outcome::Done { generation } if *generation != now => self.renewed.push(key),
             Outcome::Recheck { generation, .. } | Outcome::DeadLetter { generation, .. } if *generation != now => {
@@ -142,7 +142,7 @@ impl<'a> Changes<'a> {
                 self.settled.push(key);
             }
             Outcome::Recheck { pause, counts, .. } => {
-                self.waiting.push(Waiting { rechecks: i32::from(*counts), attempts: Some(0), ..waiting(pause) });
+                self.waiting.push(Waiting { counts: *counts, attempts: Some(0), ..waiting(pause) });
             }
             Outcome::Release { pause } => self.waiting.push(waiting(pause)),
             Outcome::Fail { attempts, pause, error } => {
@@ -247,19 +247,23 @@ async fn renew(
 }
 
 async fn postpone(connection: &mut PgConnection, target: TargetId, rows: &[Waiting<'_>]) -> Result<(), sqlx::Error> {
+    let counts = |answer| rows.iter().map(|row| i32::from(row.counts == Some(answer))).collect::<Vec<_>>();
     sqlx::query!(
         r#"update nxt_mirror.dirty_row as dirty
-              set due_at = now() + make_interval(secs => given.pause), rechecks = dirty.rechecks + given.rechecks,
+              set due_at = now() + make_interval(secs => given.pause),
+                  found_rechecks = dirty.found_rechecks + given.found,
+                  missing_rechecks = dirty.missing_rechecks + given.missing,
                   attempts = coalesce(given.attempts, dirty.attempts),
                   last_error = coalesce(given.error, dirty.last_error)
              from unnest(array_fill($1::integer, array[cardinality($2::text[])]), $2::text[], $3::float8[],
-                         $4::integer[], $5::integer[], $6::text[])
-                      as given (target_id, row_key, pause, rechecks, attempts, error)
+                         $4::integer[], $5::integer[], $6::integer[], $7::text[])
+                      as given (target_id, row_key, pause, found, missing, attempts, error)
             where dirty.target_id = given.target_id and dirty.row_key = given.row_key collate "C""#,
         target as _,
         rows.iter().map(|row| row.key).collect::<Vec<_>>() as _,
         &rows.iter().map(|row| row.pause.as_seconds_f64()).collect::<Vec<_>>(),
-        &rows.iter().map(|row| row.rechecks).collect::<Vec<_>>(),
+        &counts(Doubted::Found),
+        &counts(Doubted::Missing),
         rows.iter().map(|row| row.attempts).collect::<Vec<_>>() as _,
         rows.iter().map(|row| row.error.map(|error| error.replace('\0', "\u{fffd}"))).collect::<Vec<_>>() as _
     )

@@ -64,7 +64,7 @@ fn change<'a>(case: &Case<'a>, key: &'a RowKey, action: ChangeAction) -> RowChan
         changed_by: row.and_then(|row| row.changed_by()).map(str::to_owned),
         changed_columns: None,
         source_changed_at: row.map_or(case.deleted_at, |row| row.changed_at),
-        notification_id: case.subject.notification_id,
+        notification_id: case.subject.notification_id(),
     }
 }
 

@@ -44,7 +44,7 @@ impl Item {
             Some((started_at, Some(row))) => Seen::Found(row, *started_at),
             Some((started_at, None)) => Seen::Missing(*started_at),
         };
-        Subject { asked: &self.key, seen, notification_id: self.claimed.notification_id }
+        Subject { asked: &self.key, seen, claimed: Some(&self.claimed) }
     }
 }
 
@@ -139,7 +139,7 @@ fn outcome(claimed: &DirtyRow, case: &Case<'_>) -> Outcome {
         | Verdict::Keep { then: Then::Recheck { pause, counts }, .. } => {
             Outcome::Recheck { generation: claimed.generation, pause, counts }
         }
-        Verdict::Fetch => Outcome::Recheck { generation: claimed.generation, pause: Duration::zero(), counts: false },
+        Verdict::Fetch => Outcome::Recheck { generation: claimed.generation, pause: Duration::zero(), counts: None },
     }
 }
 

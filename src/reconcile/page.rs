@@ -63,11 +63,8 @@ impl Writer {
     ) -> Result<u64, ReconcileError> {
         let Page { target, started_at, is_logged, .. } = page;
         self.mirror.lock(connection, target).await?;
-        let subjects = candidates.iter().map(|row| Subject {
-            asked: &row.key,
-            seen: Seen::Found(row, started_at),
-            notification_id: None,
-        });
+        let subjects =
+            candidates.iter().map(|row| Subject { asked: &row.key, seen: Seen::Found(row, started_at), claimed: None });
         // Read again: what live work has written until here is seen by the verdicts.
         let mut cases = self.judge(connection, target, subjects.collect()).await?;
         self.carry_out(connection, target, &mut cases, journal).await?;

@@ -14,7 +14,7 @@ use crate::{
         settle::{self, Known, Observed, Verdict},
     },
     mirror::{Fetched, Removal, Touched, Written},
-    queue::{self, Applied, Journal, Priority, SyncAction, SyncEntry, Tombstone},
+    queue::{self, Applied, DirtyRow, Journal, Pending, Priority, SyncAction, SyncEntry, Tombstone},
 };
 
 /// What was observed of one row.
@@ -23,8 +23,8 @@ pub(super) struct Subject<'a> {
     /// The key that was asked for.
     pub(super) asked: &'a RowKey,
     pub(super) seen: Seen<'a>,
-    /// The latest notification, where one led to it.
-    pub(super) notification_id: Option<i64>,
+    /// The dirty row as it was claimed, where one led to it.
+    pub(super) claimed: Option<&'a DirtyRow>,
 }
 
 /// What a request saw, and when it started.
@@ -68,11 +68,26 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn observed(&self) -> Observed {
+    /// The latest notification, where one led to it.
+    pub(super) fn notification_id(&self) -> Option<i64> {
+        self.claimed.and_then(|claimed| claimed.notification_id)
+    }
+
+    /// The name of its dirty row, if there is one.
+    fn row_key(&self, target: &TargetTable) -> Option<String> {
+        self.claimed.map(|claimed| claimed.row_key.to_string()).or_else(|| canonical(self.asked, target))
+    }
+
+    /// `waiting`: what waits for the row now.
+    fn observed(&self, waiting: Option<&Pending>) -> Observed {
         match self.seen {
             Seen::Nothing => Observed::Nothing,
             Seen::Found(row, started_at) => Observed::Found { started_at, changed_at: row.changed_at },
-            Seen::Missing(started_at) => Observed::Missing { started_at },
+            Seen::Missing(started_at) => {
+                let claimed = self.claimed.map(|claimed| claimed.generation);
+                let is_overtaken = claimed.is_some() && claimed != waiting.map(|waiting| waiting.generation);
+                Observed::Missing { started_at, is_overtaken }
+            }
         }
     }
 
@@ -100,7 +115,7 @@ impl Writer {
             true => queue::tombstone::of_keys(connection, target.id, &folded).await?.into_iter().collect(),
             false => HashMap::new(),
         };
-        let announced: Vec<Option<String>> = subjects.iter().map(|subject| canonical(subject.asked, target)).collect();
+        let announced: Vec<Option<String>> = subjects.iter().map(|subject| subject.row_key(target)).collect();
         let evidence = match has.of_notifications {
             true => {
                 let keys: Vec<String> = announced.iter().flatten().cloned().collect();
@@ -114,7 +129,7 @@ impl Writer {
                 let known = Known { mirrored, tombstone: tombstones.get(folded).copied() };
                 let pending = announced.as_ref().and_then(|key| evidence.get(key));
                 let evidence = pending.map(|pending| pending.evidence).unwrap_or_default();
-                let verdict = settle::decide(&evidence, &known, subject.observed());
+                let verdict = settle::decide(&evidence, &known, subject.observed(pending));
                 let deleted_at = evidence.deletion.map(|deletion| deletion.at);
                 Case { subject, known, verdict, deleted_at, change: Change::None, is_respelled: false }
             })
@@ -156,7 +171,7 @@ impl Writer {
                 rows.push(Fetched {
                     row,
                     started_at,
-                    notification_id: case.subject.notification_id,
+                    notification_id: case.subject.notification_id(),
                     is_mirrored: case.known.mirrored.is_some(),
                 });
                 places.push(place);
@@ -293,7 +308,7 @@ impl Case<'_> {
             key_json: self.subject.key().shown(&target.table),
             action: self.action(),
             reason,
-            notification_id: self.subject.notification_id,
+            notification_id: self.subject.notification_id(),
             source_changed_at: row.and_then(|row| row.changed_at),
             fetch_started_at: self.subject.started_at(),
         }

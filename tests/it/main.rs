@@ -23,6 +23,7 @@ mod operate;
 mod ops;
 mod outages;
 mod pipeline;
+mod protocol;
 mod queue;
 mod receive;
 mod security;

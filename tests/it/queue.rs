@@ -8,6 +8,7 @@ use nxt_mirror::{
     database::{self, Connector},
     domain::{
         AnnouncedKey, AnnouncedRow, ChangeEvent, ChangeKind, DatabaseTime, KeyValue, SourceTime, TableName, Tenant,
+        settle::{Doubted, Rechecks},
     },
     queue::{
         self, Accepted, Acceptor, Appender, Claimable, Claims, Delivery, Notification, Outcome, Priority, Quarantine,
@@ -199,7 +200,7 @@ async fn a_row_that_changes_all_the_time_is_as_old_as_its_oldest_unsettled_notif
     let pause = chrono::Duration::seconds(1);
     type Ending = fn(i64, chrono::Duration) -> Outcome;
     let endings: [(Ending, bool); 3] = [
-        (|generation, pause| Outcome::Recheck { generation, pause, counts: true }, false),
+        (|generation, pause| Outcome::Recheck { generation, pause, counts: Some(Doubted::Found) }, false),
         (|generation, _| Outcome::DeadLetter { generation, reason: "no".into(), of_target: false }, false),
         (|generation, _| Outcome::Done { generation }, true),
     ];
@@ -340,7 +341,7 @@ async fn every_outcome_is_written_and_dead_rows_find_back() {
     };
     let outcomes = [
         (keys[0].as_str(), Outcome::Done { generation: generation(0) }),
-        (&keys[1], Outcome::Recheck { generation: generation(1), pause, counts: true }),
+        (&keys[1], Outcome::Recheck { generation: generation(1), pause, counts: Some(Doubted::Missing) }),
         (&keys[2], Outcome::Release { pause: chrono::Duration::zero() }),
         (&keys[3], Outcome::Fail { attempts: 4, pause, error: "no\0".to_owned() }),
         (&keys[4], dead(4, true)),
@@ -349,7 +350,7 @@ async fn every_outcome_is_written_and_dead_rows_find_back() {
     queue::settle(&mut connection, target, &outcomes, None).await.unwrap();
     let waiting = queue::evidence(&mut connection, target, &keys).await.unwrap();
     assert_eq!(waiting.len(), 3);
-    assert_eq!(waiting[&keys[1]].evidence.rechecks, 1);
+    assert_eq!(waiting[&keys[1]].evidence.rechecks, Rechecks { found: 0, missing: 1 });
     assert_eq!(dead_letter::count(&world.pool).await.unwrap().rows, 2);
     let claims = Claims::new();
     let due = world.claim_all(me, &claims).await;

@@ -1,0 +1,559 @@
+//! One row at the source, on its way, in the queue, and in the mirror.
+
+use chrono::{DateTime, Duration, Utc};
+use nxt_mirror::domain::{
+    DatabaseTime, SourceTime,
+    settle::{Announcement, Deletion, Doubted, Evidence, Known, Mirrored, Observed, Rechecks, Then, Verdict, decide},
+};
+
+/// Seconds since the beginning, by the database's clock.
+type Moment = u16;
+
+/// How late a DELETE's notification is stamped, in seconds.
+const STAMPED_LATE: Moment = 1;
+/// A pause that is longer than the window within which two times do not tell which was first.
+const LONG: Moment = 200;
+
+/// How often what may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Bounds {
+    /// Changes and deletions at the source.
+    changes: u8,
+    /// Deliveries whose answer is lost, so that the sender repeats them.
+    repeats: u8,
+    /// Reads of a copy that lacks the last change.
+    lags: u8,
+    /// Workers that are killed.
+    kills: u8,
+    /// Workers that stand still so long that another one takes over.
+    freezes: u8,
+    /// Pages of walks.
+    walks: u8,
+}
+
+impl Bounds {
+    const NOTHING: Self = Self { changes: 0, repeats: 0, lags: 0, kills: 0, freezes: 0, walks: 0 };
+    /// A copy that lags once, and a worker that stands still once.
+    pub(super) const LAGGING: Self = Self { changes: 2, lags: 1, freezes: 1, ..Self::NOTHING };
+    /// A worker that stands still.
+    pub(super) const FROZEN: Self = Self { changes: 2, freezes: 1, ..Self::NOTHING };
+    /// A row that comes, goes and comes back.
+    pub(super) const AGAIN: Self = Self { changes: 3, ..Self::NOTHING };
+    /// For minutes of checking.
+    pub(super) const LARGE: Self = Self { changes: 3, repeats: 1, lags: 0, kills: 0, freezes: 1, walks: 1 };
+    /// For histories drawn at random.
+    pub(super) const LONG: Self = Self { changes: 8, repeats: 2, lags: 0, kills: 2, freezes: 2, walks: 2 };
+
+    /// Whether a row can come, go and come back.
+    pub(super) fn makes_rows_again(self) -> bool {
+        self.changes > 2
+    }
+
+    pub(super) fn freezes(self) -> bool {
+        self.freezes > 0
+    }
+}
+
+/// Whether the rules are the product's, or broken on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    Product,
+    /// A verdict clears the dirty row, whatever has been notified since it was claimed.
+    ClearsWhateverCame,
+    /// A row that becomes dirty again counts its generations from 1 anew.
+    CountsGenerations,
+    /// A row that a fetch does not find is removed, whatever others have settled since it was claimed.
+    TrustsWhatIsOvertaken,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Action {
+    /// The source writes the row, this long after what happened before.
+    Change(Moment),
+    /// The source deletes the row.
+    Delete(Moment),
+    /// A notification is stored and answered.
+    Deliver(usize),
+    /// A notification is stored, and the answer is lost.
+    Repeat(usize),
+    /// What is stored becomes dirty.
+    Fold,
+    /// A worker claims the row.
+    Claim(usize),
+    /// A worker settles the row without a request, or starts one.
+    Begin(usize),
+    /// A request reads the row.
+    Read(usize),
+    /// A request reads the row as it was before its last change.
+    ReadLate(usize),
+    /// A worker settles the row by what was read.
+    Settle(usize),
+    /// A worker is killed.
+    Kill(usize),
+    /// A worker stands still, and counts as dead.
+    Freeze(usize),
+    /// A walk asks for a page.
+    WalkBegin,
+    /// The page is read.
+    WalkRead,
+    /// The page is applied.
+    WalkSettle,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Row {
+    /// Grows with each change.
+    version: u8,
+    /// How many deletions went before it.
+    life: u8,
+    changed_at: Moment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Notice {
+    Changed { at: Moment },
+    Deleted { at: Moment },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Gone {
+    at: Moment,
+    received_at: Moment,
+    /// Whether `at` is of the database's clock: a fetch found the row gone.
+    is_found: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Dirty {
+    generation: u8,
+    deletion: Option<Gone>,
+    /// The latest change that is announced.
+    announced: Option<Moment>,
+    /// Answers that were not believed yet: there, not there.
+    rechecks: (u8, u8),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Job {
+    Idle,
+    Claimed { dirty: Dirty },
+    Asking { generation: u8, started_at: Moment },
+    Answered { generation: u8, started_at: Moment, row: Option<Row> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Page {
+    Idle,
+    Asking { started_at: Moment },
+    Answered { started_at: Moment, row: Option<Row> },
+}
+
+/// Everything at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    now: Moment,
+    left: Bounds,
+    source: Option<Row>,
+    /// The row before its last change: what a copy that lags still has.
+    before: Option<Row>,
+    versions: u8,
+    lives: u8,
+    on_the_way: Vec<Notice>,
+    /// Stored and not yet folded, with the time of arrival.
+    ledger: Vec<(Notice, Moment)>,
+    dirty: Option<Dirty>,
+    generations: u8,
+    mirror: Option<(Row, Moment)>,
+    tombstone: Option<Gone>,
+    jobs: [Job; 2],
+    /// The worker that has the target's lease.
+    lease: Option<usize>,
+    page: Page,
+    /// The newest version that a reader has seen.
+    shown: u8,
+    has_shown_a_second_life: bool,
+    fault: Option<&'static str>,
+}
+
+impl World {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            now: 0,
+            left: bounds,
+            source: None,
+            before: None,
+            versions: 0,
+            lives: 0,
+            on_the_way: vec![],
+            ledger: vec![],
+            dirty: None,
+            generations: 0,
+            mirror: None,
+            tombstone: None,
+            jobs: [Job::Idle; 2],
+            lease: None,
+            page: Page::Idle,
+            shown: 0,
+            has_shown_a_second_life: false,
+            fault: None,
+        }
+    }
+
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        self.fault
+    }
+
+    /// Nothing is under way or waits, and the source does not change any more.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.on_the_way.is_empty()
+            && self.ledger.is_empty()
+            && self.dirty.is_none()
+            && self.jobs == [Job::Idle; 2]
+            && self.page == Page::Idle
+    }
+
+    pub(super) fn is_equal(&self) -> bool {
+        self.mirror.map(|(row, _)| row) == self.source
+    }
+
+    pub(super) fn has_shown_a_second_life(&self) -> bool {
+        self.has_shown_a_second_life
+    }
+
+    pub(super) fn is_held_twice(&self) -> bool {
+        self.jobs.iter().all(|job| *job != Job::Idle)
+    }
+
+    /// What can happen next.
+    pub(super) fn actions(&self) -> Vec<Action> {
+        let mut actions = vec![];
+        if self.left.changes > 0 {
+            actions.extend([Action::Change(1), Action::Change(LONG)]);
+            if self.source.is_some() {
+                actions.extend([Action::Delete(1), Action::Delete(LONG)]);
+            }
+        }
+        actions.extend((0..self.on_the_way.len()).map(Action::Deliver));
+        if self.left.repeats > 0 {
+            actions.extend((0..self.on_the_way.len()).map(Action::Repeat));
+        }
+        if !self.ledger.is_empty() {
+            actions.push(Action::Fold);
+        }
+        for worker in 0..self.jobs.len() {
+            self.worker_actions(worker, &mut actions);
+        }
+        match self.page {
+            Page::Idle if self.left.walks > 0 => actions.push(Action::WalkBegin),
+            Page::Idle => {}
+            Page::Asking { .. } => actions.push(Action::WalkRead),
+            Page::Answered { .. } => actions.push(Action::WalkSettle),
+        }
+        actions
+    }
+
+    fn worker_actions(&self, worker: usize, actions: &mut Vec<Action>) {
+        match self.jobs[worker] {
+            Job::Idle if self.dirty.is_some() && self.lease.is_none() => actions.push(Action::Claim(worker)),
+            Job::Idle => return,
+            Job::Claimed { .. } => actions.push(Action::Begin(worker)),
+            Job::Asking { .. } => {
+                actions.push(Action::Read(worker));
+                if self.left.lags > 0 && self.before != self.source {
+                    actions.push(Action::ReadLate(worker));
+                }
+            }
+            Job::Answered { .. } => actions.push(Action::Settle(worker)),
+        }
+        if self.left.kills > 0 && self.jobs[worker] != Job::Idle {
+            actions.push(Action::Kill(worker));
+        }
+        if self.left.freezes > 0 && self.lease == Some(worker) && self.jobs[worker] != Job::Idle {
+            actions.push(Action::Freeze(worker));
+        }
+    }
+
+    /// The world after something has happened.
+    pub(super) fn after(&self, action: Action, clocks: Clocks) -> Self {
+        let mut world = self.clone();
+        match action {
+            Action::Change(gap) => world.change(gap),
+            Action::Delete(gap) => world.delete(gap),
+            Action::Deliver(index) => {
+                let notice = world.on_the_way.remove(index);
+                world.store(notice);
+            }
+            Action::Repeat(index) => {
+                world.left.repeats -= 1;
+                world.store(world.on_the_way[index]);
+            }
+            Action::Fold => world.fold(clocks.rules),
+            Action::Claim(worker) => {
+                world.lease = Some(worker);
+                world.jobs[worker] = world.dirty.map_or(Job::Idle, |dirty| Job::Claimed { dirty });
+            }
+            Action::Begin(worker) => world.begin(worker, clocks),
+            Action::Read(worker) => world.read(worker, world.source),
+            Action::ReadLate(worker) => {
+                world.left.lags -= 1;
+                world.read(worker, world.before);
+            }
+            Action::Settle(worker) => world.settle(worker, clocks),
+            Action::Kill(worker) => {
+                world.left.kills -= 1;
+                world.give_back(worker);
+            }
+            Action::Freeze(_) => {
+                world.left.freezes -= 1;
+                world.lease = None;
+            }
+            Action::WalkBegin => {
+                world.left.walks -= 1;
+                world.now += 1;
+                world.page = Page::Asking { started_at: world.now };
+            }
+            Action::WalkRead => {
+                if let Page::Asking { started_at } = world.page {
+                    world.page = Page::Answered { started_at, row: world.source };
+                }
+            }
+            Action::WalkSettle => world.settle_page(clocks),
+        }
+        world
+    }
+
+    fn change(&mut self, gap: Moment) {
+        self.left.changes -= 1;
+        self.now += gap;
+        self.before = self.source;
+        self.versions += 1;
+        self.source = Some(Row { version: self.versions, life: self.lives, changed_at: self.now });
+        self.on_the_way.push(Notice::Changed { at: self.now });
+        self.on_the_way.sort_unstable();
+    }
+
+    fn delete(&mut self, gap: Moment) {
+        self.left.changes -= 1;
+        self.now += gap;
+        self.before = self.source;
+        self.source = None;
+        self.lives += 1;
+        self.on_the_way.push(Notice::Deleted { at: self.now + STAMPED_LATE });
+        self.on_the_way.sort_unstable();
+    }
+
+    fn store(&mut self, notice: Notice) {
+        // A notification arrives after what it tells of.
+        self.now += 1 + STAMPED_LATE;
+        self.ledger.push((notice, self.now));
+    }
+
+    fn fold(&mut self, rules: Rules) {
+        for (notice, received_at) in std::mem::take(&mut self.ledger) {
+            let mut dirty = self.renewed(rules);
+            dirty.rechecks = (0, 0);
+            match notice {
+                Notice::Changed { at } => dirty.announced = dirty.announced.max(Some(at)),
+                Notice::Deleted { at } => {
+                    let (before, received_before) = dirty.deletion.map_or((0, 0), |gone| (gone.at, gone.received_at));
+                    dirty.deletion = Some(Gone {
+                        at: at.max(before),
+                        received_at: received_at.max(received_before),
+                        is_found: false,
+                    });
+                }
+            }
+            self.dirty = Some(dirty);
+        }
+    }
+
+    /// The dirty row, a new one if there is none, of a new generation.
+    fn renewed(&mut self, rules: Rules) -> Dirty {
+        let dirty = self.dirty.unwrap_or_default();
+        self.generations += 1;
+        let generation = if rules == Rules::CountsGenerations { dirty.generation + 1 } else { self.generations };
+        Dirty { generation, ..dirty }
+    }
+
+    /// Marks the row without a notification, as a walk does.
+    fn mark(&mut self, rules: Rules) {
+        self.dirty = Some(self.renewed(rules));
+    }
+
+    fn begin(&mut self, worker: usize, clocks: Clocks) {
+        let Job::Claimed { dirty } = self.jobs[worker] else { return };
+        let evidence = clocks.evidence(Some(dirty));
+        let known = Known { mirrored: clocks.mirrored(self.mirror), tombstone: None };
+        if dirty.deletion.is_some() && decide(&evidence, &known, Observed::Nothing) != Verdict::Fetch {
+            self.conclude(worker, dirty.generation, None, clocks);
+        } else {
+            self.now += 1;
+            self.jobs[worker] = Job::Asking { generation: dirty.generation, started_at: self.now };
+        }
+    }
+
+    fn read(&mut self, worker: usize, row: Option<Row>) {
+        if let Job::Asking { generation, started_at } = self.jobs[worker] {
+            self.jobs[worker] = Job::Answered { generation, started_at, row };
+        }
+    }
+
+    fn settle(&mut self, worker: usize, clocks: Clocks) {
+        if let Job::Answered { generation, started_at, row } = self.jobs[worker] {
+            self.conclude(worker, generation, Some((started_at, row)), clocks);
+        }
+    }
+
+    /// One transaction: the verdict, the mirrored row, the tombstone, the dirty row.
+    fn conclude(&mut self, worker: usize, generation: u8, seen: Option<(Moment, Option<Row>)>, clocks: Clocks) {
+        self.give_back(worker);
+        let is_overtaken = self.dirty.is_none_or(|dirty| dirty.generation != generation)
+            && clocks.rules != Rules::TrustsWhatIsOvertaken;
+        let then = self.carry_out(seen, is_overtaken, clocks);
+        let Some(dirty) = &mut self.dirty else { return };
+        let is_same = dirty.generation == generation || clocks.rules == Rules::ClearsWhateverCame;
+        match then {
+            Some(Then::Settled) if is_same => self.dirty = None,
+            Some(Then::Recheck { counts: Some(Doubted::Found), .. }) if is_same => dirty.rechecks.0 += 1,
+            Some(Then::Recheck { counts: Some(Doubted::Missing), .. }) if is_same => dirty.rechecks.1 += 1,
+            Some(Then::Settled | Then::Recheck { .. }) | None => {}
+        }
+    }
+
+    fn give_back(&mut self, worker: usize) {
+        self.jobs[worker] = Job::Idle;
+        if self.lease == Some(worker) {
+            self.lease = None;
+        }
+    }
+
+    /// Decides, and changes the mirror. Returns what follows; nothing where only the source can tell.
+    fn carry_out(&mut self, seen: Option<(Moment, Option<Row>)>, is_overtaken: bool, clocks: Clocks) -> Option<Then> {
+        let known = Known {
+            mirrored: clocks.mirrored(self.mirror),
+            tombstone: self.tombstone.map(|gone| clocks.deletion(gone)),
+        };
+        match decide(&clocks.evidence(self.dirty), &known, clocks.observed(seen, is_overtaken)) {
+            Verdict::Write { then, .. } => {
+                if let Some((started_at, Some(row))) = seen {
+                    self.write(row, started_at);
+                }
+                Some(then)
+            }
+            Verdict::Remove { deletion, .. } => {
+                let gone = match seen {
+                    Some((at, _)) => Gone { at, received_at: at, is_found: true },
+                    None => self.dirty.and_then(|dirty| dirty.deletion).expect("a deletion was announced"),
+                };
+                assert_eq!(clocks.deletion(gone), deletion);
+                self.remove(gone, clocks);
+                Some(Then::Settled)
+            }
+            Verdict::Keep { then, .. } => Some(then),
+            Verdict::Fetch => None,
+        }
+    }
+
+    fn write(&mut self, row: Row, started_at: Moment) {
+        if row.version < self.shown {
+            self.fault = Some("a reader saw an older row");
+        }
+        self.shown = row.version;
+        self.has_shown_a_second_life |= row.life > 0;
+        self.tombstone = None;
+        if self.mirror.is_none_or(|(mirrored, _)| mirrored != row) {
+            self.mirror = Some((row, started_at));
+        }
+    }
+
+    fn remove(&mut self, gone: Gone, clocks: Clocks) {
+        if self.mirror.is_some() && self.is_equal() {
+            self.fault = Some("a row that lives was removed");
+        }
+        self.mirror = None;
+        self.tombstone = Some(match self.tombstone {
+            Some(earlier) if clocks.deletion(earlier).at > clocks.deletion(gone).at => {
+                Gone { received_at: earlier.received_at.max(gone.received_at), ..earlier }
+            }
+            Some(earlier) => Gone { received_at: earlier.received_at.max(gone.received_at), ..gone },
+            None => gone,
+        });
+    }
+
+    fn settle_page(&mut self, clocks: Clocks) {
+        let Page::Answered { started_at, row } = self.page else { return };
+        self.page = Page::Idle;
+        let mirrored = self.mirror.map(|(row, _)| row);
+        match row {
+            Some(_) if row == mirrored => {}
+            Some(_) => {
+                if let Some(Then::Recheck { .. }) = self.carry_out(Some((started_at, row)), false, clocks) {
+                    self.mark(clocks.rules);
+                }
+            }
+            // A row that the walk has not met is asked for.
+            None if mirrored.is_some() => self.mark(clocks.rules),
+            None => {}
+        }
+    }
+}
+
+/// From the model's moments to the times that the rules know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clocks {
+    pub(super) rules: Rules,
+    /// How far the source's clock is ahead of the database's, in seconds.
+    pub(super) ahead: i64,
+    /// Whether notifications tell when the row was changed.
+    pub(super) dated: bool,
+}
+
+impl Clocks {
+    fn database(moment: Moment) -> DatabaseTime {
+        DatabaseTime::new(instant(i64::from(moment)))
+    }
+
+    fn source(self, moment: Moment) -> SourceTime {
+        SourceTime::new(instant(i64::from(moment) + self.ahead))
+    }
+
+    fn deletion(self, gone: Gone) -> Deletion {
+        let received_at = Self::database(gone.received_at);
+        match gone.is_found {
+            true => Deletion { at: SourceTime::as_if(Self::database(gone.at)), received_at },
+            false => Deletion { at: self.source(gone.at), received_at },
+        }
+    }
+
+    fn evidence(self, dirty: Option<Dirty>) -> Evidence {
+        let Some(dirty) = dirty else { return Evidence::default() };
+        Evidence {
+            deletion: dirty.deletion.map(|gone| self.deletion(gone)),
+            announcement: dirty.announced.map(|at| Announcement { changed_at: self.dated.then(|| self.source(at)) }),
+            rechecks: Rechecks { found: dirty.rechecks.0.into(), missing: dirty.rechecks.1.into() },
+        }
+    }
+
+    fn mirrored(self, mirror: Option<(Row, Moment)>) -> Option<Mirrored> {
+        mirror.map(|(row, fetched_at)| Mirrored {
+            changed_at: Some(self.source(row.changed_at)),
+            fetched_at: Self::database(fetched_at),
+        })
+    }
+
+    fn observed(self, seen: Option<(Moment, Option<Row>)>, is_overtaken: bool) -> Observed {
+        match seen {
+            None => Observed::Nothing,
+            Some((started_at, Some(row))) => {
+                let changed_at = Some(self.source(row.changed_at));
+                Observed::Found { started_at: Self::database(started_at), changed_at }
+            }
+            Some((started_at, None)) => Observed::Missing { started_at: Self::database(started_at), is_overtaken },
+        }
+    }
+}
+
+fn instant(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_770_000_000, 0).expect("a time") + Duration::seconds(seconds)
+}
