@@ -69,6 +69,9 @@ impl App {
     pub async fn build(settings: &Settings, connector: Connector) -> anyhow::Result<Self> {
         let pool = database::connect(&connector).await?;
         database::migrate(&pool).await?;
+        for finding in database::environment::findings(&pool).await? {
+            tracing::warn!("{}: {}", finding.what, finding.remedy);
+        }
         let metrics = Arc::new(Metrics::new());
         if let Some(upstream) = &settings.upstream {
             metrics.budget_requests.set(upstream.requests_per_minute.into());

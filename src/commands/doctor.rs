@@ -1,6 +1,7 @@
 //! `doctor`: checks everything that has to be right outside the daemon, and says what to do about what is not.
 
 mod address;
+mod database;
 mod findings;
 
 use std::{path::Path, process::ExitCode, sync::Arc};
@@ -20,7 +21,7 @@ use crate::{
     cli::DoctorArgs,
     clocks,
     config::{Role, Settings, Source},
-    database,
+    database::{connect, is_current},
     domain::DatabaseTime,
     queue::status,
     telemetry::{self, Metrics, chain},
@@ -62,16 +63,17 @@ async fn examine(config: Option<&Path>, public: Option<&Url>, findings: &mut Fin
             return Ok(());
         }
     };
-    let pool = match database::connect(&connector).await {
+    let pool = match connect(&connector).await {
         Ok(pool) => pool,
         Err(error) => {
             findings.problem("database", chain(&error), "check DATABASE_URL and that the server accepts connections");
             return Ok(());
         }
     };
-    match database::is_current(&pool).await {
+    match is_current(&pool).await {
         Ok(true) => {
             findings.fine("database", "answers and is up to date");
+            database::environment(&settings.database, &pool, findings).await;
             api(&settings, &pool, findings).await?;
             if let (Some(public), Some(webhook)) = (public, &settings.webhook) {
                 address::try_out(public, webhook, &pool, findings).await;

@@ -127,8 +127,11 @@ impl Source {
             (Some(value), None) => Ok(Some(value.into())),
             (None, Some(path)) => {
                 let text = std::fs::read_to_string(path).map_err(|error| wrong(&file, &format!("{path}: {error}")))?;
-                match text.trim() {
+                match without_mark(&text).trim() {
                     "" => Err(wrong(&file, &format!("{path} is empty"))),
+                    value if has_several_lines(value) => {
+                        Err(wrong(&file, &format!("{path} has several lines, and a secret is one")))
+                    }
                     value => Ok(Some(value.into())),
                 }
             }
@@ -141,6 +144,17 @@ fn wrong(variable: &str, problem: &str) -> ConfigError {
     ConfigError::Wrong { variable: variable.to_owned(), problem: problem.to_owned() }
 }
 
+/// Without the mark that some editors put before a text.
+fn without_mark(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
+}
+
+/// A list may go on in the next line behind its comma.
+fn has_several_lines(text: &str) -> bool {
+    let mut lines = text.lines().rev().skip(1);
+    lines.any(|line| !line.trim_end().ends_with(','))
+}
+
 fn is_known(name: &str) -> bool {
     KNOWN.contains(&name) || name.strip_suffix("_FILE").is_some_and(|secret| SECRETS.contains(&secret))
 }
@@ -149,7 +163,8 @@ fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
     let error = |problem: String| ConfigError::File { path: path.display().to_string(), problem };
     let text = std::fs::read_to_string(path).map_err(|cause| error(cause.to_string()))?;
     // The parser's own message quotes the line, which may hold a secret.
-    let table: toml::Table = toml::from_str(&text).map_err(|cause| error(format!("not TOML: {}", cause.message())))?;
+    let table: toml::Table =
+        toml::from_str(without_mark(&text)).map_err(|cause| error(format!("not TOML: {}", cause.message())))?;
     table
         .into_iter()
         .map(|(name, value)| {
@@ -179,4 +194,38 @@ fn list(items: Vec<toml::Value>) -> Option<String> {
         _ => None,
     });
     Some(items.collect::<Option<Vec<_>>>()?.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn read(content: &str) -> Result<String, String> {
+        let path = std::env::temp_dir().join(format!("nxt-secret-{}", uuid::Uuid::new_v4()));
+        std::fs::write(&path, content).expect("the folder of temporary files can be written");
+        let source = Source::from_pairs([("NXT_CLIENT_SECRET_FILE", path.display().to_string())]);
+        let secret = source.secret("NXT_CLIENT_SECRET");
+        std::fs::remove_file(path).expect("the file is still there");
+        let secret = secret.map_err(|error| error.to_string())?.expect("a file was named");
+        Ok(secret.expose_secret().to_owned())
+    }
+
+    #[test]
+    fn marks_and_line_ends_around_a_secret_are_none_of_it() {
+        for content in ["hush", "hush\n", "\u{feff}hush\r\n", "\n hush \r\n\r\n"] {
+            assert_eq!(read(content).unwrap(), "hush", "{content:?}");
+        }
+        assert_eq!(read("one,\r\ntwo\n").unwrap(), "one,\r\ntwo");
+    }
+
+    #[test]
+    fn a_file_that_is_no_secret_is_refused_without_its_content() {
+        for (content, problem) in [("hush\nhush\n", "several lines"), ("\u{feff}\r\n", "is empty")] {
+            let said = read(content).unwrap_err();
+            assert!(said.contains("NXT_CLIENT_SECRET_FILE") && said.contains(problem), "{said}");
+            assert!(!said.contains("hush"), "{said}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! `pool` keeps the shared connections there; `pooler` knows what stands between.
 
 mod connector;
+pub mod environment;
 mod error;
 mod migrations;
 mod pool;
