@@ -354,6 +354,40 @@ begin
 end
 $$;
 
+-- Rights.
+
+-- Roles that were let in to read (`nxt-mirror grant`).
+create table nxt_mirror.grantee (
+    role_name name not null constraint grantee_pkey primary key,
+    -- The companies whose rows it sees alone; null: it sees everything.
+    companies bigint[]
+);
+
+-- The companies that whoever asks was let in for; null for those who see everything. Not whoever owns a function that
+-- asks: the role of the session, or that which it has taken.
+create function nxt_mirror.granted_companies() returns bigint[]
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    with reader as (
+        select role.oid, role.rolbypassrls or pg_has_role(role.oid, current_user, 'usage') as is_free
+          from pg_roles as role
+         where role.rolname = case current_setting('role') when 'none' then session_user::text else current_setting('role') end
+    ), granted as (
+        select grantee.companies
+          from nxt_mirror.grantee as grantee
+          join pg_roles as role on role.rolname = grantee.role_name
+          join reader on not reader.is_free and pg_has_role(reader.oid, role.oid, 'usage')
+         where grantee.companies is not null
+    )
+    select case when exists (select from granted)
+                then array(select distinct company from granted, unnest(companies) as company) end
+$$;
+
+-- The targets that whoever asks may know of.
+create view nxt_mirror.visible_target as
+    select * from nxt_mirror.target
+     where (select nxt_mirror.granted_companies()) is null
+        or tenant_kind = 'company' and tenant_no = any ((select nxt_mirror.granted_companies())::bigint[]);
+
 -- What people and programs read.
 
 -- `orderLine` as the mirror names it: see domain::naming.
@@ -434,7 +468,7 @@ create view nxt_mirror.dead_letter as
     select id, 'body', reason, 0, received_at, received_at, null, null, null, null, delivery_id, null, body
       from nxt_mirror.quarantine;
 
-create view nxt_mirror.recent_activity as
+create view nxt_mirror.recent_activity with (security_barrier = true) as
     select log.id, log.at,
            case when target.tenant_kind = 'company' then target.tenant_no end as company_no,
            case when target.tenant_kind = 'customer' then target.tenant_no end as customer_no,
@@ -454,10 +488,12 @@ create view nxt_mirror.recent_activity as
            end || ': ' || log.reason as what,
            log.notification_id
       from nxt_mirror.sync_log as log
-      left join nxt_mirror.target as target on target.id = log.target_id
+      left join nxt_mirror.visible_target as target on target.id = log.target_id
+     -- What is about no target is for those who see everything.
+     where target.id is not null or log.target_id is null and (select nxt_mirror.granted_companies()) is null
      order by log.id desc;
 
-create view nxt_mirror.verification as
+create view nxt_mirror.verification with (security_barrier = true) as
     select certificate.id,
            case when target.tenant_kind = 'company' then target.tenant_no end as company_no,
            case when target.tenant_kind = 'customer' then target.tenant_no end as customer_no,
@@ -465,10 +501,10 @@ create view nxt_mirror.verification as
            certificate.finished_at - certificate.as_of as duration,
            certificate.rows_compared, certificate.differences, certificate.repaired, certificate.left_different
       from nxt_mirror.certificate as certificate
-      join nxt_mirror.target as target on target.id = certificate.target_id;
+      join nxt_mirror.visible_target as target on target.id = certificate.target_id;
 
 -- "Is it right, and as of when?", from evidence only. Counts no mirrored rows.
-create view nxt_mirror.freshness as
+create view nxt_mirror.freshness with (security_barrier = true) as
     select case when target.tenant_kind = 'company' then target.tenant_no end as company_no,
            case when target.tenant_kind = 'customer' then target.tenant_no end as customer_no,
            target.table_name,
@@ -488,7 +524,7 @@ create view nxt_mirror.freshness as
            target.silent_since,
            case when target.paused_until > now() then target.paused_until end as paused_until,
            case when target.paused_until > now() then target.paused_because end as paused_because
-      from nxt_mirror.target as target
+      from nxt_mirror.visible_target as target
       left join nxt_mirror.walk as walk on walk.target_id = target.id
       left join (select target_id, count(*) as backlog, min(waiting_since) as since
                    from nxt_mirror.dirty_row group by target_id) as dirty on dirty.target_id = target.id

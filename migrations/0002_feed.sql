@@ -59,14 +59,14 @@ end
 $$;
 
 -- Who remembers the greatest position seen and asks for greater ones misses nothing and sees nothing twice.
-create view nxt_mirror.change as
+create view nxt_mirror.change with (security_barrier = true) as
     select entry.position, entry.at,
            case when target.tenant_kind = 'company' then target.tenant_no end as company_no,
            case when target.tenant_kind = 'customer' then target.tenant_no end as customer_no,
            target.table_name, entry.key, entry.action, entry.changed_by, entry.changed_columns,
            entry.source_changed_at, entry.notification_id
       from nxt_mirror.change_log as entry
-      join nxt_mirror.target as target on target.id = entry.target_id;
+      join nxt_mirror.visible_target as target on target.id = entry.target_id;
 
 -- Reading one's own write.
 
@@ -190,6 +190,10 @@ $$;
 create function nxt_mirror.is_settled(company_no bigint, moment timestamptz) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    -- Nobody learns of a company that he was not let in for.
+    if company_no <> all (nxt_mirror.granted_companies()) then
+        return false;
+    end if;
     -- A commit of a receiver that is under way, which bears the time of its beginning.
     if exists (select from pg_stat_activity as session
                 where session.datname = current_database() and session.usename = current_user

@@ -19,6 +19,7 @@ use crate::{
     database::{self, Connector},
     domain::Exclusions,
     mirror::Mirror,
+    model,
     ops::{self, Ops, OpsParts, VerificationParts},
     queue::{self, Appender, Claims, Queue, WorkerId},
     reconcile::Writer,
@@ -55,6 +56,7 @@ pub struct App {
     worker: Option<Worker>,
     schedule: Option<walk::ScheduleParts>,
     histories: Option<walk::Histories>,
+    model: Option<model::Parts>,
     ledger_days: u32,
 }
 
@@ -104,6 +106,13 @@ impl App {
             catalogue: Arc::clone(&parts.catalogue),
             settings: settings.mirror.clone(),
         });
+        let model = parts.as_ref().map(|parts| model::Parts {
+            upstream: parts.upstream.clone(),
+            mirror: parts.mirror.clone(),
+            language: settings.mirror.language,
+            walk_interval: settings.mirror.walk_interval,
+            makes_indexes: settings.mirror.relation_indexes,
+        });
         let heart = parts.as_ref().map(|parts| (parts.queue.clone(), parts.me));
         let worker = parts.map(Worker::new);
         let (public, appender, receiver) = match &settings.webhook {
@@ -135,6 +144,7 @@ impl App {
             worker,
             schedule,
             histories,
+            model,
             ledger_days: settings.mirror.ledger_days,
         })
     }
@@ -165,12 +175,15 @@ impl App {
         let worker = self.worker.map(|worker| essential(&stop, worker.run(stop.clone())));
         let schedule = self.schedule.map(|parts| essential(&stop, walk::schedule(parts, stop.clone())));
         let histories = self.histories.map(|histories| essential(&stop, histories.run(stop.clone())));
+        let model = self.model.map(|parts| essential(&stop, model::run(parts, stop.clone())));
         stop.cancelled().await;
         tracing::info!("stopping");
         if let Some(public) = public {
             public.finish().await;
         }
-        for task in [schedule, histories, appender, worker, Some(maintenance), Some(watching)].into_iter().flatten() {
+        for task in
+            [schedule, histories, model, appender, worker, Some(maintenance), Some(watching)].into_iter().flatten()
+        {
             task.await.context("a task of the daemon panicked")?;
         }
         if let Some(beating) = beating {

@@ -85,6 +85,17 @@ pub struct LogsArgs {
     pub json: bool,
 }
 
+/// How the schema is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SchemaFormat {
+    /// Statements that make the tables, with comments
+    Sql,
+    /// An entity-relationship diagram of Mermaid
+    Mermaid,
+    /// A graph of Graphviz
+    Dot,
+}
+
 /// Which notifications to replay.
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
@@ -209,6 +220,20 @@ pub enum Command {
         /// Print one JSON document
         #[arg(long)]
         json: bool,
+    },
+    /// Print what is mirrored: tables, keys, relations
+    Schema {
+        /// As SQL, or as a drawing for Mermaid or Graphviz
+        #[arg(long, value_enum, default_value = "sql")]
+        format: SchemaFormat,
+    },
+    /// Let an existing database role read what people read; given again, it replaces what was given before
+    Grant {
+        /// The role
+        role: String,
+        /// Only the rows of this company; may be given several times
+        #[arg(long, value_name = "N")]
+        company: Vec<i64>,
     },
     /// Fetch the rows of stored notifications again
     Replay(ReplayArgs),

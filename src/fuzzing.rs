@@ -40,6 +40,8 @@ pub fn answer(input: &[u8]) {
             column("changedTimestamp", ColumnType::TimestampTz),
         ],
         key: vec![0, 1],
+        origin: crate::domain::Origin::default(),
+        joins: vec![],
     });
     for row in upstream::read_answer(input, &table).into_iter().flatten() {
         assert_eq!(row.values.len(), table.columns.len());

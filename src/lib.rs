@@ -21,6 +21,7 @@ pub mod failpoint;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod mirror;
+pub mod model;
 pub mod ops;
 pub mod queue;
 pub mod reconcile;

@@ -2,12 +2,14 @@
 
 mod colour;
 mod doctor;
+mod grant;
 mod init;
 mod logs;
 mod manual;
 mod operate;
 mod own_server;
 mod progress;
+mod schema;
 mod status;
 mod subscriptions;
 mod walks;
@@ -50,6 +52,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::logs(config, args).await,
         Command::DeadLetters { command } => operate::dead_letters(config, command).await,
         Command::Subscriptions { targets, json } => subscriptions::subscriptions(config, targets, json).await,
+        Command::Schema { format } => schema::schema(config, format).await,
+        Command::Grant { role, company } => grant::grant(config, &role, &company).await,
         Command::Replay(args) => operate::replay(config, args).await,
         Command::Explain { table, key, company, json } => operate::explain(config, table, key, company, json).await,
         Command::Doctor(args) => doctor::doctor(config, args).await,

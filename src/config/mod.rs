@@ -16,7 +16,7 @@ use url::Url;
 pub use database_address::{DatabaseAddress, DatabaseHost, Place, Tls, TlsMode};
 pub use source::Source;
 
-use crate::domain::{Exclusions, ExtensionColumn, TableName, naming};
+use crate::domain::{Exclusions, ExtensionColumn, Language, TableName, naming};
 
 /// One line that names the setting and says what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -191,6 +191,10 @@ pub struct MirrorSettings {
     pub keys: BTreeMap<TableName, Vec<String>>,
     /// `NXT_EXTENSION_COLUMNS`: the customer's own columns by table identifier, none of them twice.
     pub extensions: BTreeMap<TableName, Vec<ExtensionColumn>>,
+    /// `NXT_LANGUAGE`: language of labels.
+    pub language: Language,
+    /// `NXT_RELATION_INDEXES`: whether indexes are made for joins.
+    pub relation_indexes: bool,
     /// `NXT_DELETES`.
     pub deletes: Deletes,
     /// `NXT_EXCLUDE`.

@@ -10,7 +10,7 @@ use super::{
     ConfigError, DatabaseAddress, DatabaseSettings, Deletes, HistoryScope, LogFormat, LogSettings, MirrorSettings,
     OpsSettings, Source, UpstreamSettings, WebhookSettings,
 };
-use crate::domain::{Exclusions, ExtensionColumn, ExtensionType, TableName, naming};
+use crate::domain::{Exclusions, ExtensionColumn, ExtensionType, Language, TableName, naming};
 
 pub(super) fn database(source: &Source) -> Result<DatabaseSettings, ConfigError> {
     let address = source.secret("DATABASE_URL")?.as_ref().map(DatabaseAddress::parse).transpose()?;
@@ -112,6 +112,8 @@ pub(super) fn mirror(source: &Source) -> Result<MirrorSettings, ConfigError> {
         companies,
         keys: keys(source)?,
         extensions: extensions(source)?,
+        language: language(source)?,
+        relation_indexes: relation_indexes(source)?,
         deletes,
         history: history(source)?,
         history_days: match source.text("NXT_HISTORY_DAYS") {
@@ -162,6 +164,23 @@ fn history(source: &Source) -> Result<HistoryScope, ConfigError> {
     }
     let tables = items(source, NAME).map(|name| table(NAME, name)).collect::<Result<_, _>>()?;
     Ok(HistoryScope::Tables(tables))
+}
+
+fn language(source: &Source) -> Result<Language, ConfigError> {
+    const NAME: &str = "NXT_LANGUAGE";
+    let Some(text) = source.text(NAME) else { return Ok(Language::English) };
+    Language::ALL.into_iter().find(|known| known.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
+        wrong(NAME, format!("{text:?} is none of the languages {}", Language::ALL.map(Language::name).join(", ")))
+    })
+}
+
+fn relation_indexes(source: &Source) -> Result<bool, ConfigError> {
+    const NAME: &str = "NXT_RELATION_INDEXES";
+    match source.text(NAME) {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(wrong(NAME, format!("{other:?} is neither on nor off"))),
+    }
 }
 
 pub(super) fn log(source: &Source) -> Result<LogSettings, ConfigError> {
@@ -328,6 +347,8 @@ mod tests {
             ("NXT_EXTENSION_COLUMNS", "Order Line.MyDme_score=decimal"),
             ("NXT_EXTENSION_COLUMNS", "Order.MyDme_score=float"),
             ("NXT_EXTENSION_COLUMNS", "Order.MyDme_score=decimal;order.mydme_SCORE=string"),
+            ("NXT_LANGUAGE", "german"),
+            ("NXT_RELATION_INDEXES", "yes"),
             ("NXT_DELETES", "maybe"),
             ("NXT_FETCH_ROWS_MAX", "0"),
             ("NXT_REQUESTS_PER_MINUTE", "-1"),

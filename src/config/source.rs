@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::ConfigError;
 
 /// Every setting there is. A key of the file that is not among them is a spelling mistake and stops the start.
-const KNOWN: [&str; 31] = [
+const KNOWN: [&str; 33] = [
     "DATABASE_URL",
     "NXT_DATA_DIR",
     "NXT_LISTEN",
@@ -25,6 +25,8 @@ const KNOWN: [&str; 31] = [
     "NXT_TABLES",
     "NXT_COMPANIES",
     "NXT_KEYS",
+    "NXT_LANGUAGE",
+    "NXT_RELATION_INDEXES",
     "NXT_EXTENSION_COLUMNS",
     "NXT_DELETES",
     "NXT_HISTORY",

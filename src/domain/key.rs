@@ -361,6 +361,8 @@ mod tests {
             level: TableLevel::Company,
             columns: vec![column("a"), column("b")],
             key: vec![0, 1],
+            origin: crate::domain::Origin::default(),
+            joins: vec![],
         };
         let key = |text: String| RowKey::from_values(vec![KeyValue::Text(text), KeyValue::Text("æ".into())]);
         assert_eq!(key("x".repeat(1_900)).too_long(&table), None);

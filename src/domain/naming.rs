@@ -94,6 +94,21 @@ pub(super) fn plain(name: &str) -> String {
     name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect()
 }
 
+/// A name with something behind it, cut so that PostgreSQL does not.
+pub fn with_ending(name: &str, ending: &str) -> String {
+    shorten(format!("{name}{ending}"))
+}
+
+/// The name, or one with underscores behind it if it is taken; from here on it is.
+pub fn free_name(name: &str, taken: &mut HashSet<String>) -> String {
+    let mut name = name.to_owned();
+    while taken.contains(&name) {
+        name = with_ending(&name, "_");
+    }
+    taken.insert(name.clone());
+    name
+}
+
 /// Cuts a name that PostgreSQL would cut, but so that two long names stay two.
 fn shorten(name: String) -> String {
     if name.len() <= SQL_NAME_BYTES_MAX {

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::naming;
+use super::{
+    model::{Join, Origin, Twin},
+    naming,
+};
 
 /// A table identifier that is well formed, such as `OrderLine`. Whether the source has it is another question, which
 /// only a [`TableSpec`] answers.
@@ -216,12 +219,25 @@ pub struct Column {
     /// Set for a column of the customer's own, which is a field of `extensions` and not of the row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extension: Option<ExtensionType>,
+    /// The second form that the API has of it, which is not mirrored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin: Option<Twin>,
+    /// Its number and name in the source's database.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 impl Column {
     /// A column of the source's own.
     pub fn new(name: &str, kind: ColumnType) -> Self {
-        Self { name: name.to_owned(), sql_name: naming::column_name(name), kind, extension: None }
+        Self {
+            name: name.to_owned(),
+            sql_name: naming::column_name(name),
+            kind,
+            extension: None,
+            twin: None,
+            origin: Origin::default(),
+        }
     }
 }
 
@@ -247,6 +263,12 @@ pub struct TableSpec {
     pub columns: Vec<Column>,
     /// Indexes into `columns`, in the order of the key. Never empty.
     pub key: Vec<usize>,
+    /// Its number and name in the source's database.
+    #[serde(default)]
+    pub origin: Origin,
+    /// Relations that its joins tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joins: Vec<Join>,
 }
 
 impl TableSpec {
@@ -280,6 +302,8 @@ impl TableSpec {
             field: self.field.clone(),
             sql_name: self.sql_name.clone(),
             level: self.level,
+            origin: self.origin.clone(),
+            joins: self.joins.clone(),
         }
     }
 

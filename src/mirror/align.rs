@@ -126,12 +126,15 @@ pub(super) async fn lock(connection: &mut PgConnection, spec: &TableSpec) -> Res
         .map(drop)
 }
 
-/// Columns of a table and their types; empty when there is no such table.
-pub(super) async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<(String, String)>, sqlx::Error> {
+/// Columns of a table or view and their types; empty when there is none.
+pub(super) async fn columns(
+    connection: &mut PgConnection,
+    relation: &str,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
     let columns = sqlx::query!(
         r#"select attname::text as "name!", format_type(atttypid, atttypmod) as "type_name!" from pg_attribute
             where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by attnum"#,
-        table
+        relation
     )
     .fetch_all(connection)
     .await?;

@@ -67,7 +67,8 @@ impl Mirror {
         let Alignment { effective, is_complete, is_distributed } =
             align(&self.pool, spec, self.has_history(spec)).await?;
         self.tables.is_distributed.store(is_distributed, Ordering::Relaxed);
-        let retry_at = (!is_complete).then(|| Instant::now() + RETRY_PAUSE);
+        let is_explained = self.is_explained(&effective).await;
+        let retry_at = (!is_complete || !is_explained).then(|| Instant::now() + RETRY_PAUSE);
         let aligned = Aligned { described: Arc::clone(spec), effective: Arc::clone(&effective), retry_at };
         *lock(&entry.aligned) = Some(aligned);
         Ok(effective)

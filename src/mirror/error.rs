@@ -41,7 +41,8 @@ pub(super) fn failed(
 pub enum SchemaError {
     /// A column's type in the source no longer fits the column in the mirror.
     #[error(
-        "column {table}.{column} is {actual} in the mirror but {expected} in the source now; change its type by hand"
+        "column {table}.{column} is {actual} in the mirror but {expected} in the source now; change its type by hand, \
+         after dropping its readable view, which is made again"
     )]
     TypeChanged {
         /// The mirrored table.

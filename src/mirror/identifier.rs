@@ -7,6 +7,10 @@ pub(super) const SCHEMA: Identifier<'static> = Identifier("business_nxt");
 
 /// The schema of the versions of their rows.
 pub(super) const HISTORY_SCHEMA: Identifier<'static> = Identifier("business_nxt_history");
+/// The schema of readable views.
+pub(super) const READABLE: Identifier<'static> = Identifier("business_nxt_readable");
+/// The schema of what the model tells.
+pub(super) const MODEL: Identifier<'static> = Identifier("business_nxt_model");
 
 /// A name that prints quoted.
 #[derive(Debug, Clone, Copy)]

@@ -12,10 +12,12 @@ mod clause;
 mod diagnosis;
 mod ensure;
 mod error;
+mod explain;
 mod history;
 mod identifier;
 mod losses;
 mod read;
+mod rights;
 mod schema;
 mod statement;
 mod unmet;
@@ -27,8 +29,10 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 pub use diagnosis::{Carried, diagnose};
 pub use error::{MirrorError, SchemaError};
+pub(crate) use explain::{LabelledAs, Labels, Unnamed};
 pub use history::Touched;
 pub use read::Comparison;
+pub use rights::GrantError;
 pub use unmet::WalkId;
 pub use write::{Fetched, Removal, Written};
 
@@ -49,12 +53,13 @@ pub struct Mirror {
     deletes: Deletes,
     history: Arc<HistoryScope>,
     tables: Arc<ensure::Tables>,
+    met_values: Arc<explain::MetValues>,
 }
 
 impl Mirror {
     /// The mirror in this database.
     pub fn new(pool: PgPool, deletes: Deletes) -> Self {
-        Self { pool, deletes, history: Arc::default(), tables: Arc::default() }
+        Self { pool, deletes, history: Arc::default(), tables: Arc::default(), met_values: Arc::default() }
     }
 
     /// The same mirror, keeping the versions of these tables' rows.

@@ -103,6 +103,8 @@ mod tests {
             level: TableLevel::Company,
             columns: ["a", "b", "c", "d"].map(column).to_vec(),
             key: vec![3, 1],
+            origin: crate::domain::Origin::default(),
+            joins: vec![],
         };
         let effective = without(&spec, &[&column("a"), &column("c")]);
         assert_eq!(effective.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["d", "b"]);
@@ -122,6 +124,8 @@ mod tests {
                 level: TableLevel::Company,
                 columns: columns.collect(),
                 key: vec![0],
+                origin: crate::domain::Origin::default(),
+                joins: vec![],
             })
         };
         let names = |spec: &TableSpec| spec.columns.iter().map(|own| own.sql_name.clone()).collect::<Vec<_>>();

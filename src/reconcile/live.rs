@@ -38,6 +38,10 @@ pub struct Item {
 pub type Tally = HashMap<SyncAction, u64>;
 
 impl Item {
+    fn found(&self) -> Option<&Row> {
+        self.seen.as_ref().and_then(|(_, row)| row.as_ref())
+    }
+
     fn subject(&self) -> Subject<'_> {
         let seen = match &self.seen {
             None => Seen::Nothing,
@@ -64,6 +68,7 @@ impl Writer {
     }
 
     async fn settle_once(&self, target: &TargetTable, items: &[Item]) -> Result<Tally, ReconcileError> {
+        self.meet(target, items.iter().filter_map(Item::found)).await;
         let mut transaction = self.begin().await?;
         self.mirror.lock(&mut transaction, target).await?;
         Failpoint::ApplyLocked.pass();

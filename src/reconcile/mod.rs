@@ -15,7 +15,7 @@ pub use live::{Item, Settled, Tally};
 pub use page::Page;
 
 use crate::{
-    domain::{Diagnosis, Owner, TargetTable},
+    domain::{Diagnosis, Owner, Row, TargetTable},
     mirror::{Carried, Mirror, MirrorError},
     queue::{Journal, QueueError},
 };
@@ -84,6 +84,14 @@ impl Writer {
     /// The mirrored tables.
     pub fn mirror(&self) -> &Mirror {
         &self.mirror
+    }
+
+    /// Notes values that names are wanted for, before the transaction that writes their rows. A value that could not be noted
+    /// is met again.
+    pub async fn meet<'a>(&self, target: &TargetTable, rows: impl IntoIterator<Item = &'a Row>) {
+        if let Err(error) = self.mirror.meet_values(target, rows).await {
+            tracing::debug!(error = %crate::telemetry::chain(&error), "values not noted, they will be met again");
+        }
     }
 
     /// A transaction that waits only a moment for what users may lock.

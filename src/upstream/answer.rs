@@ -305,6 +305,8 @@ mod tests {
             level: TableLevel::Company,
             columns: vec![column("no", ColumnType::Integer), column("name", ColumnType::Text)],
             key: vec![0],
+            origin: crate::domain::Origin::default(),
+            joins: vec![],
         };
         Place { context: "c0".into(), part: part.into(), table: Arc::new(table), lines: lines.into() }
     }

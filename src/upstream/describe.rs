@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::queries::{RowField, TableField};
+use super::{
+    documentation,
+    queries::{RowField, RowType, TableField},
+};
 use crate::domain::{
     Column,
     ColumnType::{self, BigInt, Integer, SmallInt, Text},
-    Exclusions, ExtensionColumn, TableName, TableSpec, naming,
+    Exclusions, ExtensionColumn, TableName, TableSpec, Twin, naming,
 };
-
-/// Endings of the columns that repeat another one in a second form (API notes, enum domains and bit flags).
-const TWINS: [&str; 4] = ["AsDate", "AsTime", "AsEnum", "Flags"];
 
 /// Keys of well-known tables, the last resort. From the documentation of webhooks and of the API, from that of the model of
 /// Visma Business, which prints whole keys, and from clients in production. Where none of them attests every column, the
@@ -131,7 +131,8 @@ pub(super) struct Hints<'a> {
 }
 
 /// Describes a table.
-pub(super) fn describe(table: &TableField, fields: &[RowField], hints: Hints<'_>) -> Result<TableSpec, DescribeError> {
+pub(super) fn describe(table: &TableField, row_type: &RowType, hints: Hints<'_>) -> Result<TableSpec, DescribeError> {
+    let fields = row_type.fields.as_slice();
     let name = TableName::new(naming::pascal_case(&table.field)).expect("GraphQL names are well formed");
     let columns = columns(fields);
     if columns.is_empty() {
@@ -143,7 +144,16 @@ pub(super) fn describe(table: &TableField, fields: &[RowField], hints: Hints<'_>
         return Err(DescribeError::KeyType { table: name, column: column.name.clone(), kind: column.kind.sql() });
     }
     let sql_name = naming::snake_case(name.as_str());
-    let spec = TableSpec { field: table.field.clone(), sql_name, level: table.level, columns, key, name };
+    let spec = TableSpec {
+        field: table.field.clone(),
+        sql_name,
+        level: table.level,
+        columns,
+        key,
+        name,
+        origin: documentation::origin(&row_type.description),
+        joins: fields.iter().filter_map(|field| documentation::join(&field.name, &field.description)).collect(),
+    };
     hints.configured.without_excluded(spec.with_extensions(extensions(fields, hints.configured)))
 }
 
@@ -165,21 +175,36 @@ fn extensions<'a>(fields: &[RowField], configured: Configured<'a>) -> &'a [Exten
 /// Scalars and enums, without the twins whose base column exists and without binary content.
 fn columns(fields: &[RowField]) -> Vec<Column> {
     let mut known = HashSet::new();
-    let kept: Vec<(&str, ColumnType)> = without_twins(fields)
+    let names: HashSet<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+    let kept: Vec<(&RowField, ColumnType)> = without_twins(fields)
         // Another name could not be asked for, and one that comes again is the same field.
         .filter(|field| naming::is_well_formed(&field.name) && known.insert(field.name.as_str()))
-        .filter_map(|field| Some((field.name.as_str(), field.leaf.as_ref()?.column_type(&field.name)?)))
+        .filter_map(|field| Some((field, field.leaf.as_ref()?.column_type(&field.name)?)))
         .collect();
-    let sql_names = naming::column_names(&kept.iter().map(|(name, _)| *name).collect::<Vec<_>>(), |_| None);
-    let column = |((name, kind), sql_name)| Column { sql_name, ..Column::new(name, kind) };
+    let sql_names =
+        naming::column_names(&kept.iter().map(|(field, _)| field.name.as_str()).collect::<Vec<_>>(), |_| None);
+    let column = |((field, kind), sql_name): ((&RowField, ColumnType), String)| Column {
+        sql_name,
+        twin: twin(&field.name, kind, &names),
+        origin: documentation::origin(&field.description),
+        ..Column::new(&field.name, kind)
+    };
     kept.into_iter().zip(sql_names).map(column).collect()
+}
+
+/// The second form of a column of integers (API notes, enum domains and bit flags).
+fn twin(column: &str, kind: ColumnType, names: &HashSet<&str>) -> Option<Twin> {
+    let is_number = matches!(kind, SmallInt | Integer | BigInt);
+    let has = |twin: &Twin| names.contains(format!("{column}{}", twin.ending()).as_str());
+    Twin::ALL.into_iter().find(has).filter(|_| is_number)
 }
 
 /// Fields that repeat no other one.
 fn without_twins(fields: &[RowField]) -> impl Iterator<Item = &RowField> {
     let names: HashSet<_> = fields.iter().map(|field| field.name.as_str()).collect();
-    let is_twin =
-        move |name: &str| TWINS.iter().any(|ending| name.strip_suffix(ending).is_some_and(|base| names.contains(base)));
+    let is_twin = move |name: &str| {
+        Twin::ALL.iter().any(|twin| name.strip_suffix(twin.ending()).is_some_and(|base| names.contains(base)))
+    };
     fields.iter().filter(move |field| !is_twin(&field.name))
 }
 
@@ -296,6 +321,11 @@ mod tests {
     fn field(name: &str, scalar: &str, description: &str) -> RowField {
         let leaf = (!scalar.is_empty()).then(|| Leaf::Scalar(scalar.into()));
         RowField { name: name.into(), description: description.into(), leaf }
+    }
+
+    fn describe(table: &TableField, fields: &[RowField], hints: Hints<'_>) -> Result<TableSpec, DescribeError> {
+        let row_type = RowType { description: String::new(), fields: fields.to_vec() };
+        super::describe(table, &row_type, hints)
     }
 
     fn table(name: &str) -> TableField {

@@ -101,6 +101,8 @@ mod tests {
             level: TableLevel::Company,
             columns: columns.iter().map(column).collect(),
             key: (0..columns.len()).collect(),
+            origin: crate::domain::Origin::default(),
+            joins: vec![],
         }
     }
 

@@ -15,12 +15,15 @@ mod catalogue;
 mod client;
 mod describe;
 mod diagnosis;
+mod documentation;
 mod envelope;
 mod error;
 mod fetch;
 mod filter;
 mod http;
 mod memory;
+mod model;
+mod names;
 mod outage;
 mod page;
 mod probe;
@@ -39,9 +42,11 @@ pub use client::{Upstream, http_client};
 pub use diagnosis::{diagnose, diagnose_part};
 pub use error::{GraphqlError, UpstreamError};
 pub use fetch::{Ask, Sight};
+pub use model::{ModelShape, TableModel};
+pub use names::NameAsk;
 pub use outage::Outage;
 pub use page::{ChangesAsk, PageAsk, TablePage};
-pub use queries::Company;
+pub use queries::{Company, Customer};
 pub use subscriptions::{Setup, SetupError};
 
 /// Whether a token answer's bytes bring a token, or why not.
@@ -53,9 +58,9 @@ pub fn read_token(bytes: &[u8]) -> Result<(), String> {
 /// The table that a description's bytes describe, if they do.
 #[cfg(any(test, fuzzing))]
 pub fn read_description(bytes: &[u8]) -> Option<crate::domain::TableSpec> {
-    let fields = queries::row_fields(std::str::from_utf8(bytes).ok()?).ok()??;
+    let row_type = queries::row_type(std::str::from_utf8(bytes).ok()?).ok()??;
     let table = queries::TableField { level: crate::domain::TableLevel::Company, field: "orderLine".into() };
-    describe::describe(&table, &fields, describe::Hints::default()).ok()
+    describe::describe(&table, &row_type, describe::Hints::default()).ok()
 }
 
 /// The rows of one table in an answer's bytes.

@@ -35,6 +35,10 @@ struct TableDescription;
 #[graphql(schema_path = "graphql/schema.graphql", query_path = "graphql/available_companies.graphql")]
 struct AvailableCompanies;
 
+#[derive(GraphQLQuery)]
+#[graphql(schema_path = "graphql/schema.graphql", query_path = "graphql/available_customers.graphql")]
+struct AvailableCustomers;
+
 /// A company that the service may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Company {
@@ -42,6 +46,15 @@ pub struct Company {
     pub company_no: i64,
     /// Visma.net customer number it belongs to, where told.
     pub customer_no: Option<i64>,
+    /// Its name.
+    pub name: String,
+}
+
+/// A customer that the service may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Customer {
+    /// Visma.net customer number.
+    pub customer_no: i64,
     /// Its name.
     pub name: String,
 }
@@ -60,6 +73,13 @@ pub(super) struct RowField {
     pub(super) description: String,
     /// The scalar or enum it is; `None` for objects and lists.
     pub(super) leaf: Option<Leaf>,
+}
+
+/// A row type, as introspection shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RowType {
+    pub(super) description: String,
+    pub(super) fields: Vec<RowField>,
 }
 
 /// The type of a field that has a value of its own.
@@ -81,8 +101,8 @@ impl Leaf {
     }
 }
 
-/// The fields of a row type, or `None` when the schema has no such type, or why it cannot be told.
-pub(super) type RowType = Result<Option<Vec<RowField>>, UpstreamError>;
+/// A row type, or `None` when the schema has no such type, or why it cannot be told.
+pub(super) type FoundType = Result<Option<RowType>, UpstreamError>;
 
 impl Upstream {
     /// The tables of both levels, by the fields of the two context types.
@@ -107,22 +127,22 @@ impl Upstream {
         Ok(found)
     }
 
-    /// The fields of several row types, in one request: of each, or `None` when the schema has no such type.
-    pub(super) async fn row_types(&self, names: &[&str], share: Share) -> Result<Vec<RowType>, UpstreamError> {
+    /// Several row types, in one request: each, or `None` when the schema has no such type.
+    pub(super) async fn row_types(&self, names: &[&str], share: Share) -> Result<Vec<FoundType>, UpstreamError> {
         let body = row_types_body(names);
         let answer = self.post(&[], share, &body).await?;
         let described = members(answer.data());
-        let row_type = |index: usize| {
+        let found = |index: usize| {
             let alias = format!("d{index}");
             let own: Vec<GraphqlError> =
                 answer.errors.iter().filter(|error| concerns(error, &alias)).cloned().collect();
             match described.get(alias.as_str()) {
                 _ if !own.is_empty() => Err(UpstreamError::Graphql(own)),
-                Some(raw) => row_fields(raw.get()).map_err(|error| UpstreamError::Shape(error.to_string())),
+                Some(raw) => row_type(raw.get()).map_err(|error| UpstreamError::Shape(error.to_string())),
                 None => Err(UpstreamError::Shape("a description is missing".into())),
             }
         };
-        Ok((0..names.len()).map(row_type).collect())
+        Ok((0..names.len()).map(found).collect())
     }
 
     /// The companies that the service may see.
@@ -141,6 +161,17 @@ impl Upstream {
                 })
             })
             .collect())
+    }
+
+    /// The customers that the service may see.
+    pub async fn available_customers(&self) -> Result<Vec<Customer>, UpstreamError> {
+        let data: available_customers::ResponseData =
+            self.fixed::<AvailableCustomers>(available_customers::Variables {}, Share::Background).await?;
+        let items = data.available_customers.and_then(|customers| customers.items).unwrap_or_default();
+        let customer = |item: available_customers::AvailableCustomersAvailableCustomersItems| {
+            Some(Customer { customer_no: item.visma_net_customer_id?.0, name: item.name.unwrap_or_default() })
+        };
+        Ok(items.into_iter().flatten().filter_map(customer).collect())
     }
 
     /// Sends a fixed operation. Any error fails it: half a description is none.
@@ -178,10 +209,12 @@ fn concerns(error: &GraphqlError, alias: &str) -> bool {
 }
 
 /// Reads the answer of one alias.
-pub(super) fn row_fields(description: &str) -> Result<Option<Vec<RowField>>, serde_json::Error> {
+pub(super) fn row_type(description: &str) -> Result<Option<RowType>, serde_json::Error> {
     let found: Option<table_description::TableDescriptionType> = serde_json::from_str(description)?;
-    let fields = found.map(|found| found.fields.unwrap_or_default());
-    Ok(fields.map(|fields| fields.into_iter().map(row_field).collect()))
+    Ok(found.map(|found| RowType {
+        description: found.description.unwrap_or_default(),
+        fields: found.fields.into_iter().flatten().map(row_field).collect(),
+    }))
 }
 
 fn row_field(field: table_description::TableDescriptionTypeFields) -> RowField {
@@ -227,14 +260,13 @@ mod tests {
 
     #[test]
     fn a_type_that_the_schema_lacks_is_told_from_one_without_fields() {
-        assert_eq!(row_fields("null").unwrap(), None);
-        assert_eq!(row_fields(r#"{"name":"T","fields":null}"#).unwrap(), Some(vec![]));
-        assert!(row_fields("5").is_err());
+        assert_eq!(row_type("null").unwrap(), None);
+        let of = |fields| Some(RowType { description: String::new(), fields });
+        assert_eq!(row_type(r#"{"name":"T","fields":null}"#).unwrap(), of(vec![]));
+        assert!(row_type("5").is_err());
         let field = r#"{"fields":[{"name":"no","type":{"kind":"NON_NULL","name":null,"ofType":{"kind":"SCALAR","name":"Int"}}}]}"#;
         let leaf = Some(Leaf::Scalar("Int".into()));
-        assert_eq!(
-            row_fields(field).unwrap(),
-            Some(vec![RowField { name: "no".into(), description: String::new(), leaf }])
-        );
+        let expected = RowField { name: "no".into(), description: String::new(), leaf };
+        assert_eq!(row_type(field).unwrap(), of(vec![expected]));
     }
 }

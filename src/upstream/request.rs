@@ -141,6 +141,8 @@ mod tests {
                 level: TableLevel::Company,
                 columns: vec![column],
                 key: vec![0],
+                origin: crate::domain::Origin::default(),
+                joins: vec![],
             })
         };
         let (a, b) = (table("A"), table("B"));

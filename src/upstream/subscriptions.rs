@@ -162,7 +162,10 @@ impl Upstream {
     /// Finds out where the setup lies.
     pub async fn webhook_setup(&self) -> Result<Setup, SetupError> {
         let mut types = self.row_types(&[TARGETS, SUBSCRIPTIONS], Share::Background).await?.into_iter();
-        let mut of = |table| types.next().transpose()?.flatten().ok_or(SetupError::Hidden(table));
+        let mut of = |table| {
+            let found = types.next().transpose()?.flatten().ok_or(SetupError::Hidden(table))?;
+            Ok::<_, SetupError>(found.fields)
+        };
         let (of_targets, of_subscriptions) = (of(TARGETS)?, of(SUBSCRIPTIONS)?);
         Ok(Setup {
             targets: Columns::find(TARGETS, &of_targets, &OF_TARGETS)?,

@@ -142,6 +142,7 @@ impl PageWriter {
     async fn write(&self, batch: Batch<'_>) -> Result<(), WalkError> {
         let _turn = self.turn.lock().await;
         let _place = self.places.acquire().await;
+        self.writer.meet(&self.target, batch.rows).await;
         let mut transaction = self.writer.begin().await?;
         let (mut changed, mut journal) = (0, Journal::default());
         if !batch.rows.is_empty() {

@@ -11,8 +11,8 @@ use nxt_mirror::{
     config::Deletes,
     database::{self, Connector, Session},
     domain::{
-        Column, ColumnType, DatabaseTime, KeyValue, Owner, Row, RowKey, SourceTime, TableLevel, TableName, TableSpec,
-        TargetId, TargetTable, Tenant, Value,
+        Column, ColumnType, DatabaseTime, KeyValue, Origin, Owner, Row, RowKey, SourceTime, TableLevel, TableName,
+        TableSpec, TargetId, TargetTable, Tenant, Value,
     },
     mirror::{Carried, Comparison, Fetched, Mirror, MirrorError, Removal, SchemaError, WalkId, Written, diagnose},
 };
@@ -155,6 +155,8 @@ fn table(name: &str, columns: &[(&str, ColumnType)], key: &[usize]) -> Arc<Table
         level: TableLevel::Company,
         columns: columns.iter().map(|(name, kind)| column(name, *kind)).collect(),
         key: key.to_vec(),
+        origin: Origin::default(),
+        joins: vec![],
     })
 }
 
@@ -314,9 +316,9 @@ async fn a_table_that_was_dropped_renamed_or_robbed_is_made_again() {
     let bed = Bed::new().await;
     let (target, rows) = with_products(&bed, 3).await;
     for deed in [
-        "drop table business_nxt.product",
+        "drop table business_nxt.product cascade",
         "alter table business_nxt.product rename to product_old",
-        "alter table business_nxt.product drop column stock",
+        "alter table business_nxt.product drop column stock cascade",
         "alter table business_nxt.product rename column stock to stocks",
         "drop schema business_nxt cascade",
     ] {
@@ -407,13 +409,9 @@ async fn a_column_that_cannot_be_added_now_is_left_out() {
     execute(&mut held, "select count(*) from business_nxt.product").await;
     let began = Instant::now();
     let other = table("Other", &[("no", ColumnType::Integer)], &[0]);
-    let (effective, made) = tokio::join!(bed.mirror.ensure(&wider), async {
-        bed.mirror.ensure(&other).await.unwrap();
-        began.elapsed()
-    });
-    let effective = effective.unwrap();
-    assert!(made < Duration::from_millis(400), "another table waited for {made:?}");
-    assert!(began.elapsed() < Duration::from_secs(2));
+    let after = async |table| (bed.mirror.ensure(table).await.unwrap(), began.elapsed());
+    let ((effective, tried), (_, made)) = tokio::join!(after(&wider), after(&other));
+    assert!(made < tried, "another table waited for {made:?}, the locked one for {tried:?}");
     assert_eq!(*effective, *target.table);
     // Served from memory until the next try.
     let began = Instant::now();
@@ -533,7 +531,8 @@ async fn columns_may_be_wider_than_described() {
     let rows = [every_type_row(&spec, 1, 1, "x", "1"), every_type_row(&spec, 1, 2, "x", "1")];
     bed.write(&target, &rows, 1).await.unwrap();
     bed.execute(
-        "alter table business_nxt.every_type alter column line_no type numeric, alter column order_no type bigint,
+        "drop view business_nxt_readable.every_type;
+         alter table business_nxt.every_type alter column line_no type numeric, alter column order_no type bigint,
          alter column big type numeric",
     )
     .await;
@@ -703,6 +702,8 @@ fn numbered(name: &str, sql_name: &str, level: TableLevel, columns: &[String]) -
         level,
         columns: columns.iter().map(column).collect(),
         key: vec![0],
+        origin: Origin::default(),
+        joins: vec![],
     })
 }
 
@@ -725,7 +726,7 @@ async fn two_tables_of_one_name_never_mix() {
         }
         mirror.ensure(&first).await.unwrap();
     }
-    bed.execute("drop table business_nxt.order_line").await;
+    bed.execute("drop table business_nxt.order_line cascade").await;
     let mirror = Mirror::new(bed.pool.clone(), Deletes::Hard);
     assert!(mirror.ensure(&others[0]).await.is_err());
     mirror.ensure(&first).await.unwrap();
@@ -750,7 +751,7 @@ async fn a_table_may_have_as_many_columns_as_fit_and_no_more() {
     assert_eq!(bed.write(&target, &[row(2)], 2).await.unwrap(), [Became::Updated]);
     assert_eq!(bed.compare(&target, &[row(2)]).await, [Comparison::Equal]);
     // A column that was dropped by hand keeps its place: another one does not fit.
-    bed.execute("alter table business_nxt.wide drop column c7").await;
+    bed.execute("alter table business_nxt.wide drop column c7 cascade").await;
     bed.mirror.forget(&spec);
     let effective = bed.mirror.ensure(&spec).await.unwrap();
     assert_eq!(effective.columns.len(), 1_594);

@@ -265,11 +265,11 @@ async fn what_was_lost_while_no_daemon_looked_is_loaded_anew() {
     assert_eq!(app.assert_equal().await, 120);
     app.restart(async |pool| {
         let lose = "delete from business_nxt.\"order\" where _company_no = 2000001;
-            drop table business_nxt.order_line;
+            drop table business_nxt.order_line cascade;
             alter table business_nxt.product rename to old;
             create table business_nxt.product (like business_nxt.old including all);
             insert into business_nxt.product select * from business_nxt.old where product_no < '2';
-            drop table business_nxt.old";
+            drop table business_nxt.old cascade";
         sqlx::raw_sql(lose).execute(pool).await.unwrap();
     })
     .await;

@@ -19,8 +19,10 @@ mod server;
 pub mod store;
 mod token;
 mod trading;
+mod use_model;
 mod value;
 mod wording;
+mod words;
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -163,7 +165,8 @@ impl World {
     }
 
     fn rebuild_schema(self: &Arc<Self>) -> Result<(), SimulatorError> {
-        let built = schema::build(&self.store().shown(), self)?;
+        let tables = self.store().shown();
+        let built = schema::build(&tables, self)?;
         *self.schema.write().unwrap_or_else(PoisonError::into_inner) = built;
         Ok(())
     }
@@ -296,6 +299,29 @@ impl Simulator {
     /// Takes a table away from the schema, or shows it again; its rows stay.
     pub fn hide_table(&self, table: &str, hidden: bool) -> Result<(), SimulatorError> {
         self.world.store().hide_table(table, hidden)?;
+        self.world.rebuild_schema()
+    }
+
+    /// Changes the label of a table, or of a column of it, in all languages.
+    pub fn rename(&self, table: &str, column: Option<&str>, label: &str) {
+        self.world.store().words.rename(table, column, label);
+    }
+
+    /// Gives a value of the columns of this name a name; a column without a second form does not show it.
+    pub fn add_member(&self, column: &str, value: i64, name: &str) -> Result<(), SimulatorError> {
+        self.world.store().words.add_member(column, value, name);
+        self.world.rebuild_schema()
+    }
+
+    /// Lets the model list the names of values.
+    pub fn tell_members(&self) -> Result<(), SimulatorError> {
+        self.world.store().words.tells_members = true;
+        self.world.rebuild_schema()
+    }
+
+    /// Gives a column a second form, as `Twin` names it.
+    pub fn add_twin(&self, table: &str, column: &str, twin: model::Twin) -> Result<(), SimulatorError> {
+        self.world.store().add_twin(table, column, twin)?;
         self.world.rebuild_schema()
     }
 

@@ -66,8 +66,19 @@ pub struct TableDef {
     pub columns: Vec<ColumnDef>,
     /// Indexes of the key columns.
     pub key: Vec<usize>,
-    /// Relations as (field, target), joins up and down.
-    pub joins: Vec<(String, String)>,
+    /// Relations, joins up and down.
+    pub joins: Vec<JoinDef>,
+}
+
+/// A join with another table.
+#[derive(Debug, Clone)]
+pub struct JoinDef {
+    /// Its field.
+    pub field: String,
+    /// The table that it leads to.
+    pub target: String,
+    /// The column that both have.
+    pub column: String,
 }
 
 const AUDIT: &str = "createdDate:Int/date createdTime:Int/time createdByUser:String createdTimestamp:DateTime \
@@ -81,7 +92,7 @@ const TABLES: &[(&str, u32, &str, &str, &str)] = &[
         "Actor",
         "associateNo:Int! customerNo:Int supplierNo:Int name:String shortName:String companyNo:String addressLine1:String \
       postCode:String postalArea:String phone:String emailAddress:String countryNo:Int creditLimit:Decimal",
-        "joindown_Order_via_Customer>Order",
+        "joindown_Order_via_Customer>Order:customerNo",
     ),
     (
         "Order",
@@ -90,7 +101,7 @@ const TABLES: &[(&str, u32, &str, &str, &str)] = &[
         "orderNo:Int! orderDate:Int/date customerNo:Int supplierNo:Int employeeNo:Int name:String transactionType:Int/enum \
       orderType:Int/enum orderStatus1:Int orderPreferences:Int/flags orderSumNetDomestic:Decimal \
       grossProfitTotalDomestic:Decimal finishDate:Int/date orgUnit1:Int orgUnit2:Int approved:Boolean",
-        "joindown_OrderLine_via_Order>OrderLine joinup_Associate_via_Customer>Associate",
+        "joindown_OrderLine_via_Order>OrderLine:orderNo joinup_Associate_via_Customer>Associate:customerNo",
     ),
     (
         "OrderLine",
@@ -99,7 +110,7 @@ const TABLES: &[(&str, u32, &str, &str, &str)] = &[
         "orderNo:Int! lineNo:Int! productNo:String description:String transactionInformation1:String quantity:Decimal \
       finished:Decimal priceInCurrency:Decimal amountDomestic:Decimal transactionDate:Int/date finishDate:Int/date \
       invoiceNo:Int orgUnit1:Int orgUnit2:Int",
-        "joinup_Order>Order joinup_Product>Product",
+        "joinup_Order>Order:orderNo joinup_Product>Product:productNo",
     ),
     (
         "Product",
@@ -138,7 +149,13 @@ const TABLES: &[(&str, u32, &str, &str, &str)] = &[
         "voucherJournalNo:Int! auditNo:Int! customerNo:Int invoiceNo:String dueDate:Int/date amountDomestic:Decimal",
         "",
     ),
-    ("Batch", 80, "Bat", "batchNo:Int! voucherSeriesNo:Int valueDate:Int/date", "joindown_Voucher_via_Batch>Voucher"),
+    (
+        "Batch",
+        80,
+        "Bat",
+        "batchNo:Int! voucherSeriesNo:Int valueDate:Int/date",
+        "joindown_Voucher_via_Batch>Voucher:batchNo",
+    ),
     (
         "Voucher",
         81,
@@ -193,10 +210,10 @@ pub fn tables(extra: u32) -> Vec<Arc<TableDef>> {
             "CapitalAsset" => (1..=WIDE_COLUMNS).map(wide_column).collect::<Vec<_>>().join(" "),
             _ => String::new(),
         };
-        let joins = joins.split_whitespace().filter_map(|join| join.split_once('>'));
+        let joins = joins.split_whitespace().map(join).collect();
         TableDef {
             marked: name != "FreeInformation1",
-            joins: joins.map(|(field, target)| (field.to_owned(), target.to_owned())).collect(),
+            joins,
             ..table(name, number, sql, &format!("{columns} {wide}"), false)
         }
     });
@@ -230,6 +247,13 @@ fn table(name: &str, number: u32, sql: &str, columns: &str, system: bool) -> Tab
     }
 }
 
+/// `joinup_Order>Order:orderNo`
+fn join(text: &str) -> JoinDef {
+    let (field, rest) = text.split_once('>').expect("a join is field>Target:column");
+    let (target, column) = rest.split_once(':').expect("a join names its column");
+    JoinDef { field: field.into(), target: target.into(), column: column.into() }
+}
+
 fn column(text: &str) -> ColumnDef {
     let (name, rest) = text.split_once(':').expect("a column is name:Scalar");
     let (scalar, twin) = match rest.split_once('/') {
@@ -258,5 +282,23 @@ impl TableDef {
     pub fn field(&self) -> String {
         let (first, rest) = self.name.split_at(1);
         format!("{}{rest}", first.to_lowercase())
+    }
+
+    /// The number of a column, which no other column has.
+    pub fn column_number(&self, index: usize) -> u32 {
+        self.number * 1_000 + u32::try_from(index).unwrap_or_default()
+    }
+
+    /// One end of a relation, as descriptions have it.
+    pub fn join_end(&self, column: &str) -> String {
+        let (first, rest) = column.split_at(1);
+        let number = self.column(column).map(|index| self.column_number(index)).unwrap_or_default();
+        format!(
+            "\"{}\" (table \"{}\" ({}), columns {{{}{rest}, {number}}})",
+            self.name,
+            self.sql,
+            self.number,
+            first.to_uppercase()
+        )
     }
 }

@@ -16,8 +16,9 @@ use super::{
     fault::FaultKind,
     filter::{self, Filter},
     limits::Scope,
-    model::{Owner, TableDef, Twin},
+    model::{ColumnDef, JoinDef, Owner, TableDef, Twin},
     store::Row,
+    use_model,
     value::Value,
 };
 
@@ -69,6 +70,7 @@ pub(super) fn empty() -> Result<Schema, SimulatorError> {
 
 /// The schema of these tables over this world.
 pub(super) fn build(tables: &[Arc<TableDef>], world: &Arc<World>) -> Result<Schema, SimulatorError> {
+    let strong = world;
     let world = Arc::downgrade(world);
     let mut builder = Schema::build("Query", None, None);
     for scalar in ["Long", "Short", "Decimal", "DateTime", "Date", "Time", "Guid"] {
@@ -77,19 +79,24 @@ pub(super) fn build(tables: &[Arc<TableDef>], world: &Arc<World>) -> Result<Sche
     for scalar in BUILT_IN {
         builder = builder.register(operators(scalar));
     }
-    builder = builder
-        .register(Enum::new("SortOrder").item("ASC").item("DESC"))
-        .register(Enum::new("CodeEnum").item("None").item("Normal").item("Other"))
-        .register(page_info())
-        .register(extensions());
+    builder =
+        builder.register(Enum::new("SortOrder").item("ASC").item("DESC")).register(page_info()).register(extensions());
     let (mut company, mut customer) = (Object::new("Query_UseCompany"), Object::new("Query_UseCustomer"));
     for table in tables {
         let table = &known_joins(table, tables);
         let parent = if table.system { &mut customer } else { &mut company };
         let field = connection_field(table, world.clone());
         *parent = std::mem::replace(parent, Object::new("_")).field(field);
-        builder = register_table(builder, table, &world);
+        builder = register_table(builder, table, tables, &world);
     }
+    let (tells_members, domains) = {
+        let store = strong.store();
+        (store.words.tells_members, store.words.domains().to_vec())
+    };
+    for (column, members) in &domains {
+        builder = builder.register(use_model::enumeration(column, members));
+    }
+    builder = use_model::register(builder, &world, tells_members);
     let query = super::schema::root(&world);
     let builder = register_tenants(builder).register(company).register(customer).register(query);
     builder.finish().map_err(wrong)
@@ -98,10 +105,10 @@ pub(super) fn build(tables: &[Arc<TableDef>], world: &Arc<World>) -> Result<Sche
 /// A table with the joins to those tables that the schema shows.
 fn known_joins(table: &Arc<TableDef>, tables: &[Arc<TableDef>]) -> Arc<TableDef> {
     let is_known = |target: &str| tables.iter().any(|table| table.name == target);
-    if table.joins.iter().all(|(_, target)| is_known(target)) {
+    if table.joins.iter().all(|join| is_known(&join.target)) {
         return Arc::clone(table);
     }
-    let joins = table.joins.iter().filter(|(_, target)| is_known(target)).cloned().collect();
+    let joins = table.joins.iter().filter(|join| is_known(&join.target)).cloned().collect();
     Arc::new(TableDef { joins, ..(**table).clone() })
 }
 
@@ -151,18 +158,10 @@ fn root(world: &Weak<World>) -> Object {
             .argument(InputValue::new("first", TypeRef::named("Int")))
             .argument(InputValue::new("last", TypeRef::named("Int")))
     };
-    let model = {
-        let world = world.clone();
-        Field::new("useModel", TypeRef::named("Query_UseModel"), move |_| {
-            let tables = world.upgrade().map(|world| world.store().model()).unwrap_or_default();
-            FieldFuture::Value(Some(FieldValue::owned_any(tables)))
-        })
-        .argument(InputValue::new("lang", TypeRef::named("String")))
-    };
     Object::new("Query")
         .field(context("useCompany", "Query_UseCompany", Owner::Company))
         .field(context("useCustomer", "Query_UseCustomer", Owner::Customer))
-        .field(model)
+        .field(use_model::field())
         .field(
             tenants("availableCompanies", "Query_AvailableCompanies_Connection", false)
                 .argument(InputValue::new("customerNo", TypeRef::named("Int"))),
@@ -210,29 +209,11 @@ fn register_tenants(builder: SchemaBuilder) -> SchemaBuilder {
             .field(of("vismaNetCustomerId", "Long", |item| item.2.into()))
             .field(of("organizationNo", "String", |item| format!("9{:08}", item.1 % 100_000_000).into()))
     };
-    let table = {
-        let of = |field: &str, scalar: &str, value: fn(&TableDef) -> Argument| {
-            Field::new(field, TypeRef::named(scalar), move |ctx| {
-                FieldFuture::from_value(ctx.parent_value.downcast_ref::<Arc<TableDef>>().map(|table| value(table)))
-            })
-        };
-        Object::new("ModelTable")
-            .field(of("tableNo", "Int", |table| table.number.into()))
-            .field(of("identifier", "String", |table| table.name.as_str().into()))
-            .field(of("name", "String", |table| table.name.as_str().into()))
-            .field(of("databaseType", "String", |table| if table.system { "SYSTEM" } else { "COMPANY" }.into()))
-    };
-    let tables = Field::new("tables", list("ModelTable"), |ctx| {
-        let tables = ctx.parent_value.downcast_ref::<Vec<Arc<TableDef>>>().cloned().unwrap_or_default();
-        FieldFuture::Value(Some(FieldValue::list(tables.into_iter().map(FieldValue::owned_any))))
-    });
     builder
         .register(connection("Query_AvailableCompanies_Connection", "VbcCompany"))
         .register(connection("Query_AvailableCustomers_Connection", "VbcCustomer"))
         .register(item("VbcCompany"))
         .register(item("VbcCustomer"))
-        .register(table)
-        .register(Object::new("Query_UseModel").field(tables))
 }
 
 fn page_info() -> Object {
@@ -312,7 +293,12 @@ fn connection_field(table: &Arc<TableDef>, world: Weak<World>) -> Field {
     connection_arguments(field, &name).description(format!("A field for accessing the data from the table {name}."))
 }
 
-fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>, world: &Weak<World>) -> SchemaBuilder {
+fn register_table(
+    builder: SchemaBuilder,
+    table: &Arc<TableDef>,
+    tables: &[Arc<TableDef>],
+    world: &Weak<World>,
+) -> SchemaBuilder {
     let name = &table.name;
     let (filter_name, order_name) = (format!("FilterExpression_{name}"), format!("OrderBy_{name}"));
     let mut filter = InputObject::new(&filter_name)
@@ -327,13 +313,14 @@ fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>, world: &Weak<Wo
         order = order.field(InputValue::new(&column.name, TypeRef::named("SortOrder")));
         row = row.field(column_field(table, index, world.clone()).description(wording.column(table, index)));
         if let Some(twin) = column.twin {
-            row = row.field(twin_field(&column.name, twin, index));
+            row = row.field(twin_field(column, twin, index, world.clone()));
         }
     }
-    for (field, target) in &table.joins {
+    for join @ JoinDef { field, target, .. } in &table.joins {
         let is_down = field.starts_with("joindown");
         let type_ = if is_down { format!("Query_UseCompany_{target}_Connection") } else { target.clone() };
-        let join = Field::new(field, TypeRef::named(type_), |_| FieldFuture::Value(None));
+        let join = Field::new(field, TypeRef::named(type_), |_| FieldFuture::Value(None))
+            .description(join_description(table, join, tables));
         row = row.field(if is_down { connection_arguments(join, target) } else { join });
     }
     let own = Arc::clone(table);
@@ -358,6 +345,16 @@ fn register_table(builder: SchemaBuilder, table: &Arc<TableDef>, world: &Weak<Wo
     builder.register(filter).register(order).register(row.field(extensions)).register(connection)
 }
 
+/// `A one-to-one relation, "Order" (678), from ... to ...`: the wording of 2022.
+fn join_description(table: &TableDef, join: &JoinDef, tables: &[Arc<TableDef>]) -> String {
+    let Some(target) = tables.iter().find(|table| table.name == join.target) else { return String::new() };
+    let kind = if join.field.starts_with("joindown") { "one-to-many" } else { "one-to-one" };
+    let name = join.field.rsplit('_').next().unwrap_or(&join.field);
+    let number = u32::try_from(name.len()).unwrap_or_default() + table.number;
+    let (from, to) = (table.join_end(&join.column), target.join_end(&join.column));
+    format!("A {kind} relation, \"{name}\" ({number}), from {from} to {to}.")
+}
+
 fn column_field(table: &Arc<TableDef>, index: usize, world: Weak<World>) -> Field {
     let column = &table.columns[index];
     let (name, own) = (column.name.clone(), Arc::clone(table));
@@ -374,18 +371,25 @@ fn column_field(table: &Arc<TableDef>, index: usize, world: Weak<World>) -> Fiel
     })
 }
 
-fn twin_field(column: &str, twin: Twin, index: usize) -> Field {
+fn twin_field(column: &ColumnDef, twin: Twin, index: usize, world: Weak<World>) -> Field {
+    let domain = use_model::enumeration_name(&column.name);
     let (ending, type_) = match twin {
         Twin::Date => ("AsDate", TypeRef::named("Date")),
         Twin::Time => ("AsTime", TypeRef::named("Time")),
-        Twin::Enum => ("AsEnum", TypeRef::named("CodeEnum")),
-        Twin::Flags => ("Flags", list("CodeEnum")),
+        Twin::Enum => ("AsEnum", TypeRef::named(domain)),
+        Twin::Flags => ("Flags", list(&domain)),
     };
-    Field::new(format!("{column}{ending}"), type_, move |ctx| {
+    let name = column.name.clone();
+    Field::new(format!("{name}{ending}"), type_, move |ctx| {
+        let names = |value, is_flags| {
+            let names = use_model::twin_names(&world, &name, value, is_flags).into_iter();
+            names.map(|name| Argument::Enum(Name::new(name)))
+        };
         let value = match (twin, cell(&ctx, index)) {
             (Twin::Date, Some(Value::Int(date))) => date_text(*date).map(Argument::from),
-            (Twin::Enum, Some(_)) => Some(Argument::Enum(Name::new("Normal"))),
-            (Twin::Flags, Some(_)) => Some(Argument::List(vec![])),
+            (Twin::Time, Some(Value::Int(time))) => time_text(*time).map(Argument::from),
+            (Twin::Enum, Some(Value::Int(value))) => names(*value, false).next(),
+            (Twin::Flags, Some(Value::Int(value))) => Some(Argument::List(names(*value, true).collect())),
             _ => None,
         };
         FieldFuture::from_value(value)
@@ -399,6 +403,10 @@ fn cell<'a>(ctx: &ResolverContext<'a>, index: usize) -> Option<&'a Value> {
 fn date_text(date: i64) -> Option<String> {
     let digits = format!("{date:08}");
     (date > 0).then(|| format!("{}-{}-{}", &digits[..4], &digits[4..6], &digits[6..]))
+}
+
+fn time_text(time: i64) -> Option<String> {
+    ((0..2400).contains(&time) && time % 100 < 60).then(|| format!("{:02}:{:02}:00", time / 100, time % 100))
 }
 
 fn to_argument(value: &Value) -> Argument {

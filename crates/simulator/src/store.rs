@@ -14,6 +14,7 @@ use super::{
     clock::Clock,
     model::{ColumnDef, Owner, SUBSCRIPTIONS, TARGETS, TableDef},
     value::{Ordered, Value},
+    words::Words,
 };
 
 /// A row's values, in the order of its table's columns.
@@ -66,6 +67,7 @@ pub(crate) struct Store {
     together: Option<(NaiveDateTime, Instant)>,
     clock: Clock,
     read_lag: Duration,
+    pub(crate) words: Words,
 }
 
 /// One of the changes that an edit session saves together.
@@ -92,6 +94,7 @@ impl Store {
             together: None,
             clock,
             read_lag: Duration::ZERO,
+            words: Words::default(),
         }
     }
 
@@ -313,6 +316,19 @@ impl Store {
                 }
             }
         }
+        self.model.insert(table.to_owned(), Arc::new(changed));
+        Ok(())
+    }
+
+    pub(crate) fn add_twin(
+        &mut self,
+        table: &str,
+        column: &str,
+        twin: super::model::Twin,
+    ) -> Result<(), SimulatorError> {
+        let mut changed = TableDef::clone(&*self.table(table)?);
+        let index = changed.column(column).ok_or_else(|| SimulatorError::Unknown(format!("column {column}")))?;
+        changed.columns[index].twin = Some(twin);
         self.model.insert(table.to_owned(), Arc::new(changed));
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::{
         UpstreamError,
         describe::{Configured, DescribeError, Hints, describe},
         diagnose,
-        queries::{RowField, TableField},
+        queries::{RowField, RowType, TableField},
     },
 };
 
@@ -37,7 +37,7 @@ const FAILED_PAUSE_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
     pub(super) table: TableField,
-    pub(super) fields: Vec<RowField>,
+    pub(super) row_type: RowType,
 }
 
 /// What a lookup came to: the table's shape, or that there is none of this name.
@@ -282,10 +282,10 @@ impl Entry {
     fn take_shape(&mut self, shape: Shape, configured: Configured<'_>) {
         let known_key = self.known_key();
         let hints = Hints { configured, announced: known_key.as_deref() };
-        match describe(&shape.table, &shape.fields, hints) {
+        match describe(&shape.table, &shape.row_type, hints) {
             Ok(spec) => {
                 let is_kept = |field: &&RowField| spec.columns.iter().any(|column| column.name == field.name);
-                let left_out = shape.fields.iter().filter(|field| !is_kept(field));
+                let left_out = shape.row_type.fields.iter().filter(|field| !is_kept(field));
                 self.left_out = left_out.map(|field| field.name.to_ascii_lowercase()).collect();
                 if !configured.extensions.is_empty() && spec.columns.iter().all(|column| column.extension.is_none()) {
                     tracing::warn!(row.table = %self.name, "NXT_EXTENSION_COLUMNS: the API shows no extensions of the table");
@@ -336,7 +336,8 @@ mod tests {
             leaf: Some(Leaf::Scalar(if *name == "picture" { "Base64".into() } else { "Int".into() })),
         };
         let table = TableField { level: TableLevel::Company, field: "voucher".into() };
-        Shape { table, fields: columns.iter().map(field).collect() }
+        let fields = columns.iter().map(field).collect();
+        Shape { table, row_type: RowType { description: String::new(), fields } }
     }
 
     fn entry() -> Entry {

@@ -197,10 +197,10 @@ impl Inner {
             tables.iter().flat_map(|wanted| &wanted.field).map(|field| naming::pascal_case(&field.field)).collect();
         let names: Vec<&str> = types.iter().map(String::as_str).collect();
         match self.upstream.row_types(&names, share).await {
-            Ok(shapes) => {
-                for (wanted, fields) in tables.iter().zip(shapes) {
-                    let shape = |fields| Some(Shape { table: wanted.field.clone()?, fields });
-                    self.finish(wanted, fields.map(|fields| fields.and_then(shape)).map_err(Arc::new));
+            Ok(found) => {
+                for (wanted, found) in tables.iter().zip(found) {
+                    let shape = |row_type| Some(Shape { table: wanted.field.clone()?, row_type });
+                    self.finish(wanted, found.map(|row_type| row_type.and_then(shape)).map_err(Arc::new));
                 }
                 true
             }

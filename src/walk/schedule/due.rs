@@ -166,6 +166,8 @@ mod tests {
             exclusions: Arc::default(),
             history: HistoryScope::default(),
             history_days: None,
+            language: crate::domain::Language::English,
+            relation_indexes: true,
             deletes: Deletes::Hard,
             sweep_interval: interval(sweep),
             walk_interval: interval(walk),

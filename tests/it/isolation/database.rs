@@ -213,7 +213,7 @@ async fn assert_made_again(damage: &str) {
 
 #[tokio::test]
 async fn a_table_that_was_dropped_is_made_again() {
-    assert_made_again("drop table business_nxt.product").await;
+    assert_made_again("drop table business_nxt.product cascade").await;
 }
 
 /// Its indexes keep their names, which the new one may not need.
@@ -224,7 +224,7 @@ async fn a_table_that_was_renamed_is_made_again() {
 
 #[tokio::test]
 async fn a_column_that_was_dropped_is_made_again() {
-    assert_made_again("alter table business_nxt.product drop column web_page").await;
+    assert_made_again("alter table business_nxt.product drop column web_page cascade").await;
 }
 
 #[tokio::test]
