@@ -269,10 +269,10 @@ async fn relations_are_recorded_drawn_and_have_indexes() {
     put(&app, "Associate", json!({ "associateNo": 1, "customerNo": 5 }));
     app.settle().await;
     app.wait_for("relations", 2, "select count(*) from business_nxt_model.relation").await;
-    let relations = "select array_agg(array[from_table, from_columns::text, to_table, to_columns::text, name] order by from_table) as r
+    let relations = "select array_agg(array[from_table, from_columns::text, to_table, to_columns::text, name] order by from_table) as found
                        from business_nxt_model.relation";
     assert_eq!(
-        row(&app, relations).await["r"],
+        row(&app, relations).await["found"],
         json!([
             ["Order", "{customer_no}", "Associate", "{customer_no}", "Customer"],
             ["OrderLine", "{order_no}", "Order", "{order_no}", "Order"]
