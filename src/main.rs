@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // One line with the whole chain of causes.
             eprintln!("nxt-mirror: {}", nxt_mirror::telemetry::chain(&*error));
-            ExitCode::FAILURE
+            commands::exit_code(&error)
         }
     }
 }

@@ -17,6 +17,7 @@ mod walks;
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
@@ -25,13 +26,34 @@ use own_server::{Kept, connector};
 use crate::{
     app::App,
     cli::{Cli, Command},
-    config::{DatabaseSettings, LogSettings, OpsSettings, Role, Settings, Source},
+    config::{ConfigError, DatabaseSettings, LogSettings, OpsSettings, Role, Settings, Source},
     database::{self, Connector},
-    demo, shutdown, telemetry,
+    demo,
+    domain::table::BadTableName,
+    shutdown, telemetry,
 };
 
 /// How long the daemon may take to answer a health check.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Exit code of wrong settings and of a command line that asks for nothing that can be done.
+const USAGE: u8 = 2;
+
+/// A command line that clap takes and that still says too little, or something that makes no sense.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// The exit code of a command that ended with an error: 2 if it was asked wrongly, else 1.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let is_usage = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<ConfigError>() || cause.is::<Usage>() || cause.is::<BadTableName>()
+    };
+    match error.chain().any(is_usage) {
+        true => ExitCode::from(USAGE),
+        false => ExitCode::FAILURE,
+    }
+}
 
 /// Runs a subcommand; the code is the process's own.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -7,6 +7,7 @@ use nxt_embedded_postgres::EmbeddedPostgres;
 use serde_json::json;
 use sqlx::PgPool;
 
+use super::Usage;
 use crate::{
     cli::{DeadLetterCommand, ReplayArgs},
     config::{DatabaseSettings, LogSettings, MirrorSettings, Source},
@@ -129,7 +130,7 @@ async fn chosen(pool: &PgPool, ids: Vec<i64>, all: bool) -> anyhow::Result<Vec<i
         return Ok(known);
     }
     if ids.is_empty() {
-        bail!("name the dead letters by their numbers, or give --all");
+        return Err(Usage("name the dead letters by their numbers, or give --all".into()).into());
     }
     if let Some(unknown) = ids.iter().find(|id| !known.contains(id)) {
         bail!("there is no dead letter {unknown}");
@@ -140,7 +141,7 @@ async fn chosen(pool: &PgPool, ids: Vec<i64>, all: bool) -> anyhow::Result<Vec<i
 pub(super) async fn replay(config: Option<&Path>, args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let moment = |text: &str, name: &str| {
         DatabaseTime::parse(text)
-            .with_context(|| format!("{name}: {text:?} is not a time such as 2026-02-01T10:00:00Z"))
+            .ok_or_else(|| Usage(format!("{name}: {text:?} is not a time such as 2026-02-01T10:00:00Z")))
     };
     let range = ledger::ReplayRange {
         since: moment(&args.since, "--since")?,

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::own_server::connector;
+use super::{Usage, own_server::connector};
 use crate::{
     app,
     cli::Targets,
@@ -110,7 +110,7 @@ async fn compare(config: Option<&Path>, targets: Targets) -> anyhow::Result<Vec<
         server.stop().await?;
     }
     if lines.is_empty() {
-        bail!("nothing is mirrored yet: give --table, or set NXT_TABLES");
+        return Err(Usage("nothing is mirrored yet: give --table, or set NXT_TABLES".into()).into());
     }
     Ok(lines)
 }

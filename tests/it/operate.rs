@@ -223,8 +223,17 @@ async fn a_missing_setting_is_one_line_and_an_exit_code() {
     {
         let output = std::process::Command::new(PROGRAM).args(&arguments).env_clear().output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success());
+        assert_eq!(output.status.code(), Some(2), "wrong settings");
         assert!(errors.lines().count() == 1 && errors.contains(variable), "{errors}");
+    }
+    for wrong in [
+        &["replay", "--since", "yesterday"][..],
+        &["dead-letters", "retry"],
+        &["backfill", "--table", "No Table"],
+        &["explain"],
+    ] {
+        let output = app.command(wrong).await;
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
     let health = app.command(&["healthcheck"]).await;
     assert!(!health.status.success());

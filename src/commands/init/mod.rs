@@ -13,15 +13,16 @@ use uuid::Uuid;
 use dialogue::{Kind, Question};
 use trial::{Found, Trial};
 
-use super::subscriptions::{Line, State};
+use super::{
+    Usage,
+    subscriptions::{Line, State},
+};
 use crate::{
     cli::InitArgs,
     config::{Settings, Source},
     telemetry::chain,
 };
 
-/// Exit code of a command that was not told enough.
-const USAGE: u8 = 2;
 /// What an option says instead of naming one by one.
 const ALL: &str = "all";
 /// What `--database-url` says for a database that is not named.
@@ -72,8 +73,7 @@ pub(super) async fn init(config: Option<&Path>, args: InitArgs) -> anyhow::Resul
     let source = Source::from_process(config)?;
     let mut setup = Setup::new(source, &args);
     if let Some(missing) = setup.missing() {
-        eprintln!("nxt-mirror: init needs {missing}, since standard input is no terminal");
-        return Ok(ExitCode::from(USAGE));
+        return Err(Usage(format!("init needs {missing}, since standard input is no terminal")).into());
     }
     let may_replace = args.force || setup.may_replace(&args.out)?;
     Settings::check(&setup.source)?;

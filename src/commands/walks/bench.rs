@@ -9,7 +9,10 @@ use tokio::{sync::Notify, task::JoinHandle};
 use crate::{
     app,
     cli::Targets,
-    commands::own_server::{OwnServer, connector},
+    commands::{
+        Usage,
+        own_server::{OwnServer, connector},
+    },
     config::{MirrorSettings, Role, Settings, Source},
     database,
     domain::{TableName, TargetTable},
@@ -105,7 +108,7 @@ impl Bench {
 fn selection(targets: Targets, settings: &mut MirrorSettings) -> anyhow::Result<Selection> {
     let tables = targets.table.into_iter().map(TableName::new).collect::<Result<Vec<_>, _>>().context("--table")?;
     if tables.is_empty() && settings.tables.is_empty() {
-        anyhow::bail!("no table is named: give --table, or set NXT_TABLES");
+        return Err(Usage("no table is named: give --table, or set NXT_TABLES".into()).into());
     }
     if !settings.tables.is_empty() {
         settings.tables.extend(tables.iter().cloned());
