@@ -382,11 +382,14 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
                 then array(select distinct company from granted, unnest(companies) as company) end
 $$;
 
--- The targets that whoever asks may know of.
-create view nxt_mirror.visible_target as
-    select * from nxt_mirror.target
-     where (select nxt_mirror.granted_companies()) is null
-        or tenant_kind = 'company' and tenant_no = any ((select nxt_mirror.granted_companies())::bigint[]);
+-- All targets, and whether whoever asks may know of each.
+create view nxt_mirror.known_target as
+    select *,
+           case when (select nxt_mirror.granted_companies()) is null then true
+                else tenant_kind = 'company' and tenant_no = any ((select nxt_mirror.granted_companies())::bigint[])
+           end as is_visible
+      from nxt_mirror.target;
+create view nxt_mirror.visible_target as select * from nxt_mirror.known_target where is_visible;
 
 -- What people and programs read.
 
