@@ -22,6 +22,17 @@ use crate::{
 const WEBHOOK_SECRET: &str = "demo-signature-key";
 /// The demo's database, made anew each time.
 const DATABASE: &str = "nxt_mirror_demo";
+/// Loaded from the start; what happens afterwards arrives by webhook.
+const TABLES: &str = "Order,OrderLine,OpenCustomerEntry,Product,Associate,StockBalance,Text,GeneralLedgerAccount,\
+                      GeneralLedgerTransaction,User";
+/// What is worth a look. `docs/queries.md` has more.
+const QUERIES: [&str; 5] = [
+    "select * from business_nxt_readable.\"order\" order by _changed_at desc limit 5;",
+    "select * from business_nxt_history.order_line order by _valid_from desc limit 10;",
+    "select * from nxt_mirror.change order by position desc limit 10;",
+    "select * from nxt_mirror.freshness;",
+    "\\d+ business_nxt.\"order\"",
+];
 /// How long the mirror may take to settle after the last change.
 const SETTLE: Wait = Wait::seconds(60).every_millis(100);
 
@@ -55,6 +66,7 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
     // Each demo tells its own story from the start: the simulated company begins anew, so must its mirror.
     recreate(&server.url("postgres"), DATABASE).await?;
     let simulator = Simulator::start(Options::default()).await.context("start the simulator")?;
+    simulator.stock_up().context("stock up")?;
     let settings = settings(&simulator)?;
     let app = App::build(&settings, Connector::to(&server.url(DATABASE))?).await?;
     let public = app.public_address().context("the demo receives")?;
@@ -66,9 +78,6 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
     introduce(args, server, &simulator, &app);
     let daemon = tokio::spawn(app.run(stop.child_token()));
     let pool = database::connect(&Connector::to(&server.url(DATABASE))?).await?;
-    simulator.stock_up().context("stock up")?;
-    // What was there before the webhooks began is announced once, as a first load would find it.
-    announce_all(&simulator)?;
     let trading = CancellationToken::new();
     let work = simulator.trade(args.rate, trading.clone());
     let end = async {
@@ -90,6 +99,8 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
         println!("\nthe company has closed; waiting for the mirror to settle ...");
         simulator.drain().await;
         SETTLE.for_settled(&pool).await?;
+        let partial = "select count(*) from nxt_mirror.freshness where partial";
+        SETTLE.for_count("tables that are not loaded", &pool, 0, partial).await?;
         conclude(&compare(&pool, &simulator).await?, &simulator)
     };
     pool.close().await;
@@ -100,7 +111,8 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
 }
 
 fn settings(simulator: &Simulator) -> anyhow::Result<Settings> {
-    let pairs = nxt_testkit::settings(simulator, &Options::default(), WEBHOOK_SECRET);
+    let mut pairs = nxt_testkit::settings(simulator, &Options::default(), WEBHOOK_SECRET);
+    pairs.extend([("NXT_TABLES", TABLES.to_owned()), ("NXT_HISTORY", "*".to_owned())]);
     Ok(Settings::read(&Source::from_pairs(pairs), Role::All)?)
 }
 
@@ -114,25 +126,15 @@ fn introduce(args: &DemoArgs, server: &EmbeddedPostgres, simulator: &Simulator, 
     println!("  simulated API {}", simulator.graphql_url());
     println!("  its admin API {}", simulator.admin_url());
     println!("  look inside   {}", server.psql_command(DATABASE));
-    println!("                select * from business_nxt.order_line order by _fetched_at desc limit 10;");
-    println!("                select * from nxt_mirror.recent_activity limit 20;");
+    for query in QUERIES {
+        println!("                {query}");
+    }
     println!();
     match args.seconds {
         Some(seconds) => println!("  ends by itself in {seconds} s with a comparison; Ctrl-C ends it before"),
         None => println!("  Ctrl-C ends it"),
     }
     println!();
-}
-
-fn announce_all(simulator: &Simulator) -> anyhow::Result<()> {
-    for (owner, table) in simulator.tables() {
-        let keys = simulator.key_columns(&table)?;
-        for row in simulator.rows(owner, &table)? {
-            let key = row.into_iter().filter(|(name, _)| keys.contains(name)).collect();
-            simulator.announce(owner, &table, key)?;
-        }
-    }
-    Ok(())
 }
 
 fn conclude(comparison: &Comparison, simulator: &Simulator) -> ExitCode {

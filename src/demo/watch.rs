@@ -65,7 +65,7 @@ async fn activity(pool: &PgPool, seen: i64) -> Result<(Vec<String>, i64), sqlx::
     let lines = rows
         .iter()
         .rev()
-        .map(|row| format!("         {} {:<18} {:<16} {}", sign(&row.action), row.table_name, row.tenant, row.key));
+        .map(|row| format!("         {} {:<24} {:<16} {}", sign(&row.action), row.table_name, row.tenant, row.key));
     Ok((lines.collect(), last))
 }
 

@@ -24,6 +24,7 @@ mod ops;
 mod outages;
 mod pipeline;
 mod protocol;
+mod queries;
 mod queue;
 mod readable;
 mod receive;

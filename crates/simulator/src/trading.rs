@@ -33,6 +33,9 @@ fn object(json: Json) -> Map<String, Json> {
     }
 }
 
+/// Normal orders, subscriptions and quotes.
+const ORDER_TYPES: [i64; 3] = [1, 2, 5];
+
 fn companies(store: &Store) -> Vec<(i64, i64)> {
     store.companies().into_iter().take(2).collect()
 }
@@ -138,10 +141,13 @@ impl Office {
         let (order, lines) = (self.next_order, random.random_range(1..=4));
         self.next_order += 1;
         let customer = random.random_range(1..=CUSTOMERS);
+        let (month, day) = (random.random_range(1..=12), random.random_range(1..=28));
+        let date = 20_260_000 + month * 100 + day;
+        let sum = price(random.random_range(100..1_000_000));
         let header = json!({
             "orderNo": order, "customerNo": customer, "name": format!("Kunde {customer} AS"), "transactionType": 1,
-            "orderDate": 20_260_000 + random.random_range(1..=12) * 100 + random.random_range(1..=28),
-            "orderSumNetDomestic": price(random.random_range(100..1_000_000)),
+            "orderType": ORDER_TYPES[usize::try_from(order % 3).unwrap_or_default()], "orderPreferences": order % 8, "orderDate": date, "finishDate": 0,
+            "orderSumNetDomestic": sum.clone(),
         });
         let mut changes = vec![store.put(self.owner, "Order", &object(header))?];
         for line in 1..=lines {
@@ -149,9 +155,14 @@ impl Office {
         }
         let entry = json!({
             "voucherJournalNo": order, "auditNo": 1, "customerNo": customer, "invoiceNo": format!("F{order:06}"),
-            "amountDomestic": price(random.random_range(100..1_000_000)),
+            "dueDate": date, "amountDomestic": sum.clone(),
         });
         changes.push(store.put(self.owner, "OpenCustomerEntry", &object(entry))?);
+        let posting = json!({
+            "transactionNo": order, "accountNo": 3_000, "year": 2_026, "period": month, "voucherDate": date,
+            "postedAmountDomestic": sum, "text": format!("Faktura F{order:06}"),
+        });
+        changes.push(store.put(self.owner, "GeneralLedgerTransaction", &object(posting))?);
         self.open_orders.push((order, lines));
         self.open_entries.push(order);
         Ok(changes)
