@@ -148,7 +148,7 @@ pub struct InitArgs {
 /// How the doctor looks, and tells.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// Post signed bodies to the address that Business NXT posts to, such as https://your.host. They make no work, and
+    /// Post signed bodies to the address that Business NXT posts to, such as `https://your.host`. They make no work, and
     /// are taken out again
     #[arg(long, value_name = "URL")]
     pub public_url: Option<Url>,
