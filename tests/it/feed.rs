@@ -247,14 +247,17 @@ async fn a_reader_with_a_cursor_misses_nothing_and_waits_for_nobody() {
     journal(0, 0).commit(frozen).await.unwrap();
     assert_eq!(app.count("select count(*) from nxt_mirror.change").await as u64, wanted + 1);
     // The reader's question goes by the index, whether or not the planner knows the table.
-    for statistics in ["select 1", "analyze nxt_mirror.change_log, nxt_mirror.target"] {
+    let analyze = "analyze nxt_mirror.change_log, nxt_mirror.sync_log, nxt_mirror.target";
+    for statistics in ["select 1", analyze] {
         sqlx::query(statistics).execute(&app.pool).await.unwrap();
-        let question = "select * from nxt_mirror.change where position > 500 order by position limit 10";
-        let sql = AssertSqlSafe(format!("explain (costs off) {question}"));
-        let plan: Vec<String> = sqlx::query_scalar(sql).fetch_all(&app.pool).await.unwrap();
-        let plan = plan.join("\n");
-        assert!(plan.contains("Index Scan using change_log_pkey on change_log"), "{plan}");
-        assert!(!plan.contains("Sort"), "{plan}");
+        for (view, number, log) in [("change", "position", "change_log"), ("recent_activity", "id", "sync_log")] {
+            let question = format!("select * from nxt_mirror.{view} where {number} > 500 order by {number} limit 10");
+            let sql = AssertSqlSafe(format!("explain (costs off) {question}"));
+            let plan: Vec<String> = sqlx::query_scalar(sql).fetch_all(&app.pool).await.unwrap();
+            let plan = plan.join("\n");
+            assert!(plan.contains(&format!("Index Scan using {log}_pkey on {log}")), "{plan}");
+            assert!(!plan.contains("Sort"), "{plan}");
+        }
     }
 }
 
