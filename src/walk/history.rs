@@ -6,10 +6,10 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::WalkError;
+use super::{WalkError, schedule::is_in_scope};
 use crate::{
     config::MirrorSettings,
-    domain::{DatabaseTime, TableLevel, Target, TargetTable, Tenant},
+    domain::{DatabaseTime, TableLevel, TableSpec, Target, TargetTable, Tenant},
     mirror::Mirror,
     queue,
     telemetry::chain,
@@ -55,9 +55,12 @@ impl Histories {
     }
 
     async fn look(&self, is_to_be_trimmed: bool) -> Result<(), WalkError> {
-        let targets = queue::target::list(&self.pool).await?;
-        let kept: Vec<Target> =
-            targets.into_iter().filter(|target| self.settings.history.includes(&target.table)).collect();
+        let mut kept = queue::target::list(&self.pool).await?;
+        kept.retain(|target| self.settings.history.includes(&target.table));
+        if kept.iter().any(|target| !is_in_scope(target, &self.settings)) {
+            let mirrored = self.mirror.descriptions().await?;
+            kept.retain(|target| is_worth_a_look(target, &self.settings, &mirrored));
+        }
         let ids: Vec<_> = kept.iter().map(|target| target.id).collect();
         self.mirror.end_other_histories(&ids).await?;
         let ended_before = match self.settings.history_days {
@@ -97,5 +100,44 @@ impl Histories {
         let moment =
             sqlx::query_scalar!(r#"select now() - make_interval(days => $1) as "moment!: DatabaseTime""#, days);
         Ok(moment.fetch_one(&self.pool).await?)
+    }
+}
+
+/// No table is made for what the settings leave out; versions in one that is there are still trimmed.
+fn is_worth_a_look(target: &Target, settings: &MirrorSettings, mirrored: &[TableSpec]) -> bool {
+    is_in_scope(target, settings) || mirrored.iter().any(|table| table.name == target.table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Source,
+        domain::{Origin, TableName, TargetId},
+    };
+
+    #[test]
+    fn no_history_is_begun_of_what_the_settings_leave_out() {
+        let pairs = [("NXT_TABLES", "Order".to_owned()), ("NXT_COMPANIES", "1".to_owned())];
+        let settings = MirrorSettings::read(&Source::from_pairs(pairs)).unwrap();
+        let is_worth_it = |company: i64, table: &str, mirrored: &[TableSpec]| {
+            let table = TableName::new(table).unwrap();
+            let target = Target { id: TargetId(1), tenant: Tenant::Company(company), table };
+            is_worth_a_look(&target, &settings, mirrored)
+        };
+        let product = TableSpec {
+            name: TableName::new("Product").unwrap(),
+            field: "product".into(),
+            sql_name: "product".into(),
+            level: TableLevel::Company,
+            columns: vec![],
+            key: vec![],
+            origin: Origin::default(),
+            joins: vec![],
+        };
+        assert!(is_worth_it(1, "Order", &[]));
+        assert!(!is_worth_it(1, "Product", &[]));
+        assert!(!is_worth_it(2, "Order", &[]));
+        assert!(is_worth_it(1, "Product", &[product]));
     }
 }

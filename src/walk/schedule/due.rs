@@ -108,7 +108,7 @@ pub(super) fn find(states: &[State], settings: &MirrorSettings, is_chosen: impl 
 }
 
 /// Whether the settings allow it.
-fn is_in_scope(target: &Target, settings: &MirrorSettings) -> bool {
+pub(in crate::walk) fn is_in_scope(target: &Target, settings: &MirrorSettings) -> bool {
     let MirrorSettings { tables, companies, .. } = settings;
     let is_named = |own: &TableName| own.as_str().eq_ignore_ascii_case(target.table.as_str());
     let is_allowed = match target.tenant {
