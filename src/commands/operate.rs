@@ -13,7 +13,7 @@ use crate::{
     config::{DatabaseSettings, LogSettings, MirrorSettings, Source},
     database::{self, Connector},
     domain::{DatabaseTime, TableName, Tenant},
-    ops::{GivenKey, Story},
+    ops::{self, GivenKey, NamedTableError, Story},
     queue::{
         dead_letter::{self, DeadLetter},
         ledger,
@@ -143,13 +143,14 @@ pub(super) async fn replay(config: Option<&Path>, args: ReplayArgs) -> anyhow::R
         DatabaseTime::parse(text)
             .ok_or_else(|| Usage(format!("{name}: {text:?} is not a time such as 2026-02-01T10:00:00Z")))
     };
-    let range = ledger::ReplayRange {
-        since: moment(&args.since, "--since")?,
-        until: args.until.as_deref().map(|text| moment(text, "--until")).transpose()?,
-        company: args.company,
-        table: args.table.map(TableName::new).transpose().context("--table")?,
-    };
+    let since = moment(&args.since, "--since")?;
+    let until = args.until.as_deref().map(|text| moment(text, "--until")).transpose()?;
     let (pool, _) = open(config).await?;
+    let table = match &args.table {
+        Some(table) => Some(table_named(&pool, table).await?),
+        None => None,
+    };
+    let range = ledger::ReplayRange { since, until, company: args.company, table };
     let rows = ledger::replay(&pool, &range).await?;
     if args.json {
         println!("{}", json!({ "rows": rows }));
@@ -157,6 +158,13 @@ pub(super) async fn replay(config: Option<&Path>, args: ReplayArgs) -> anyhow::R
         println!("{rows} rows are fetched again");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn table_named(pool: &PgPool, text: &str) -> anyhow::Result<TableName> {
+    ops::named_table(pool, text).await.map_err(|error| match error {
+        NamedTableError::Name(error) => Usage(format!("--table: {error}")).into(),
+        error => error.into(),
+    })
 }
 
 pub(super) async fn explain(

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::{Ops, access::Asker, refusal::Refusal, story, verification::Request};
+use super::{Ops, access::Asker, named::named_table, refusal::Refusal, verification::Request};
 use crate::{
-    domain::{DatabaseTime, TableName, TargetId, Tenant, naming},
+    domain::{DatabaseTime, TableName, TargetId, Tenant},
     queue::{
         self,
         dead_letter::{self, DeadLetter},
@@ -90,7 +90,7 @@ struct ReplayBody {
 pub(super) async fn replay(asker: Asker, ops: web::Data<Ops>, body: web::Bytes) -> Result<HttpResponse, Refusal> {
     let body: ReplayBody = read(&body)?;
     let table = match &body.table {
-        Some(table) => Some(table_name(&ops.pool, table).await?),
+        Some(table) => Some(named_table(&ops.pool, table).await?),
         None => None,
     };
     let range = ReplayRange {
@@ -125,7 +125,7 @@ pub(super) async fn verify(asker: Asker, ops: web::Data<Ops>, body: web::Bytes) 
     let body: VerifyBody = read(if body.is_empty() { b"{}" } else { &body })?;
     let mut tables = Vec::with_capacity(body.table.len());
     for table in &body.table {
-        tables.push(table_name(&ops.pool, table).await?);
+        tables.push(named_table(&ops.pool, table).await?);
     }
     let verification = ops.verification.as_ref().ok_or_else(|| {
         Refusal::Conflict("this process only receives: ask one that works, or run nxt-mirror verify".to_owned())
@@ -144,17 +144,4 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
 fn moment(name: &str, text: &str) -> Result<DatabaseTime, Refusal> {
     let wrong = || Refusal::Wrong(format!("{name}: {text:?} is not a time such as 2026-02-01T10:00:00Z"));
     DatabaseTime::parse(text).ok_or_else(wrong)
-}
-
-/// The API's identifier of a table that is named in either form. One that is not mirrored yet has to be named by it.
-async fn table_name(pool: &PgPool, text: &str) -> Result<TableName, Refusal> {
-    if let Ok(spec) = story::described(pool, text).await {
-        return Ok(spec.name);
-    }
-    let known = queue::target::list(pool).await?.into_iter().map(|target| target.table);
-    let wanted = naming::folded(text);
-    match known.into_iter().find(|table| naming::folded(table.as_str()) == wanted) {
-        Some(table) => Ok(table),
-        None => TableName::new(text).map_err(|error| Refusal::Wrong(format!("table: {error}"))),
-    }
 }

@@ -9,6 +9,7 @@ mod advice;
 mod api;
 mod gauges;
 mod health;
+mod named;
 mod origin;
 mod overview;
 mod pages;
@@ -35,6 +36,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 pub use advice::{Advice, Weight, advice};
+pub use named::{NamedTableError, named_table};
 pub use status::Status;
 pub use story::{GivenKey, Story, StoryError};
 pub use verification::VerificationParts;

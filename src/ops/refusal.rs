@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError, http::StatusCode, http::header};
 use serde_json::json;
 
-use super::{status::StatusError, story::StoryError};
+use super::{named::NamedTableError, status::StatusError, story::StoryError};
 use crate::{queue::QueueError, telemetry::chain, webhook::RetryError};
 
 /// Why a request is not answered.
@@ -110,6 +110,16 @@ impl From<StoryError> for Refusal {
             StoryError::OtherColumns { .. } | StoryError::Key(_) => Self::Wrong(error.to_string()),
             StoryError::Schema(error) => Self::away(&error),
             StoryError::Queue(error) => Self::away(&error),
+        }
+    }
+}
+
+impl From<NamedTableError> for Refusal {
+    fn from(error: NamedTableError) -> Self {
+        match error {
+            NamedTableError::Name(_) => Self::Wrong(error.to_string()),
+            NamedTableError::Schema(error) => Self::away(&error),
+            NamedTableError::Queue(error) => Self::away(&error),
         }
     }
 }

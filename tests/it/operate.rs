@@ -93,6 +93,10 @@ async fn a_replay_mends_rows_from_the_ledger_and_explain_tells_their_story() {
     assert_eq!(sources, ["notification", "sync", "sync"], "{story}");
     let wrong = app.command(&["explain", "Order", "3", "4"]).await;
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("orderNo"));
+    for table in ["order", "ORDER"] {
+        let named = json_of(&app, &["replay", "--since", "2020-01-01T00:00:00Z", "--table", table, "--json"]).await;
+        assert_eq!(named["rows"], 4, "{table}");
+    }
 }
 
 #[tokio::test]
