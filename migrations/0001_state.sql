@@ -186,6 +186,8 @@ create table nxt_mirror.mirrored_table (
     created_at timestamptz not null default now(),
     described_at timestamptz not null default now(),
     note text,
+    -- Columns that are narrower than the source's.
+    narrow_columns text[] collate "C" not null default '{}',
     -- The table itself. Another one of its name was made or restored by somebody else, whatever it holds; none was dropped.
     relation oid
 );

@@ -74,6 +74,7 @@ async fn examine(config: Option<&Path>, public: Option<&Url>, findings: &mut Fin
         Ok(true) => {
             findings.fine("database", "answers and is up to date");
             database::environment(&settings.database, &pool, findings).await;
+            database::narrow_columns(&settings.mirror, &pool, findings).await;
             api(&settings, &pool, findings).await?;
             if let (Some(public), Some(webhook)) = (public, &settings.webhook) {
                 address::try_out(public, webhook, &pool, findings).await;

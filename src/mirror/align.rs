@@ -9,7 +9,7 @@ use super::{
     error::{is_full, is_lock_timeout},
     history,
     identifier::Identifier,
-    schema,
+    schema, widen,
 };
 use crate::{
     domain::{Column, TableLevel, TableSpec},
@@ -38,7 +38,7 @@ impl Mirror {
 pub(super) struct Alignment {
     /// The description that it is in line with.
     pub(super) effective: Arc<TableSpec>,
-    /// Whether that has every column.
+    /// Whether that has every column, in its full width.
     pub(super) is_complete: bool,
     /// Whether tables may be distributed.
     pub(super) is_distributed: bool,
@@ -64,6 +64,7 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>, has_history: boo
     } else {
         extend(&mut transaction, spec, &existing).await?
     };
+    let narrow = widen::widen(&mut transaction, spec, has_history).await.map_err(failed)?;
     if has_history {
         left_out.extend(history::align(&mut transaction, spec).await?);
     }
@@ -73,13 +74,14 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>, has_history: boo
     if !is_same || previous.as_ref().is_some_and(is_incomplete) {
         have_loaded_anew(&mut transaction, spec).await.map_err(failed)?;
     }
-    let note = note(spec, &existing, previous.as_ref(), &left_out);
+    let note = note(spec, &existing, previous.as_ref(), &left_out, &narrow);
     remember(&mut transaction, spec, note).await.map_err(failed)?;
+    widen::remember(&mut transaction, spec, &narrow).await.map_err(failed)?;
     Failpoint::TableMade.pass();
     transaction.commit().await.map_err(failed)?;
     Failpoint::TableReady.pass();
-    let is_complete = left_out.is_empty();
-    let effective = if is_complete { Arc::clone(spec) } else { Arc::new(schema::without(spec, &left_out)) };
+    let is_complete = left_out.is_empty() && narrow.is_empty();
+    let effective = if left_out.is_empty() { Arc::clone(spec) } else { Arc::new(schema::without(spec, &left_out)) };
     Ok(Alignment { effective, is_complete, is_distributed })
 }
 
@@ -305,7 +307,8 @@ pub(super) fn missing<'a>(spec: &'a TableSpec, existing: &[(String, String)]) ->
     for column in &spec.columns {
         match existing.iter().find(|(name, _)| *name == column.sql_name) {
             None => missing.push(column),
-            Some((_, actual)) if schema::holds(actual, column.kind) => {}
+            // A narrower one holds most values.
+            Some((_, actual)) if schema::holds(actual, column.kind) || schema::widens(actual, column.kind) => {}
             Some((_, actual)) => {
                 return Err(SchemaError::TypeChanged {
                     table: spec.sql_name.clone(),
@@ -325,6 +328,7 @@ fn note(
     existing: &[(String, String)],
     previous: Option<&TableSpec>,
     left_out: &[&Column],
+    narrow: &[&Column],
 ) -> Option<String> {
     let is_described = |spec: &TableSpec, name: &str| spec.columns.iter().any(|column| column.sql_name == name);
     let kept: Vec<&str> = existing
@@ -341,11 +345,13 @@ fn note(
     let kept = (!kept.is_empty()).then(|| format!("not shown by the API, kept here: {}", kept.join(", ")));
     let later = (!left_out.is_empty())
         .then(|| format!("to be added when nobody holds a lock on the table and it has room: {}", names(left_out)));
-    let notes: Vec<String> = kept.into_iter().chain(later).collect();
+    let narrow =
+        (!narrow.is_empty()).then(|| format!("narrower than in the source (see nxt-mirror doctor): {}", names(narrow)));
+    let notes: Vec<String> = kept.into_iter().chain(later).chain(narrow).collect();
     (!notes.is_empty()).then(|| notes.join("; "))
 }
 
-fn names(columns: &[&Column]) -> String {
+pub(super) fn names(columns: &[&Column]) -> String {
     columns.iter().map(|column| column.sql_name.as_str()).collect::<Vec<_>>().join(", ")
 }
 

@@ -21,6 +21,7 @@ mod rights;
 mod schema;
 mod statement;
 mod unmet;
+mod widen;
 mod write;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use history::Touched;
 pub use read::Comparison;
 pub use rights::GrantError;
 pub use unmet::WalkId;
+pub use widen::Narrow;
 pub use write::{Fetched, Removal, Written};
 
 use crate::{

@@ -68,6 +68,23 @@ pub(super) fn holds(actual: &str, kind: ColumnType) -> bool {
     actual == kind.sql() || wider.contains(&actual)
 }
 
+/// Whether a column of type `actual` can be given the type of `kind` and keep its values as they are.
+pub(super) fn widens(actual: &str, kind: ColumnType) -> bool {
+    match kind {
+        ColumnType::Integer => actual == "smallint",
+        ColumnType::BigInt => ["smallint", "integer"].contains(&actual),
+        _ => false,
+    }
+}
+
+/// Columns of a table are given the types of the description. The table is written anew under one lock.
+pub(super) fn widen_columns<'a>(table: &str, columns: impl Iterator<Item = &'a Column>) -> String {
+    let changed: Vec<_> = columns
+        .map(|column| format!("alter column {} type {}", Identifier(&column.sql_name), column.kind.sql()))
+        .collect();
+    format!("alter table {table} {}", changed.join(", "))
+}
+
 /// The description by the names under which its columns are mirrored already. A column that comes later takes no name
 /// from one that has it.
 pub(super) fn with_known_names(spec: &Arc<TableSpec>, previous: Option<&TableSpec>) -> Arc<TableSpec> {
@@ -144,5 +161,7 @@ mod tests {
         assert!(holds("numeric", ColumnType::BigInt));
         assert!(!holds("integer", ColumnType::BigInt));
         assert!(!holds("character varying(10)", ColumnType::Text));
+        assert!(widens("integer", ColumnType::BigInt) && widens("smallint", ColumnType::Integer));
+        assert!(!widens("integer", ColumnType::Text) && !widens("bigint", ColumnType::Integer));
     }
 }

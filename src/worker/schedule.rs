@@ -135,6 +135,9 @@ impl Worker {
         loop {
             tokio::time::sleep(PROBE_INTERVAL).await;
             self.tables.look_for_missing_columns();
+            if let Err(error) = self.parts.mirror.look_at_narrow_tables().await {
+                tracing::warn!(error = %chain(&error), "narrow columns are not looked at");
+            }
             if self.parts.upstream.is_away() {
                 continue;
             }

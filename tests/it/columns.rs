@@ -115,3 +115,75 @@ async fn values_of_a_column_that_is_hidden_for_a_moment_stay() {
     app.wait_for("values of the column that is shown again", 2, back).await;
     app.assert_equal().await;
 }
+
+/// Whether the column is a bigint in the mirrored table and in that of its versions.
+async fn are_wide(app: &TestApp, column: &str) -> Vec<bool> {
+    sqlx::query_scalar(
+        "select data_type = 'bigint' from information_schema.columns
+          where table_schema in ('business_nxt', 'business_nxt_history') and table_name = 'order' and column_name = $1",
+    )
+    .bind(column)
+    .fetch_all(&app.pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_column_that_widens_is_widened_by_itself_unless_a_view_of_the_users_reads_it() {
+    let app = TestApp::builder()
+        .set("NXT_SWEEP_SECONDS", 0)
+        .set("NXT_WALK_SECONDS", 0)
+        .set("NXT_HISTORY", "order")
+        .start()
+        .await;
+    put(&app, json!({ "orderNo": 1, "name": "at first", "employeeNo": 5 }));
+    app.assert_equal().await;
+    let execute = async |sql: String| sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&app.pool).await.unwrap();
+    execute(
+        "create index by_employee on business_nxt.\"order\" (employee_no);
+         create view public.counted as select count(*) from business_nxt.\"order\""
+            .into(),
+    )
+    .await;
+    app.simulator.change_type("Order", "employeeNo", "Long").unwrap();
+    put(&app, json!({ "orderNo": 1, "employeeNo": 5_000_000_000_i64 }));
+    app.assert_equal().await;
+    assert_eq!(are_wide(&app, "employee_no").await, [true; 2]);
+    let kept = "select count(*) from business_nxt_history.order_as_of(now()) where employee_no = 5000000000";
+    assert_eq!(app.count(kept).await, 1);
+    let readable = "select count(*) from business_nxt_readable.\"order\" where employee_no = 5000000000";
+    assert_eq!(app.count(readable).await, 1);
+
+    execute(
+        "create view public.customers_of_orders as select order_no, customer_no from business_nxt.\"order\";
+         create view public.customers as select distinct customer_no from public.customers_of_orders;
+         comment on view public.customers is 'whoever''s orders';
+         comment on column public.customers.customer_no is 'who';
+         grant select on public.customers to public"
+            .into(),
+    )
+    .await;
+    app.simulator.change_type("Order", "customerNo", "Long").unwrap();
+    put(&app, json!({ "orderNo": 2, "customerNo": 6_000_000_000_i64 }));
+    put(&app, json!({ "orderNo": 3, "customerNo": 77 }));
+    app.wait_for("the row that does not fit", 1, "select count(*) from nxt_mirror.dead_letter").await;
+    app.wait_for("the row that fits", 1, "select count(*) from business_nxt.\"order\" where customer_no = 77").await;
+    assert_eq!(are_wide(&app, "customer_no").await, [false; 2]);
+
+    let said = app.command(&["doctor"]).await;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let statements = said.split("run:").nth(1).unwrap_or_else(|| panic!("{said}")).split("commit;").next().unwrap();
+    assert!(statements.contains("alter column \"customer_no\" type bigint"), "{said}");
+    execute(format!("{statements} commit;")).await;
+    let views = "select count(*) from pg_class
+                  where oid = 'public.customers'::regclass and obj_description(oid, 'pg_class') = 'whoever''s orders'
+                    and col_description(oid, 1) = 'who' and has_table_privilege('public', oid, 'select')";
+    assert_eq!(app.count(views).await, 1);
+    app.wait_for("rows come back by themselves", 0, "select count(*) from nxt_mirror.dead_letter").await;
+    app.assert_equal().await;
+    assert_eq!(are_wide(&app, "customer_no").await, [true; 2]);
+    assert_eq!(app.count("select count(*) from public.customers where customer_no = 6000000000").await, 1);
+    let key = ["order_no"];
+    crate::history::assert_sound(&app.pool, "\"order\"", &key, &["name", "employee_no", "customer_no"]).await;
+    execute("drop view public.customers_of_orders cascade; drop view public.counted".into()).await;
+}

@@ -284,6 +284,12 @@ impl Simulator {
         self.world.rebuild_schema()
     }
 
+    /// Gives a column another GraphQL scalar. Values stay as they are.
+    pub fn change_type(&self, table: &str, column: &str, scalar: &str) -> Result<(), SimulatorError> {
+        self.world.store().change_type(table, column, scalar)?;
+        self.world.rebuild_schema()
+    }
+
     /// Adds a column of the customer's own to a table: `name` and GraphQL scalar.
     pub fn add_extension_column(&self, table: &str, name: &str, scalar: &str) -> Result<(), SimulatorError> {
         self.world.store().add_column(table, name, scalar, true)?;

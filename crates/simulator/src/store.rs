@@ -333,6 +333,14 @@ impl Store {
         Ok(())
     }
 
+    pub(crate) fn change_type(&mut self, table: &str, name: &str, scalar: &str) -> Result<(), SimulatorError> {
+        let mut changed = (*self.table(table)?).clone();
+        let index = changed.column(name).ok_or_else(|| SimulatorError::Unknown(format!("column {name}")))?;
+        scalar.clone_into(&mut changed.columns[index].scalar);
+        self.model.insert(table.to_owned(), Arc::new(changed));
+        Ok(())
+    }
+
     pub(crate) fn hide_column(&mut self, table: &str, name: &str) -> Result<(), SimulatorError> {
         let mut changed = (*self.table(table)?).clone();
         let index = changed.column(name).ok_or_else(|| SimulatorError::Unknown(format!("column {name}")))?;

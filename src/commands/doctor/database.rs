@@ -6,7 +6,12 @@ use nix::sys::statvfs::statvfs;
 use sqlx::PgPool;
 
 use super::Findings;
-use crate::{config::DatabaseSettings, database::environment, telemetry::chain};
+use crate::{
+    config::{DatabaseSettings, MirrorSettings},
+    database::environment,
+    mirror::{Mirror, Narrow},
+    telemetry::chain,
+};
 
 /// Less room than this on the volume of our own server is told.
 const FREE_MIN: u64 = 1024 * 1024 * 1024;
@@ -23,6 +28,23 @@ pub(super) async fn environment(settings: &DatabaseSettings, pool: &PgPool, find
     }
     if settings.address.is_none() {
         room(&settings.data_dir, findings);
+    }
+}
+
+/// Columns that the source has widened and the mirror has not, and the statements that do it.
+pub(super) async fn narrow_columns(settings: &MirrorSettings, pool: &PgPool, findings: &mut Findings) {
+    let mirror = Mirror::new(pool.clone(), settings.deletes).with_history(settings.history.clone());
+    match mirror.narrow_columns().await {
+        Ok(narrow) => {
+            for Narrow { what, statements } in narrow {
+                let remedy = format!(
+                    "rows whose values do not fit are set aside until then. To widen it, run:\nbegin;\n{};\ncommit;",
+                    statements.join(";\n")
+                );
+                findings.warning("column", what, &remedy);
+            }
+        }
+        Err(error) => findings.problem("columns", chain(&error), "check the server's log"),
     }
 }
 

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 
 use sqlx::{Arguments, AssertSqlSafe, PgConnection};
 
+pub(super) use statement::history as table_name;
 pub(super) use table::align;
 
 use super::{

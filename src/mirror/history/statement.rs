@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The history table with its schema.
-pub(super) fn history(spec: &TableSpec) -> String {
+pub(in crate::mirror) fn history(spec: &TableSpec) -> String {
     format!("{HISTORY_SCHEMA}.{}", Identifier(&spec.sql_name))
 }
 
