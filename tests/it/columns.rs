@@ -147,6 +147,11 @@ async fn a_column_that_widens_is_widened_by_itself_unless_a_view_of_the_users_re
     .await;
     app.simulator.change_type("Order", "employeeNo", "Long").unwrap();
     put(&app, json!({ "orderNo": 1, "employeeNo": 5_000_000_000_i64 }));
+    app.wait_for("the row whose type is not known yet", 1, "select count(*) from nxt_mirror.dead_letter").await;
+    // What a notification announces has the table described anew.
+    app.simulator.add_column("Order", "priority", "Int").unwrap();
+    put(&app, json!({ "orderNo": 4, "priority": 1 }));
+    app.wait_for("the row is back by itself", 0, "select count(*) from nxt_mirror.dead_letter").await;
     app.assert_equal().await;
     assert_eq!(are_wide(&app, "employee_no").await, [true; 2]);
     let kept = "select count(*) from business_nxt_history.order_as_of(now()) where employee_no = 5000000000";
@@ -164,7 +169,8 @@ async fn a_column_that_widens_is_widened_by_itself_unless_a_view_of_the_users_re
     )
     .await;
     app.simulator.change_type("Order", "customerNo", "Long").unwrap();
-    put(&app, json!({ "orderNo": 2, "customerNo": 6_000_000_000_i64 }));
+    app.simulator.add_column("Order", "urgency", "Int").unwrap();
+    put(&app, json!({ "orderNo": 2, "customerNo": 6_000_000_000_i64, "urgency": 1 }));
     put(&app, json!({ "orderNo": 3, "customerNo": 77 }));
     app.wait_for("the row that does not fit", 1, "select count(*) from nxt_mirror.dead_letter").await;
     app.wait_for("the row that fits", 1, "select count(*) from business_nxt.\"order\" where customer_no = 77").await;

@@ -110,6 +110,8 @@ pub(super) async fn widen<'a>(
     if columns.is_empty() {
         return Ok(columns);
     }
+    // Values may not have fitted until now: whatever was set aside is tried again when the columns are wide.
+    remember(connection, spec, &columns).await?;
     let names = align::names(&columns);
     let views = views::find(connection, &narrow).await?;
     if let Some(view) = views.iter().find(|view| !view.is_ours) {
