@@ -171,6 +171,8 @@ async fn an_expired_token_is_renewed() {
 #[tokio::test]
 async fn the_budget_grants_no_more_than_its_slots_and_its_places() {
     let app = TestApp::start().await;
+    app.daemon.stop().await;
+    sqlx::query("update nxt_mirror.api_slot set free_at = '-infinity'").execute(&app.pool).await.unwrap();
     let grant = "select count((nxt_mirror.grant_request($1, $2, false, 0, 0, $3, '75 s')).granted_slot) from generate_series(1, 10)";
     let granted = async |slots: i32, places: i32, tenant: &str| -> i64 {
         let query = sqlx::query_scalar(grant).bind(slots).bind(places).bind(vec![tenant.to_owned()]);
@@ -186,6 +188,8 @@ async fn the_budget_grants_no_more_than_its_slots_and_its_places() {
 #[tokio::test]
 async fn walks_have_their_floor_and_live_work_its_share() {
     let app = TestApp::start().await;
+    // The daemon has made its slots, and takes none of them now.
+    app.daemon.stop().await;
     // Twenty slots, of which walks leave six to live work, and live work three to walks.
     let grant = "select count((nxt_mirror.grant_request(20, 60, $1, 6, 3, '{}', '75 s')).granted_slot)
                    from generate_series(1, 30)";
