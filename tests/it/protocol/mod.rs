@@ -8,11 +8,15 @@
 //!
 //! `cargo test --release --test it protocol::larger -- --ignored --nocapture` checks larger bounds.
 
+mod bounds;
+mod clocks;
 mod world;
 
 use stateright::{Checker, Model, Property};
 
-use world::{Action, Bounds, Clocks, Rules, World};
+use bounds::Bounds;
+use clocks::Clocks;
+use world::{Action, Rules, World};
 
 const EQUAL: &str = "quiet means equal";
 const NEVER_BACK: &str = "a reader never sees an older row, and a living one is never removed";

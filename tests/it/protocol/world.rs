@@ -1,58 +1,16 @@
 //! One row at the source, on its way, in the queue, and in the mirror.
 
-use chrono::{DateTime, Duration, Utc};
-use nxt_mirror::domain::{
-    DatabaseTime, SourceTime,
-    settle::{Announcement, Deletion, Doubted, Evidence, Known, Mirrored, Observed, Rechecks, Then, Verdict, decide},
-};
+use nxt_mirror::domain::settle::{Doubted, Known, Observed, Then, Verdict, decide};
+
+use super::{bounds::Bounds, clocks::Clocks};
 
 /// Seconds since the beginning, by the database's clock.
-type Moment = u16;
+pub(super) type Moment = u16;
 
 /// How late a DELETE's notification is stamped, in seconds.
 const STAMPED_LATE: Moment = 1;
 /// A pause that is longer than the window within which two times do not tell which was first.
 const LONG: Moment = 200;
-
-/// How often what may happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Bounds {
-    /// Changes and deletions at the source.
-    changes: u8,
-    /// Deliveries whose answer is lost, so that the sender repeats them.
-    repeats: u8,
-    /// Reads of a copy that lacks the last change.
-    lags: u8,
-    /// Workers that are killed.
-    kills: u8,
-    /// Workers that stand still so long that another one takes over.
-    freezes: u8,
-    /// Pages of walks.
-    walks: u8,
-}
-
-impl Bounds {
-    const NOTHING: Self = Self { changes: 0, repeats: 0, lags: 0, kills: 0, freezes: 0, walks: 0 };
-    /// A copy that lags once, and a worker that stands still once.
-    pub(super) const LAGGING: Self = Self { changes: 2, lags: 1, freezes: 1, ..Self::NOTHING };
-    /// A worker that stands still.
-    pub(super) const FROZEN: Self = Self { changes: 2, freezes: 1, ..Self::NOTHING };
-    /// A row that comes, goes and comes back.
-    pub(super) const AGAIN: Self = Self { changes: 3, ..Self::NOTHING };
-    /// For minutes of checking.
-    pub(super) const LARGE: Self = Self { changes: 3, repeats: 1, lags: 0, kills: 0, freezes: 1, walks: 1 };
-    /// For histories drawn at random.
-    pub(super) const LONG: Self = Self { changes: 8, repeats: 2, lags: 0, kills: 2, freezes: 2, walks: 2 };
-
-    /// Whether a row can come, go and come back.
-    pub(super) fn makes_rows_again(self) -> bool {
-        self.changes > 2
-    }
-
-    pub(super) fn freezes(self) -> bool {
-        self.freezes > 0
-    }
-}
 
 /// Whether the rules are the product's, or broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,12 +60,12 @@ pub(super) enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Row {
+pub(super) struct Row {
     /// Grows with each change.
-    version: u8,
+    pub(super) version: u8,
     /// How many deletions went before it.
-    life: u8,
-    changed_at: Moment,
+    pub(super) life: u8,
+    pub(super) changed_at: Moment,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,21 +75,21 @@ enum Notice {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Gone {
-    at: Moment,
-    received_at: Moment,
+pub(super) struct Gone {
+    pub(super) at: Moment,
+    pub(super) received_at: Moment,
     /// Whether `at` is of the database's clock: a fetch found the row gone.
-    is_found: bool,
+    pub(super) is_found: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-struct Dirty {
-    generation: u8,
-    deletion: Option<Gone>,
+pub(super) struct Dirty {
+    pub(super) generation: u8,
+    pub(super) deletion: Option<Gone>,
     /// The latest change that is announced.
-    announced: Option<Moment>,
+    pub(super) announced: Option<Moment>,
     /// Answers that were not believed yet: there, not there.
-    rechecks: (u8, u8),
+    pub(super) rechecks: (u8, u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -497,63 +455,4 @@ impl World {
             None => {}
         }
     }
-}
-
-/// From the model's moments to the times that the rules know.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Clocks {
-    pub(super) rules: Rules,
-    /// How far the source's clock is ahead of the database's, in seconds.
-    pub(super) ahead: i64,
-    /// Whether notifications tell when the row was changed.
-    pub(super) dated: bool,
-}
-
-impl Clocks {
-    fn database(moment: Moment) -> DatabaseTime {
-        DatabaseTime::new(instant(i64::from(moment)))
-    }
-
-    fn source(self, moment: Moment) -> SourceTime {
-        SourceTime::new(instant(i64::from(moment) + self.ahead))
-    }
-
-    fn deletion(self, gone: Gone) -> Deletion {
-        let received_at = Self::database(gone.received_at);
-        match gone.is_found {
-            true => Deletion { at: SourceTime::as_if(Self::database(gone.at)), received_at },
-            false => Deletion { at: self.source(gone.at), received_at },
-        }
-    }
-
-    fn evidence(self, dirty: Option<Dirty>) -> Evidence {
-        let Some(dirty) = dirty else { return Evidence::default() };
-        Evidence {
-            deletion: dirty.deletion.map(|gone| self.deletion(gone)),
-            announcement: dirty.announced.map(|at| Announcement { changed_at: self.dated.then(|| self.source(at)) }),
-            rechecks: Rechecks { found: dirty.rechecks.0.into(), missing: dirty.rechecks.1.into() },
-        }
-    }
-
-    fn mirrored(self, mirror: Option<(Row, Moment)>) -> Option<Mirrored> {
-        mirror.map(|(row, fetched_at)| Mirrored {
-            changed_at: Some(self.source(row.changed_at)),
-            fetched_at: Self::database(fetched_at),
-        })
-    }
-
-    fn observed(self, seen: Option<(Moment, Option<Row>)>, is_overtaken: bool) -> Observed {
-        match seen {
-            None => Observed::Nothing,
-            Some((started_at, Some(row))) => {
-                let changed_at = Some(self.source(row.changed_at));
-                Observed::Found { started_at: Self::database(started_at), changed_at }
-            }
-            Some((started_at, None)) => Observed::Missing { started_at: Self::database(started_at), is_overtaken },
-        }
-    }
-}
-
-fn instant(seconds: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp(1_770_000_000, 0).expect("a time") + Duration::seconds(seconds)
 }

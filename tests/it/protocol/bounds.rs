@@ -1,0 +1,41 @@
+//! How much may happen in one model.
+
+/// How often what may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Bounds {
+    /// Changes and deletions at the source.
+    pub(super) changes: u8,
+    /// Deliveries whose answer is lost, so that the sender repeats them.
+    pub(super) repeats: u8,
+    /// Reads of a copy that lacks the last change.
+    pub(super) lags: u8,
+    /// Workers that are killed.
+    pub(super) kills: u8,
+    /// Workers that stand still so long that another one takes over.
+    pub(super) freezes: u8,
+    /// Pages of walks.
+    pub(super) walks: u8,
+}
+
+impl Bounds {
+    const NOTHING: Self = Self { changes: 0, repeats: 0, lags: 0, kills: 0, freezes: 0, walks: 0 };
+    /// A copy that lags once, and a worker that stands still once.
+    pub(super) const LAGGING: Self = Self { changes: 2, lags: 1, freezes: 1, ..Self::NOTHING };
+    /// A worker that stands still.
+    pub(super) const FROZEN: Self = Self { changes: 2, freezes: 1, ..Self::NOTHING };
+    /// A row that comes, goes and comes back.
+    pub(super) const AGAIN: Self = Self { changes: 3, ..Self::NOTHING };
+    /// For minutes of checking.
+    pub(super) const LARGE: Self = Self { changes: 3, repeats: 1, lags: 0, kills: 0, freezes: 1, walks: 1 };
+    /// For histories drawn at random.
+    pub(super) const LONG: Self = Self { changes: 8, repeats: 2, lags: 0, kills: 2, freezes: 2, walks: 2 };
+
+    /// Whether a row can come, go and come back.
+    pub(super) fn makes_rows_again(self) -> bool {
+        self.changes > 2
+    }
+
+    pub(super) fn freezes(self) -> bool {
+        self.freezes > 0
+    }
+}
