@@ -95,6 +95,15 @@ pub async fn pause(
     .map_err(QueueError::on("pause a target"))
 }
 
+/// Failures of a target, one after the other, as of now.
+pub async fn failures(executor: impl PgExecutor<'_>, target: TargetId) -> Result<u32, QueueError> {
+    sqlx::query_scalar!("select failures from nxt_mirror.target where id = $1", target as _)
+        .fetch_one(executor)
+        .await
+        .map(|failures| u32::try_from(failures).unwrap_or_default())
+        .map_err(QueueError::on("read the health of a target"))
+}
+
 /// The target answers again: its failures are over. Writes nothing when there were none; returns whether there were.
 pub async fn recover(executor: impl PgExecutor<'_>, target: TargetId) -> Result<bool, QueueError> {
     sqlx::query!(

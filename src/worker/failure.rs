@@ -46,11 +46,9 @@ pub(super) enum Blame {
     TargetGivenUp,
 }
 
-impl Work {
-    /// Whether its target's rows are set aside when it fails once more.
-    fn is_last_try(&self) -> bool {
-        self.failures + 1 >= TARGET_FAILURES_MAX
-    }
+/// Whether the rows of a target are set aside when it fails once more.
+fn is_last_try(failures: u32) -> bool {
+    failures + 1 >= TARGET_FAILURES_MAX
 }
 
 impl Worker {
@@ -125,8 +123,9 @@ impl Worker {
         // Neither one row alone nor rows that failed before say anything of their target, unless others failed before
         // them and none has gone well since.
         let are_telling = asked > 1 && !work.is_of_suspects();
+        work.failures = self.failures_by_now(&work).await;
         let are_all_bad = good.is_empty() && (are_telling || work.failures > 0);
-        let blame = match (are_all_bad, work.is_last_try()) {
+        let blame = match (are_all_bad, is_last_try(work.failures)) {
             (false, _) => Blame::Row,
             (true, false) => Blame::Target,
             (true, true) => Blame::TargetGivenUp,
@@ -229,15 +228,27 @@ impl Worker {
     /// Nothing of the target could be read or written. After some failures its rows are set aside; they come back by
     /// themselves when something can.
     async fn target_failed(&self, work: &Work, reason: &str) {
-        self.target_paused(work, reason).await;
-        if work.is_last_try() {
+        let failures = self.failures_by_now(work).await;
+        self.target_paused(work, failures + 1, reason).await;
+        if is_last_try(failures) {
             let set_aside = queue::set_target_aside(&self.parts.pool, work.target().id, reason, SET_ASIDE_MAX);
             note(set_aside.await.map(drop));
         }
     }
 
-    async fn target_paused(&self, work: &Work, reason: &str) {
-        let failures = work.failures + 1;
+    /// Failures before this one. Those that a success has ended since the rows were claimed count no more; those that
+    /// others of the target's requests have found meanwhile do not count yet, since all may have one cause.
+    async fn failures_by_now(&self, work: &Work) -> u32 {
+        match target::failures(&self.parts.pool, work.target().id).await {
+            Ok(failures) => failures.min(work.failures),
+            Err(error) => {
+                note(Err(error));
+                work.failures
+            }
+        }
+    }
+
+    async fn target_paused(&self, work: &Work, failures: u32, reason: &str) {
         let pause = backoff(failures, TARGET_PAUSE, TARGET_PAUSE_MAX);
         tracing::warn!(target = %work.table, failures, pause_s = pause.as_secs_f64(), reason, "target is paused");
         self.places.pause(work.target().id, Instant::now() + pause);

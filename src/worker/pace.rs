@@ -2,7 +2,7 @@
 //!
 //! While there is plenty a change is asked for at once, and those that follow it gather for a moment; the more of the
 //! budget is in use, the longer they gather, so that a steady stream settles at about two thirds of it. A claim that fills
-//! a request is never held back.
+//! a request is never held back. Now and then rows that may wait go before live ones.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ const GAP_MIN: Duration = Duration::from_millis(40);
 const GAP_BY_USE: Duration = Duration::from_millis(300);
 /// What each share beyond three quarters adds.
 const GAP_BY_SCARCITY: Duration = Duration::from_millis(4_000);
+/// Of so many claims, one is for rows that may wait before it is for live ones.
+const CLAIMS_FOR_DEFERRED: u64 = 4;
 /// How long rows gather while so many arrive that a request soon fills.
 const GAP_OF_FLOOD: Duration = Duration::from_millis(300);
 
@@ -21,6 +23,8 @@ pub(super) struct Pace {
     last: Option<(Instant, usize)>,
     /// Whether rows that were claimed last were held back.
     held_back: bool,
+    /// How often rows were claimed.
+    claims: u64,
 }
 
 impl Pace {
@@ -39,9 +43,16 @@ impl Pace {
         !self.held_back
     }
 
+    /// Whether rows that may wait go first this time. A target whose rows change all the time always has live ones, and
+    /// others of its rows would wait for ever.
+    pub(super) fn is_for_deferred(&self) -> bool {
+        self.claims % CLAIMS_FOR_DEFERRED == CLAIMS_FOR_DEFERRED - 1
+    }
+
     /// So many rows were claimed.
     pub(super) fn claimed(&mut self, rows: usize, held_back: bool, now: Instant) {
         (self.last, self.held_back) = (Some((now, rows)), held_back);
+        self.claims += 1;
     }
 }
 
@@ -63,6 +74,17 @@ mod tests {
         assert_eq!(pace.delay(0.0, 500, now + GAP_MIN), Duration::ZERO);
         pace.claimed(500, false, now);
         assert_eq!(pace.delay(1.0, 500, now), Duration::ZERO);
+    }
+
+    #[test]
+    fn rows_that_may_wait_have_their_turn() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let turns = [(); 8].map(|()| {
+            let is_for_deferred = pace.is_for_deferred();
+            pace.claimed(1, false, now);
+            is_for_deferred
+        });
+        assert_eq!(turns, [false, false, false, true, false, false, false, true]);
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl Worker {
         if !delay.is_zero() {
             return Ok(delay.min(POLL));
         }
-        let claimed = self.start(chosen, claimable, pace.may_hold_back(), now).await?;
+        let claimed = self.start(chosen, claimable, pace, now).await?;
         // Who has more than one request may ask for has nothing to gather.
         pace.claimed(if claimed.has_full { full } else { claimed.rows }, claimed.held_back, Instant::now());
         Ok(if claimed.rows > 0 { Duration::ZERO } else { POLL })
@@ -229,10 +229,10 @@ impl Worker {
         &self,
         chosen: Vec<(&Due, Plan)>,
         claimable: Claimable,
-        may_hold_back: bool,
+        pace: &Pace,
         now: Instant,
     ) -> Result<Claimed, QueueError> {
-        let wanted: Vec<Wanted> = chosen.iter().map(|(due, plan)| self.wanted(due, plan)).collect();
+        let wanted: Vec<Wanted> = chosen.iter().map(|(due, plan)| self.wanted(due, plan, pace)).collect();
         let claims = self.parts.queue.claim(self.parts.me, &self.parts.claims, &wanted, claimable).await?;
         // Read behind the rows, so that it tells of every column that their notifications announce.
         let tables: Vec<&str> = claims.iter().map(|claim| claim.target.table.as_str()).collect();
@@ -252,16 +252,20 @@ impl Worker {
                 }
             }
         }
-        claimed.held_back = self.send(works, may_hold_back && !claimed.has_full, now);
+        claimed.held_back = self.send(works, pace.may_hold_back() && !claimed.has_full, now);
         Ok(claimed)
     }
 
-    fn wanted(&self, due: &Due, plan: &Plan) -> Wanted {
+    fn wanted(&self, due: &Due, plan: &Plan, pace: &Pace) -> Wanted {
         let rows_max = match plan {
             Plan::Ask(table) => self.parts.upstream.rows_max(&table.table, self.parts.fetch_rows_max),
             Plan::Ignore(_) | Plan::SetAside(_) => self.parts.fetch_rows_max,
         };
-        let priority = if due.oldest_live.is_some() { Priority::Live } else { Priority::Deferred };
+        let priority = match (due.oldest_live, due.oldest_deferred) {
+            (Some(_), Some(_)) if pace.is_for_deferred() => Priority::Deferred,
+            (Some(_), _) => Priority::Live,
+            (None, _) => Priority::Deferred,
+        };
         Wanted { target: due.target.id, priority, rows_max }
     }
 
