@@ -355,8 +355,11 @@ pub(super) fn names(columns: &[&Column]) -> String {
     columns.iter().map(|column| column.sql_name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The description that the table was last brought in line with, if there was one and it can be read.
-async fn remembered(connection: &mut PgConnection, spec: &TableSpec) -> Result<Option<TableSpec>, sqlx::Error> {
+/// The description that the table was last brought in line with; `None` when there was none, or one that cannot be read.
+pub(super) async fn remembered(
+    connection: &mut PgConnection,
+    spec: &TableSpec,
+) -> Result<Option<TableSpec>, sqlx::Error> {
     let found: Option<Json<serde_json::Value>> = sqlx::query_scalar!(
         r#"select spec as "spec: _" from nxt_mirror.mirrored_table where table_name = $1"#,
         spec.name.as_str()

@@ -14,7 +14,7 @@ use super::{
     Mirror, SchemaError,
     align::{Alignment, align},
 };
-use crate::domain::TableSpec;
+use crate::{domain::TableSpec, telemetry::chain};
 
 /// How long a table goes on without a column that could not be added, before that is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
@@ -67,11 +67,21 @@ impl Mirror {
         let Alignment { effective, is_complete, is_distributed } =
             align(&self.pool, spec, self.has_history(spec)).await?;
         self.tables.is_distributed.store(is_distributed, Ordering::Relaxed);
-        let is_explained = self.is_explained(&effective).await;
-        let retry_at = (!is_complete || !is_explained).then(|| Instant::now() + RETRY_PAUSE);
+        self.explain_or_note(&effective).await;
+        let retry_at = (!is_complete).then(|| Instant::now() + RETRY_PAUSE);
         let aligned = Aligned { described: Arc::clone(spec), effective: Arc::clone(&effective), retry_at };
         *lock(&entry.aligned) = Some(aligned);
         Ok(effective)
+    }
+
+    /// Tries again to add what could not be added to a table the last time, when its time has come: one that nothing is
+    /// written to would wait for ever.
+    pub(crate) async fn ensure_rest(&self) {
+        for spec in self.tables.due() {
+            if let Err(error) = self.ensure(&spec).await {
+                tracing::debug!(row.table = %spec.name, error = %chain(&error), "table is still not in line");
+            }
+        }
     }
 
     /// Whether tables may be distributed over several nodes.
@@ -93,15 +103,23 @@ impl Tables {
             None => Arc::clone(entries.entry(sql_name.to_owned()).or_default()),
         }
     }
+
+    fn due(&self) -> Vec<Arc<TableSpec>> {
+        lock(&self.entries).values().filter_map(|entry| entry.due()).collect()
+    }
 }
 
 impl Entry {
+    /// The description of which something is left that is to be tried again now.
+    fn due(&self) -> Option<Arc<TableSpec>> {
+        lock(&self.aligned).as_ref().filter(|aligned| aligned.is_due()).map(|aligned| Arc::clone(&aligned.described))
+    }
+
     /// What the table has of this description, unless that is to be looked at.
     fn current(&self, spec: &Arc<TableSpec>) -> Option<Arc<TableSpec>> {
         let aligned = lock(&self.aligned);
         let found = aligned.as_ref().filter(|aligned| aligned.is_of(spec))?;
-        let is_due = found.retry_at.is_some_and(|retry_at| retry_at <= Instant::now());
-        (!is_due).then(|| Arc::clone(&found.effective))
+        (!found.is_due()).then(|| Arc::clone(&found.effective))
     }
 
     /// What the table had of this description when it was last looked at.
@@ -114,6 +132,10 @@ impl Entry {
 impl Aligned {
     fn is_of(&self, spec: &Arc<TableSpec>) -> bool {
         Arc::ptr_eq(&self.described, spec) || self.described == *spec
+    }
+
+    fn is_due(&self) -> bool {
+        self.retry_at.is_some_and(|retry_at| retry_at <= Instant::now())
     }
 }
 

@@ -56,12 +56,20 @@ pub struct Mirror {
     history: Arc<HistoryScope>,
     tables: Arc<ensure::Tables>,
     met_values: Arc<explain::MetValues>,
+    unexplained: Arc<explain::Unexplained>,
 }
 
 impl Mirror {
     /// The mirror in this database.
     pub fn new(pool: PgPool, deletes: Deletes) -> Self {
-        Self { pool, deletes, history: Arc::default(), tables: Arc::default(), met_values: Arc::default() }
+        Self {
+            pool,
+            deletes,
+            history: Arc::default(),
+            tables: Arc::default(),
+            met_values: Arc::default(),
+            unexplained: Arc::default(),
+        }
     }
 
     /// The same mirror, keeping the versions of these tables' rows.

@@ -20,7 +20,7 @@ impl Keeper {
             mirror.note_members(table, &model.members).await?;
             let labels = Labels { table: model.label, columns: model.column_labels };
             mirror.note_labels(&table.name, LabelledAs { language, labels: &labels }).await?;
-            mirror.is_explained(table).await;
+            mirror.explain_or_note(table).await;
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ impl Parts {
             Err(error) => return tracing::warn!(error = %chain(&error), "comments and readable views not looked at"),
         };
         for spec in &specs {
-            self.mirror.is_explained(spec).await;
+            self.mirror.explain_or_note(spec).await;
         }
         if let Err(error) = self.mirror.give_common_rights().await {
             tracing::warn!(error = %chain(&error), "rights of those who were let in are not complete");
@@ -100,6 +100,8 @@ impl Keeper {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             timer.tick().await;
+            self.parts.mirror.ensure_rest().await;
+            self.parts.mirror.explain_rest().await;
             let relations = self.keep_relations().await;
             self.note("relations", relations).await;
             if self.parts.upstream.is_away() {

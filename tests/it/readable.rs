@@ -219,6 +219,45 @@ async fn a_view_follows_its_table_and_people_s_views_on_it_go_on_working() {
     sqlx::query("drop owned by nxt_reader_of_views").execute(&app.pool).await.unwrap();
 }
 
+/// Nothing else happens at the table afterwards that would bring its view in line.
+#[tokio::test]
+async fn a_view_that_somebody_reads_follows_its_table_when_they_are_done() {
+    let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
+    put(&app, "Order", json!({ "orderNo": 1 }));
+    app.settle().await;
+    let mut reader = app.pool.begin().await.unwrap();
+    sqlx::query(AssertSqlSafe(format!("select * from {VIEW}"))).execute(&mut *reader).await.unwrap();
+    // A column of the table and the view of another type: both need the reader gone.
+    app.simulator.add_twin("Order", "orgUnit1", Twin::Date).unwrap();
+    app.simulator.add_column("Order", "urgency", "Int").unwrap();
+    put(&app, "Order", json!({ "orderNo": 1, "orgUnit1": 20_260_101, "urgency": 3 }));
+    app.settle().await;
+    assert!(!columns(&app, VIEW).await.contains(&"urgency".to_owned()));
+    reader.commit().await.unwrap();
+    let followed = "select count(*) from information_schema.columns
+                     where table_schema = 'business_nxt_readable' and table_name = 'order'
+                       and (column_name, data_type) in (('org_unit1', 'date'), ('urgency', 'integer'))";
+    app.wait_for("the view to follow", 2, followed).await;
+}
+
+/// Who asked the model for labels meanwhile knows only the table's old description.
+#[tokio::test]
+async fn a_description_that_was_overtaken_turns_no_view_back() {
+    let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
+    put(&app, "Order", json!({ "orderNo": 1 }));
+    app.settle().await;
+    let mirror = nxt_mirror::mirror::Mirror::new(app.pool.clone(), nxt_mirror::config::Deletes::Hard);
+    let old = mirror.descriptions().await.unwrap().into_iter().find(|spec| spec.sql_name == "order").unwrap();
+    app.simulator.add_twin("Order", "orgUnit1", Twin::Date).unwrap();
+    app.simulator.add_column("Order", "urgency", "Int").unwrap();
+    put(&app, "Order", json!({ "orderNo": 1, "orgUnit1": 20_260_101, "urgency": 3 }));
+    let dated = "select count(*) from information_schema.columns where table_schema = 'business_nxt_readable'
+                    and table_name = 'order' and column_name = 'org_unit1' and data_type = 'date'";
+    app.wait_for("the date", 1, dated).await;
+    mirror.explain(&old).await.unwrap();
+    assert_eq!(app.count(dated).await, 1);
+}
+
 #[tokio::test]
 async fn the_model_s_own_names_of_values_are_taken_where_it_lists_them() {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;

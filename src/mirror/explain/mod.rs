@@ -4,6 +4,7 @@
 //! and what somebody has locked waits for another time: rows are mirrored meanwhile.
 
 mod comment;
+mod later;
 mod members;
 mod met;
 mod readable;
@@ -14,10 +15,11 @@ mod tenants;
 
 use std::collections::HashMap;
 
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::PgConnection;
 
 pub(crate) use comment::Labels;
 use comment::{Kind, Present};
+pub(in crate::mirror) use later::Unexplained;
 pub(crate) use members::Unnamed;
 pub(in crate::mirror) use met::MetValues;
 use readable::Change;
@@ -27,10 +29,7 @@ use super::{
     Mirror, SchemaError, align, clause,
     identifier::{Identifier, READABLE},
 };
-use crate::{
-    domain::{TableSpec, with_vanished},
-    telemetry::chain,
-};
+use crate::domain::{TableSpec, with_vanished};
 
 /// Nobody waits long behind a statement that waits for a lock.
 const BEGIN: &str = "begin; set local lock_timeout = '500ms'";
@@ -38,44 +37,27 @@ const BEGIN: &str = "begin; set local lock_timeout = '500ms'";
 const INVOKER_VERSION: i32 = 150_000;
 
 impl Mirror {
-    /// As [`Mirror::explain`]; whether it has been done, which is not worth a failure.
-    pub(crate) async fn is_explained(&self, spec: &TableSpec) -> bool {
-        match self.explain(spec).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(row.table = %spec.name, error = %chain(&error), "comments or the readable view are not up to date; they are tried again");
-                false
-            }
-        }
+    /// Brings the comments and the readable view of a mirrored table in line with what is known of it by now, and lets
+    /// those read both who were let in.
+    pub async fn explain(&self, table: &TableSpec) -> Result<(), SchemaError> {
+        let failed = |source| SchemaError::of(&table.sql_name, source);
+        self.explain_part(table, comment_on_table).await.map_err(failed)?;
+        self.explain_part(table, align_view).await.map_err(failed)?;
+        self.give_rights(&table.sql_name).await
     }
 
-    /// Brings the comments and the readable view of a mirrored table in line with what is known of it, and lets those read
-    /// both who were let in.
-    pub async fn explain(&self, spec: &TableSpec) -> Result<(), SchemaError> {
-        let failed = |source| SchemaError::of(&spec.sql_name, source);
-        let mut transaction = self.begin_to_explain(spec).await.map_err(failed)?;
-        let comments = comment_on_table(&mut transaction, spec).await;
-        finish(transaction, comments).await.map_err(failed)?;
-        let mut transaction = self.begin_to_explain(spec).await.map_err(failed)?;
-        let view = align_view(&mut transaction, spec).await;
-        finish(transaction, view).await.map_err(failed)?;
-        self.give_rights(&spec.sql_name).await
-    }
-
-    async fn begin_to_explain(&self, spec: &TableSpec) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    /// The caller's description may have been overtaken by another one since it was read: what counts is the one that the
+    /// table was last brought in line with, read under the table's lock.
+    async fn explain_part(
+        &self,
+        table: &TableSpec,
+        part: impl AsyncFnOnce(&mut PgConnection, &TableSpec) -> Result<(), sqlx::Error>,
+    ) -> Result<(), sqlx::Error> {
         let mut transaction = self.pool.begin_with(BEGIN).await?;
-        align::lock(&mut transaction, spec).await?;
-        Ok(transaction)
-    }
-}
-
-async fn finish(
-    transaction: Transaction<'static, Postgres>,
-    result: Result<(), sqlx::Error>,
-) -> Result<(), sqlx::Error> {
-    match result {
-        Ok(()) => transaction.commit().await,
-        Err(error) => transaction.rollback().await.and(Err(error)),
+        align::lock(&mut transaction, table).await?;
+        let Some(spec) = align::remembered(&mut transaction, table).await? else { return transaction.rollback().await };
+        part(&mut transaction, &spec).await?;
+        transaction.commit().await
     }
 }
 
