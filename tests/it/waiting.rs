@@ -47,7 +47,7 @@ async fn a_row_is_waited_for_by_any_spelling_of_its_table_and_key() {
     for (question, reason) in [
         (
             "nxt_mirror.wait_for_row('OrderLine', '{\"order_no\": 3}', 2000001, null, '1 s')",
-            "has the columns (order_no, line_no)",
+            "has the columns (order_no integer, line_no integer)",
         ),
         (
             "nxt_mirror.wait_for_row('OrderLine', '{\"order_no\": 3, \"line\": 1}', 2000001, null, '1 s')",
@@ -61,6 +61,55 @@ async fn a_row_is_waited_for_by_any_spelling_of_its_table_and_key() {
         let error = ask(&app.pool, question).await.unwrap_err();
         assert!(error.contains(reason), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_is_refused_by_a_line_that_names_table_columns_and_key() {
+    let app = TestApp::start().await;
+    app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 3, "lineNo": 1 }))).unwrap();
+    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "12" }))).unwrap();
+    app.settle().await;
+    let wait = async |table: &str, key: &str| {
+        ask(&app.pool, &format!("nxt_mirror.wait_for_row('{table}', {key}, 2000001, null, '0 s')")).await
+    };
+    for key in [
+        "{}",
+        r#"{"order_no": 3}"#,
+        r#"{"order_no": 3, "line_no": 1, "more": 1}"#,
+        r#"{"order_no": 3, "line": 1}"#,
+        r#"{"order_no": 3, "orderNo": 3}"#,
+        r#"{"order_no": "three", "line_no": 1}"#,
+        r#"{"order_no": "", "line_no": 1}"#,
+        r#"{"order_no": null, "line_no": 1}"#,
+        r#"{"order_no": true, "line_no": 1}"#,
+        r#"{"order_no": [3], "line_no": 1}"#,
+        r#"{"order_no": {"a": 3}, "line_no": 1}"#,
+        r#"{"order_no": 3.5, "line_no": 1}"#,
+        r#"{"order_no": 2147483648, "line_no": 1}"#,
+        r#"{"order_no": 9223372036854775808, "line_no": 1}"#,
+        r#"{"order_no": 3, "line_no": 1e300}"#,
+    ] {
+        let error = wait("orderLine", &format!("'{key}'")).await.unwrap_err();
+        assert!(
+            error.contains("the key of business_nxt.order_line has the columns (order_no integer, line_no integer)"),
+            "{error}"
+        );
+        assert!(error.contains("is given as {"), "{error}");
+    }
+    for key in ["'[3, 1]'", "'3'", "'\"x\"'", "'null'", "null"] {
+        for table in ["OrderLine", "NoSuchTable"] {
+            let error = wait(table, key).await.unwrap_err();
+            assert!(error.contains(&format!("the key of {table} is to be a JSON object")), "{error}");
+            assert!(error.contains(key.trim_matches('\'')), "{error}");
+        }
+    }
+    for key in [r#"{"product_no": null}"#, r#"{"product_no": ["12"]}"#] {
+        let error = wait("Product", &format!("'{key}'")).await.unwrap_err();
+        assert!(error.contains("(product_no text)") && error.contains(key), "{error}");
+    }
+    // A number is the text that it is written as.
+    assert_eq!(wait("Product", r#"'{"product_no": 12}'"#).await, Ok(true));
+    assert_eq!(wait("order_line", r#"'{"order_no": "+03 ", "line_no": 1}'"#).await, Ok(true));
 }
 
 #[tokio::test]
