@@ -74,7 +74,8 @@ fn line(target: &Freshness, colour: Colour) -> String {
     };
     let pause = match (target.paused_until, &target.paused_because) {
         (Some(until), Some(because)) => format!("; paused until {}: {because}", shown(Some(until))),
-        _ => String::new(),
+        (None, Some(because)) => format!("; {because}"),
+        (_, None) => String::new(),
     };
     let silence = target.silent_since.map_or_else(String::new, |since| {
         format!("; changes, but no notification since {}: is the subscription gone?", shown(Some(since)))

@@ -77,7 +77,8 @@ pub fn of_target(target: &Freshness) -> Vec<Advice> {
         Some(company) => format!("--company {company} --table {}", target.table),
         None => format!("--table {}", target.table),
     };
-    if let Some(because) = &target.paused_because {
+    // What every target has in common is told once, of the whole.
+    if let Some(because) = target.paused_because.as_ref().filter(|_| target.paused_until.is_some()) {
         let remedy = "mend what the reason names; it is tried again by itself";
         advice.push(Advice::new(Weight::Soon, "see the reason", format!("paused, {because}"), remedy));
     }

@@ -65,7 +65,7 @@ pub struct Freshness {
     pub silent_since: Option<DatabaseTime>,
     /// Until when nothing is asked of it.
     pub paused_until: Option<DatabaseTime>,
-    /// Why not.
+    /// Why not; while the API is away, that it is.
     pub paused_because: Option<String>,
 }
 

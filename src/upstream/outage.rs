@@ -20,9 +20,6 @@ use crate::{
 /// Between the first failure and the first probe; doubles up to [`PROBE_PAUSE_MAX`].
 const PROBE_PAUSE_MIN: Duration = Duration::from_millis(500);
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// An outage counts as over when nobody has noted it for so long: a probe may take a minute, and the next one follows
-/// half a minute later.
-const NOTED_WITHIN: Duration = Duration::from_secs(180);
 /// Before the database is asked or told again that could not be.
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -55,24 +52,17 @@ pub struct Outage {
 impl Outage {
     /// The outage that goes on, if one does.
     pub async fn current(pool: &PgPool) -> Result<Option<Self>, sqlx::Error> {
-        sqlx::query_as!(
-            Outage,
-            r#"select away_since as "since!: _", away_reason as "reason!" from nxt_mirror.api_budget
-                where away_since is not null and away_noted_at > clock_timestamp() - make_interval(secs => $1)"#,
-            NOTED_WITHIN.as_secs_f64()
-        )
-        .fetch_optional(pool)
-        .await
+        sqlx::query_as!(Outage, r#"select since as "since!: _", reason as "reason!" from nxt_mirror.outage"#)
+            .fetch_optional(pool)
+            .await
     }
 
     async fn note(pool: &PgPool, reason: &str) -> Result<(), sqlx::Error> {
         sqlx::query!(
             "update nxt_mirror.api_budget
-                set away_since = case when away_noted_at > clock_timestamp() - make_interval(secs => $2)
-                                      then coalesce(away_since, clock_timestamp()) else clock_timestamp() end,
+                set away_since = coalesce((select since from nxt_mirror.outage), clock_timestamp()),
                     away_noted_at = clock_timestamp(), away_reason = $1",
-            reason,
-            NOTED_WITHIN.as_secs_f64()
+            reason
         )
         .execute(pool)
         .await

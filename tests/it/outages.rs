@@ -72,6 +72,9 @@ async fn while_the_api_is_away_rows_wait_by_age_and_deletions_go_on() {
             .await;
         let told = status(&app).await;
         assert_eq!((&told["backlog"], &told["state"]), (&json!(30), &json!("degraded")), "{kind:?}: {told}");
+        let table = &told["tables"][0];
+        assert_eq!(table["state"], "degraded", "{kind:?}: {told}");
+        assert!(table["paused_because"].as_str().unwrap().starts_with("the API is away: "), "{kind:?}: {told}");
         assert!(told["api_away_because"].is_string() && told["api_away_since"].is_string(), "{kind:?}: {told}");
         assert!(app.metrics().await.contains("nxt_mirror_api_away 1"), "{kind:?}");
         let said = String::from_utf8(app.command(&["status"]).await.stdout).unwrap();
@@ -106,7 +109,12 @@ async fn while_the_api_is_away_rows_wait_by_age_and_deletions_go_on() {
             "select count(*) from nxt_mirror.api_budget where away_since is not null",
         )
         .await;
-        assert_eq!(status(&app).await["api_away_since"], Value::Null);
+        let told = status(&app).await;
+        assert_eq!(told["api_away_since"], Value::Null);
+        assert_eq!(
+            (&told["tables"][0]["state"], &told["tables"][0]["paused_because"]),
+            (&json!("current"), &Value::Null)
+        );
         assert!(app.dead_letters().await.is_empty(), "{kind:?}");
         worker.stop().await;
     }
