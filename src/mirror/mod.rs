@@ -32,7 +32,7 @@ pub use diagnosis::{Carried, diagnose};
 pub use error::{MirrorError, SchemaError};
 pub(crate) use explain::{LabelledAs, Labels, Unnamed};
 pub use history::Touched;
-pub use read::Comparison;
+pub use read::{Comparison, LivingRow};
 pub use rights::GrantError;
 pub use unmet::WalkId;
 pub use widen::Narrow;

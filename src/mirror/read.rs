@@ -2,11 +2,15 @@
 
 use std::collections::HashSet;
 
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgRow};
+use sqlx::{
+    Arguments, AssertSqlSafe, PgConnection, Row as _,
+    error::BoxDynError,
+    postgres::{PgArguments, PgRow},
+};
 
-use super::{Carried, Mirror, MirrorError, arrays, clause, error::failed, statement};
+use super::{Carried, Mirror, MirrorError, SchemaError, arrays, clause, error::failed, statement};
 use crate::domain::{
-    ColumnType, DatabaseTime, KeyValue, Row, RowKey, SourceTime, TableSpec, TargetTable, settle::Mirrored,
+    ColumnType, DatabaseTime, KeyValue, Row, RowKey, SourceTime, TableSpec, TargetTable, Tenant, settle::Mirrored,
 };
 
 /// A row of the source against its mirrored row.
@@ -20,7 +24,44 @@ pub enum Comparison {
     Different(Vec<String>),
 }
 
+/// A living row, as it is mirrored.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct LivingRow {
+    /// Number of the tenant, of the table's level.
+    pub tenant_no: i64,
+    /// `_changed_at`.
+    pub changed_at: Option<SourceTime>,
+    /// `_fetched_at`.
+    pub fetched_at: DatabaseTime,
+    /// `_notification_id`.
+    pub notification_id: Option<i64>,
+}
+
 impl Mirror {
+    /// The living rows of this key, of one tenant or of all.
+    pub async fn living(
+        &self,
+        table: &TableSpec,
+        key: &RowKey,
+        tenant: Option<Tenant>,
+    ) -> Result<Vec<LivingRow>, SchemaError> {
+        let failed = |source| SchemaError::of(&table.sql_name, source);
+        let mut arguments = PgArguments::default();
+        let add = |value: Result<(), BoxDynError>| value.map_err(|error| failed(sqlx::Error::Encode(error)));
+        add(arguments.add(tenant.map(Tenant::number)))?;
+        for value in key.values() {
+            add(match value {
+                KeyValue::Int(number) => arguments.add(number),
+                KeyValue::Text(text) => arguments.add(text),
+            })?;
+        }
+        let mut transaction = self.begin().await.map_err(failed)?;
+        let sql = AssertSqlSafe(statement::living_rows(table));
+        let rows = sqlx::query_as_with(sql, arguments).fetch_all(&mut *transaction).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(rows)
+    }
+
     /// For each key, the times of its mirrored row; `None` when it is absent or softly deleted.
     pub async fn known(
         &self,

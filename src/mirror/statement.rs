@@ -10,7 +10,7 @@ use super::{
     },
     identifier::{Identifier, list},
 };
-use crate::domain::TableSpec;
+use crate::domain::{Column, TableSpec};
 
 /// Positions and times of the mirrored rows among these keys.
 pub(super) fn known(spec: &TableSpec, is_distributed: bool) -> String {
@@ -18,6 +18,21 @@ pub(super) fn known(spec: &TableSpec, is_distributed: bool) -> String {
         "select i.position, m._changed_at, m._fetched_at from {} cross join {}",
         Input::after(1).keys(spec),
         looked_up(spec, "m._changed_at, m._fetched_at", &same_key(spec), is_distributed),
+    )
+}
+
+/// Living rows of the key `$2`, `$3` and so on: of the tenant `$1`, or of all if it is null.
+pub(super) fn living_rows(spec: &TableSpec) -> String {
+    let tenant = spec.level.tenant_column();
+    let is_part = |(place, column): (usize, &Column)| format!("m.{} = ${}", Identifier(&column.sql_name), place + 2);
+    let key: Vec<_> = spec.key_columns().enumerate().map(is_part).collect();
+    format!(
+        "select m.{tenant} as tenant_no, m._changed_at as changed_at, m._fetched_at as fetched_at,
+                m._notification_id as notification_id
+           from {} as m
+          where ($1::bigint is null or m.{tenant} = $1) and {} and m._deleted_at is null order by m.{tenant}",
+        table(spec),
+        key.join(" and "),
     )
 }
 

@@ -9,11 +9,12 @@ use crate::{
     domain::{
         AnnouncedKey, Column, KeyError, KeyValue, RowKey, ShownKey, TableLevel, TableName, TableSpec, Tenant, naming,
     },
-    mirror::{Mirror, SchemaError},
+    mirror::{LivingRow, Mirror, SchemaError},
     queue::{
         QueueError,
         ledger::{self, Event},
     },
+    telemetry::chain,
 };
 
 /// A key as somebody gives it.
@@ -83,10 +84,43 @@ impl Story {
             company: tenant.filter(|tenant| tenant.level() == TableLevel::Company).map(Tenant::number),
             customer: tenant.filter(|tenant| tenant.level() == TableLevel::Customer).map(Tenant::number),
         };
-        let events = ledger::explain(pool, &subject).await?;
+        let mut events = ledger::explain(pool, &subject).await?;
+        events.extend(untold(pool, &spec, &row_key, tenant, &events).await);
+        events.sort_by_key(|event| event.at);
         let key = RawValue::from_string(subject.key_json).expect("a key is shown as JSON");
         let key_names = spec.key_columns().map(|column| column.sql_name.clone()).collect();
         Ok(Self { table: spec.name, key, events, key_names })
+    }
+}
+
+/// Living rows whose last write no entry tells of any more: the mirror keeps rows for longer than the daemon its entries.
+async fn untold(pool: &PgPool, spec: &TableSpec, key: &RowKey, tenant: Option<Tenant>, told: &[Event]) -> Vec<Event> {
+    let rows = match Mirror::new(pool.clone(), Deletes::Hard).living(spec, key, tenant).await {
+        Ok(rows) => rows,
+        // Somebody holds the table, or has dropped it: the entries can be read all the same.
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "the mirrored row itself was not looked at");
+            return vec![];
+        }
+    };
+    let events = rows.into_iter().map(|row| mirrored(spec.level, row));
+    let is_told = |event: &Event| {
+        told.iter()
+            .any(|told| told.is_write() && (told.company_no, told.customer_no) == (event.company_no, event.customer_no))
+    };
+    events.filter(|event| !is_told(event)).collect()
+}
+
+fn mirrored(level: TableLevel, row: LivingRow) -> Event {
+    let changed = row.changed_at.map(|at| format!(", changed at {at}")).unwrap_or_default();
+    Event {
+        at: row.fetched_at,
+        company_no: Some(row.tenant_no).filter(|_| level == TableLevel::Company),
+        customer_no: Some(row.tenant_no).filter(|_| level == TableLevel::Customer),
+        source: "mirrored".to_owned(),
+        what: format!("as fetched then{changed}; of what wrote it no entry is kept"),
+        notification_id: row.notification_id,
+        fetch_started_at: Some(row.fetched_at),
     }
 }
 

@@ -117,7 +117,7 @@ pub struct Event {
     pub company_no: Option<i64>,
     /// Whose row, of a customer-level table.
     pub customer_no: Option<i64>,
-    /// `notification`, `sync`, `waiting`, `tombstone` or `dead letter`.
+    /// `notification`, `sync`, `change`, `mirrored`, `waiting`, `tombstone` or `dead letter`.
     pub source: String,
     /// What happened, in words.
     pub what: String,
@@ -127,7 +127,19 @@ pub struct Event {
     pub fetch_started_at: Option<DatabaseTime>,
 }
 
-/// Everything known of one row, in order. Reads the whole ledger, which has no index by row.
+impl Event {
+    /// Whether it tells of a write to the mirror.
+    pub fn is_write(&self) -> bool {
+        match self.source.as_str() {
+            "change" | "mirrored" => true,
+            "sync" => ["inserted:", "updated:", "deleted:"].iter().any(|action| self.what.starts_with(action)),
+            _ => false,
+        }
+    }
+}
+
+/// Everything known of one row, in order: what notifications said, what was done about them, and what loads and sweeps
+/// wrote, of which the feed alone tells. Reads the whole ledger, which has no index by row.
 pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, QueueError> {
     sqlx::query_as!(
         Event,
@@ -136,6 +148,9 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
              where lower(table_name) = lower($1 collate "C")
                and ($5::bigint is null or (tenant_kind = 'company' and tenant_no = $5))
                and ($6::bigint is null or (tenant_kind = 'customer' and tenant_no = $6))
+         ), logged as materialized (
+            select log.at, log.target_id, log.action, log.reason, log.notification_id, log.fetch_started_at
+              from nxt_mirror.sync_log as log join chosen on chosen.id = log.target_id where log.key = $3::jsonb
          ), event as (
             select block.received_at as at, chosen.id as target_id, 'notification' as source,
                    entry.event || coalesce(' of ' || coalesce(entry.changed_at, entry.deleted_at), '')
@@ -150,9 +165,21 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
              where block.row_key @> array[$2] and entry.row_key = $2
                and lower(entry.table_name collate "C") = lower($1 collate "C")
             union all
-            select log.at, log.target_id, 'sync', log.action || ': ' || log.reason, log.notification_id,
-                   log.fetch_started_at
-              from nxt_mirror.sync_log as log join chosen on chosen.id = log.target_id where log.key = $3::jsonb
+            select at, target_id, 'sync', action || ': ' || reason, notification_id, fetch_started_at from logged
+            union all
+            -- Of a change that has a line in the sync log, that line tells. Both have the moment of their transaction.
+            select entry.at, entry.target_id, 'change',
+                   case entry.action when 'insert' then 'inserted' when 'update' then 'updated' else 'deleted' end
+                       || case when entry.notification_id is null then ': by a load or a sweep' else ': as notified' end
+                       || coalesce(', changed at ' || entry.source_changed_at, '')
+                       || coalesce(' by ' || entry.changed_by, '')
+                       || coalesce(', different in ' || array_to_string(entry.changed_columns, ', '), ''),
+                   entry.notification_id, null
+              from nxt_mirror.change_log as entry join chosen on chosen.id = entry.target_id
+             where entry.key = $3::jsonb
+               and not exists (select from logged
+                                where logged.target_id = entry.target_id and logged.at = entry.at
+                                  and logged.action in ('inserted', 'updated', 'deleted'))
             union all
             select dirty.waiting_since, dirty.target_id, 'waiting',
                    'waits for a fetch, due ' || dirty.due_at || coalesce(', last error: ' || dirty.last_error, ''),

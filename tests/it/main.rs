@@ -31,6 +31,7 @@ mod receive;
 mod rights;
 mod security;
 mod simulator;
+mod story;
 mod subscriptions;
 mod support;
 mod times;

@@ -32,7 +32,7 @@ pub(in crate::ops) async fn row(
         }
         div.title { h1 { (story.table) " " b { (values) } } code { (story.key.get()) } }
         @if story.events.is_empty() {
-            p.empty { "Nothing is known of this row: no notification named it, and no walk has changed it since the oldest entry that is kept." }
+            p.empty { "Nothing is known of this row: it is not mirrored, and no entry that is kept names it." }
         } @else {
             ol.story #story data-live="" { @for (index, event) in story.events.iter().enumerate() {
                 (moment(event, index.checked_sub(1).map(|before| &story.events[before])))
@@ -71,7 +71,7 @@ fn told(event: &Event) -> (String, String) {
             let (kind, rest) = event.what.split_once(' ').unwrap_or((&event.what, ""));
             (format!("Notified: {kind}"), rest.to_owned())
         }
-        "sync" => {
+        "sync" | "change" => {
             let (action, reason) = event.what.split_once(": ").unwrap_or((&event.what, ""));
             let title = match action {
                 "inserted" => "Added to the mirror",
@@ -88,6 +88,7 @@ fn told(event: &Event) -> (String, String) {
             };
             (title.to_owned(), reason.to_owned())
         }
+        "mirrored" => ("In the mirror".to_owned(), event.what.clone()),
         "waiting" => ("Waits".to_owned(), event.what.clone()),
         "tombstone" => ("Deletion remembered".to_owned(), event.what.clone()),
         _ => ("Among the dead letters".to_owned(), event.what.clone()),
