@@ -132,9 +132,9 @@ async fn api(settings: &Settings, pool: &PgPool, findings: &mut Findings) -> any
 async fn tables(settings: &Settings, parts: &Parts, findings: &mut Findings) {
     match walk::targets(&parts.pool, &parts.upstream, &parts.catalogue, &settings.mirror, &Selection::default()).await {
         Ok((targets, unknown)) => {
-            for (table, error) in unknown {
+            for part in unknown {
                 let advice = "correct NXT_TABLES, or tell the key in NXT_KEYS as the line says";
-                findings.problem(&format!("table {table}"), chain(&error), advice);
+                findings.problem(&format!("table {part}"), chain(&part.error), advice);
             }
             if !targets.is_empty() {
                 findings.fine("tables", format_args!("{} to walk", targets.len()));

@@ -117,8 +117,8 @@ async fn compare(parts: &VerificationParts, request: Request, what: &str) {
         Ok(found) => found,
         Err(error) => return note(pool, None, &format!("{what}: could not tell, {}", chain(&error))).await,
     };
-    for (table, error) in unknown {
-        note(pool, None, &format!("verify: {table} could not be compared, {}; {asker}", chain(&error))).await;
+    for part in unknown {
+        note(pool, None, &format!("verify: {part} could not be compared, {}; {asker}", chain(&part.error))).await;
     }
     let repair = if is_repairing { Repair::ByWorkers } else { Repair::None };
     let compared =

@@ -45,7 +45,7 @@ pub use report::{Difference, Report, Unreadable};
 pub use schedule::{Parts as ScheduleParts, run as schedule};
 pub use settled::{Marked, wait_until_settled};
 pub use source::Source;
-pub use targets::{Found, Selection, targets};
+pub use targets::{Found, Selection, Unreachable, targets};
 pub use verify::{Repair, Verifier};
 
 /// Tables that a command walks at the same time.

@@ -1,6 +1,10 @@
 //! Which tables of which tenants a walk is about.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use futures_util::future::join_all;
 use sqlx::PgPool;
@@ -10,7 +14,7 @@ use crate::{
     config::MirrorSettings,
     domain::{TableLevel, TableName, TableSpec, TargetTable, Tenant},
     queue,
-    upstream::{CatalogError, Catalogue, Company, Upstream},
+    upstream::{CatalogError, Catalogue, Company, PageAsk, Upstream},
 };
 
 /// Tables and companies by name.
@@ -22,11 +26,31 @@ pub struct Selection {
     pub companies: Vec<i64>,
 }
 
-/// The targets of a selection in the order of its tables, and the tables that cannot be described, with why.
-pub type Found = (Vec<TargetTable>, Vec<(TableName, CatalogError)>);
+/// A table that is not there for a selection: at all, or for one tenant.
+#[derive(Debug)]
+pub struct Unreachable {
+    /// Which table.
+    pub table: TableName,
+    /// Whose, where others may have it.
+    pub tenant: Option<Tenant>,
+    /// Why not.
+    pub error: WalkError,
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.tenant {
+            Some(tenant) => write!(f, "{} of {tenant}", self.table),
+            None => self.table.fmt(f),
+        }
+    }
+}
+
+/// The targets of a selection in the order of its tables, and what of it is not there.
+pub type Found = (Vec<TargetTable>, Vec<Unreachable>);
 
 /// Finds the targets of a selection, and gives each its number. A table that exists at neither level is told by its
-/// error.
+/// error. Of a company that the service cannot read nothing is left behind: sweeps would ask for it ever after.
 pub async fn targets(
     pool: &PgPool,
     upstream: &Upstream,
@@ -41,8 +65,13 @@ pub async fn targets(
     // Asked for at the same time, so that few requests describe them all.
     for (name, described) in tables.iter().zip(join_all(tables.iter().map(|name| describe(catalogue, name))).await) {
         match described {
-            Ok(table) => found.extend(tenants.with(pool, &table).await?),
-            Err(error) => unknown.push((name.clone(), error)),
+            Ok(table) => {
+                let refused = tenants.without_access(pool, upstream, &table).await?;
+                found.extend(tenants.with(pool, &table, |tenant| !refused.contains_key(&tenant)).await?);
+                let unreachable = |(tenant, error)| Unreachable { table: name.clone(), tenant: Some(tenant), error };
+                unknown.extend(refused.into_iter().map(unreachable));
+            }
+            Err(error) => unknown.push(Unreachable { table: name.clone(), tenant: None, error: error.into() }),
         }
     }
     Ok((found, unknown))
@@ -60,6 +89,8 @@ pub(super) async fn describe(catalogue: &Catalogue, name: &TableName) -> Result<
 #[derive(Debug)]
 pub(super) struct Tenants {
     companies: BTreeSet<i64>,
+    /// Those of them that the service's list does not show.
+    unlisted: BTreeSet<i64>,
     customers: BTreeSet<i64>,
 }
 
@@ -79,17 +110,48 @@ impl Tenants {
         };
         let of = visible.iter().filter(|company| companies.contains(&company.company_no));
         let customers = of.filter_map(|company| company.customer_no).collect();
-        Self { companies, customers }
+        let listed: BTreeSet<i64> = visible.iter().map(|company| company.company_no).collect();
+        let unlisted = companies.difference(&listed).copied().collect();
+        Self { companies, unlisted, customers }
     }
 
-    /// Their targets of a table.
-    pub(super) async fn with(&self, pool: &PgPool, table: &Arc<TableSpec>) -> Result<Vec<TargetTable>, WalkError> {
+    /// Those who are not listed, of whose table nothing is known yet, and of which the API shows nothing.
+    async fn without_access(
+        &self,
+        pool: &PgPool,
+        upstream: &Upstream,
+        table: &Arc<TableSpec>,
+    ) -> Result<BTreeMap<Tenant, WalkError>, WalkError> {
+        let mut refused = BTreeMap::new();
+        if table.level == TableLevel::Customer {
+            return Ok(refused);
+        }
+        for tenant in self.unlisted.iter().copied().map(Tenant::Company) {
+            if queue::target::find(pool, tenant, &table.name).await?.is_some() {
+                continue;
+            }
+            match upstream.first_key(tenant, table, PageAsk::default()).await {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => refused.insert(tenant, WalkError::Refused(error)),
+                Err(error) => refused.insert(tenant, error.into()),
+            };
+        }
+        Ok(refused)
+    }
+
+    /// The targets of a table that those of them have who are wanted.
+    pub(super) async fn with(
+        &self,
+        pool: &PgPool,
+        table: &Arc<TableSpec>,
+        is_wanted: impl Fn(Tenant) -> bool,
+    ) -> Result<Vec<TargetTable>, WalkError> {
         let tenants: Vec<Tenant> = match table.level {
             TableLevel::Company => self.companies.iter().map(|&number| Tenant::Company(number)).collect(),
             TableLevel::Customer => self.customers.iter().map(|&number| Tenant::Customer(number)).collect(),
         };
         let mut targets = Vec::with_capacity(tenants.len());
-        for tenant in tenants {
+        for tenant in tenants.into_iter().filter(|&tenant| is_wanted(tenant)) {
             let id = queue::target::ensure(pool, tenant, &table.name).await?.id;
             targets.push(TargetTable { id, tenant, table: table.clone() });
         }

@@ -56,6 +56,24 @@ async fn a_backfill_loads_what_was_there_before_and_verify_says_equal() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_behind_of_a_company_that_the_service_cannot_read() {
+    let app = quiet().await;
+    put_silently(&app, COMPANY, 1..=3);
+    let targets = "select count(*) from nxt_mirror.target";
+    let (code, document) = verify(&app, &["--company", "2999999", "--company", "2000001"]).await;
+    assert_eq!((code, &document["failures"][0]["company_no"]), (1, &json!(2_999_999)), "{document}");
+    assert_eq!(document["tables"].as_array().unwrap().len(), 1, "{document}");
+    assert_eq!(app.count(targets).await, 1);
+    let (code, document) = verify(&app, &["--company", "2999999"]).await;
+    assert_eq!((code, &document["failures"][0]["table"]), (2, &json!("Order")), "{document}");
+    let output = app.command(&["backfill", "--table", "Order", "--company", "2999999"]).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("Order of company 2999999") && said.contains("no access"), "{said}");
+    assert_eq!(app.count(targets).await, 1);
+}
+
+#[tokio::test]
 async fn damage_is_named_row_by_row_and_mended_by_repair() {
     let app = quiet().await;
     put_silently(&app, COMPANY, 1..=30);

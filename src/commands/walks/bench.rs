@@ -17,8 +17,7 @@ use crate::{
     database,
     domain::{TableName, TargetTable},
     telemetry::{self, Metrics, chain},
-    upstream::CatalogError,
-    walk::{self, Loader, Selection, Verifier},
+    walk::{self, Loader, Selection, Unreachable, Verifier},
     worker::{Parts, Worker},
 };
 
@@ -28,7 +27,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 /// Opened parts and the targets that were named.
 pub(super) struct Bench {
     pub(super) targets: Vec<TargetTable>,
-    pub(super) unknown: Vec<(TableName, CatalogError)>,
+    pub(super) unknown: Vec<Unreachable>,
     parts: Parts,
     /// Says that the worker is alive.
     beating: JoinHandle<()>,
@@ -88,8 +87,8 @@ impl Bench {
 
     /// Says which tables have no target.
     pub(super) fn report_unknown(&self) {
-        for (table, error) in &self.unknown {
-            eprintln!("{table}: skipped, {}", chain(error));
+        for part in &self.unknown {
+            eprintln!("{part}: skipped, {}", chain(&part.error));
         }
     }
 

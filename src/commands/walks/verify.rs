@@ -11,8 +11,7 @@ use crate::{
     commands::progress::Display,
     domain::{TableName, TargetTable, Tenant},
     telemetry::chain,
-    upstream::CatalogError,
-    walk::{Difference, Repair, Report, TABLES_AT_ONCE, Verifier, WalkError},
+    walk::{Difference, Repair, Report, TABLES_AT_ONCE, Unreachable, Verifier, WalkError},
 };
 
 /// Exit code of a comparison that could not be made.
@@ -34,13 +33,13 @@ pub(in crate::commands) async fn verify(
             return Ok(ExitCode::from(COULD_NOT_TELL));
         }
     };
-    bench.report_unknown();
     let (verifier, display) = (bench.verifier(), Display::new());
     let verified = match is_repairing {
         true => bench.worker().run_while(verify_all(&bench, &verifier, &display, Repair::ByWorkers)).await,
         false => verify_all(&bench, &verifier, &display, Repair::None).await,
     };
     let document = Document::new(verified, &bench.unknown);
+    document.print_failures();
     if as_json {
         println!("{}", serde_json::to_string(&document)?);
     } else {
@@ -85,15 +84,15 @@ struct Failure {
 }
 
 impl Document {
-    fn new(verified: Vec<Verified>, unknown: &[(TableName, CatalogError)]) -> Self {
+    fn new(verified: Vec<Verified>, unknown: &[Unreachable]) -> Self {
         let (mut tables, mut failures) = (vec![], vec![]);
         for (target, result) in verified {
             match result {
                 Ok(report) => tables.push(report),
-                Err(error) => failures.push(Failure::of(&target, &error)),
+                Err(error) => failures.push(Failure::new(&target.table.name, Some(target.tenant), &error)),
             }
         }
-        failures.extend(unknown.iter().map(|(table, error)| Failure::unknown(table, error)));
+        failures.extend(unknown.iter().map(|part| Failure::new(&part.table, part.tenant, &part.error)));
         tables.sort_by(|one, other| one.place().cmp(&other.place()));
         let equal = failures.is_empty() && !tables.is_empty() && tables.iter().all(Report::is_equal);
         Self { equal, tables, failures }
@@ -110,24 +109,23 @@ impl Document {
 
     fn print(&self) {
         self.tables.iter().for_each(print);
-        // Those without a tenant were told before.
-        for failure in self.failures.iter().filter(|failure| failure.tenant().is_some()) {
+    }
+
+    fn print_failures(&self) {
+        for failure in &self.failures {
             eprintln!("{}: could not be compared, {}", failure.name(), failure.error);
         }
     }
 }
 
 impl Failure {
-    fn of(target: &TargetTable, error: &WalkError) -> Self {
-        let (company_no, customer_no) = match target.tenant {
-            Tenant::Company(number) => (Some(number), None),
-            Tenant::Customer(number) => (None, Some(number)),
+    fn new(table: &TableName, tenant: Option<Tenant>, error: &WalkError) -> Self {
+        let (company_no, customer_no) = match tenant {
+            Some(Tenant::Company(number)) => (Some(number), None),
+            Some(Tenant::Customer(number)) => (None, Some(number)),
+            None => (None, None),
         };
-        Self { company_no, customer_no, table: target.table.name.to_string(), error: chain(error).to_string() }
-    }
-
-    fn unknown(table: &TableName, error: &CatalogError) -> Self {
-        Self { company_no: None, customer_no: None, table: table.to_string(), error: chain(error).to_string() }
+        Self { company_no, customer_no, table: table.to_string(), error: chain(error).to_string() }
     }
 
     fn tenant(&self) -> Option<Tenant> {

@@ -68,7 +68,7 @@ impl Chosen {
         while let Some((name, table)) = described.next().await {
             match table {
                 Ok(table) => {
-                    let targets = tenants.with(&parts.pool, &table).await?;
+                    let targets = tenants.with(&parts.pool, &table, |_| true).await?;
                     found.extend(targets.iter().map(|target| target.id));
                     self.lock().extend(targets.iter().map(|target| target.id));
                 }
