@@ -30,6 +30,8 @@ pub(super) enum PayloadError {
     UnknownEvent(String),
     #[error("companyNo and customerNo are both 0")]
     NoTenant,
+    #[error("the number of the {0} is {1}, and none is negative")]
+    NegativeTenant(&'static str, i64),
     #[error("tableIdentifier: {0}")]
     Table(#[from] BadTableName),
     #[error("primaryKeys: {0}")]
@@ -58,8 +60,8 @@ pub(super) fn parse(body: &[u8]) -> Result<Payload, PayloadError> {
     let fields = json.members().ok_or(PayloadError::NotAnObject)?;
     let row = AnnouncedRow { table: table(&fields)?, tenant: tenant(&fields)?, key: key(&fields)? };
     let kind = kind(&fields)?;
-    // A walk may have brought in a row of such a key, and a deletion must be able to take it out.
-    if row.key.is_blank() && kind.deleted_at().is_none() {
+    // Rows of such a key come and go with walks.
+    if row.key.is_blank() {
         return Err(KeyError::Empty.into());
     }
     let changed_by = fields.get("changedByUser").and_then(Json::storable_text).map(Cow::into_owned);
@@ -72,7 +74,11 @@ fn table(fields: &Members<'_>) -> Result<TableName, PayloadError> {
 
 fn tenant(fields: &Members<'_>) -> Result<Tenant, PayloadError> {
     let (company, customer) = (integer(fields, "companyNo")?, integer(fields, "customerNo")?);
-    Tenant::from_numbers(company, customer).ok_or(PayloadError::NoTenant)
+    let tenant = Tenant::from_numbers(company, customer).ok_or(PayloadError::NoTenant)?;
+    match tenant.number() {
+        number if number < 0 => Err(PayloadError::NegativeTenant(tenant.kind(), number)),
+        _ => Ok(tenant),
+    }
 }
 
 fn key(fields: &Members<'_>) -> Result<AnnouncedKey, PayloadError> {
@@ -221,16 +227,33 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_may_name_any_key_that_a_row_can_have() {
-        for text in ["", "  ", "a\0b", "'", "\"", "\\", "%_[", "12"] {
+    fn a_key_may_be_any_text_but_a_blank_one_whatever_the_event() {
+        for text in ["a\0b", "'", "\"", "\\", "%_[", "12"] {
             let payload = with("primaryKeys", json!([{"ProductNo": text}])).unwrap();
             let expected = json!({ "productno": text.replace('\0', "\u{fffd}") });
             assert_eq!(payload.event.row.key.canonical(), expected.to_string());
         }
-        let mut update = body();
-        update["event"] = json!("UPDATE");
-        update["primaryKeys"] = json!([{"ProductNo": ""}]);
-        assert_eq!(parse(update.to_string().as_bytes()), Err(KeyError::Empty.into()));
+        for (event, text) in ["INSERT", "UPDATE", "DELETE"].into_iter().zip(["", "  ", ""]) {
+            let mut body = body();
+            body["event"] = json!(event);
+            body["primaryKeys"] = json!([{"ProductNo": text}]);
+            assert_eq!(parse(body.to_string().as_bytes()), Err(KeyError::Empty.into()), "{event}");
+            body["primaryKeys"] = json!([{"ProductNo": text}, {"LineNo": 0}]);
+            assert!(parse(body.to_string().as_bytes()).is_ok(), "{event}");
+        }
+    }
+
+    #[test]
+    fn a_tenant_has_a_positive_number() {
+        for (company, customer) in [(-1, 0), (-1, 5), (0, -1), (i64::MIN, 1)] {
+            let mut body = body();
+            body["companyNo"] = json!(company);
+            body["customerNo"] = json!(customer);
+            let parsed = parse(body.to_string().as_bytes());
+            assert!(matches!(parsed, Err(PayloadError::NegativeTenant(..))), "{company} {customer}: {parsed:?}");
+        }
+        // The customer does not count beside a company.
+        assert_eq!(with("customerNo", json!(-1)).unwrap().event.row.tenant, Tenant::Company(2));
     }
 
     #[test]
