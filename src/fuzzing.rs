@@ -143,7 +143,7 @@ mod tests {
                     panic!("{name} fails for {:?}", String::from_utf8_lossy(&input));
                 }
             }
-            println!("{name}: {executions} executions");
+            say!("{name}: {executions} executions");
         }
     }
 }

@@ -9,6 +9,11 @@
 //! [`nxt_simulator`] is a Business NXT in memory that knows nothing of the rest; [`nxt_embedded_postgres`] a PostgreSQL of
 //! our own; [`demo`] all of it on one machine.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+pub mod output;
+
 pub mod app;
 pub mod cli;
 pub mod clocks;

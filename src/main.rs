@@ -3,22 +3,26 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use nxt_mirror::{cli::Cli, commands};
+use nxt_mirror::{cli::Cli, commands, output};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("nxt-mirror: no runtime: {error}");
+            output::complaint(format_args!("nxt-mirror: no runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(commands::run(cli)) {
+    runtime.block_on(output::while_written(run(cli)))
+}
+
+async fn run(cli: Cli) -> ExitCode {
+    match commands::run(cli).await {
         Ok(code) => code,
         Err(error) => {
             // One line with the whole chain of causes.
-            eprintln!("nxt-mirror: {}", nxt_mirror::telemetry::chain(&*error));
+            output::complaint(format_args!("nxt-mirror: {}", nxt_mirror::telemetry::chain(&*error)));
             commands::exit_code(&error)
         }
     }

@@ -38,7 +38,7 @@ pub(super) async fn doctor(config: Option<&Path>, args: DoctorArgs) -> anyhow::R
     examine(config, args.public_url.as_ref(), &mut findings).await?;
     let code = if findings.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if args.json {
-        println!("{}", serde_json::to_string(&findings.in_order())?);
+        say!("{}", serde_json::to_string(&findings.in_order())?);
     } else {
         findings.print();
     }

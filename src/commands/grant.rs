@@ -17,9 +17,9 @@ pub(super) async fn grant(config: Option<&Path>, role: &str, companies: &[i64]) 
     let granted = mirror.grant(role, companies).await;
     pool.close().await;
     match granted {
-        Ok(tables) => println!("{}", line(role, companies, tables)),
+        Ok(tables) => say!("{}", line(role, companies, tables)),
         Err(error @ (GrantError::NoRole { .. } | GrantError::SeesAll { .. } | GrantError::TooOld { .. })) => {
-            eprintln!("nxt-mirror: {error}");
+            complain!("nxt-mirror: {error}");
             return Ok(ExitCode::from(2));
         }
         Err(error) => return Err(error.into()),

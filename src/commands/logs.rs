@@ -1,11 +1,6 @@
 //! `logs`: the sync log from the database.
 
-use std::{
-    io::{ErrorKind, IsTerminal, Write},
-    path::Path,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::IsTerminal, path::Path, process::ExitCode, time::Duration};
 
 use sqlx::PgPool;
 
@@ -42,7 +37,7 @@ pub(super) async fn logs(config: Option<&Path>, args: LogsArgs) -> anyhow::Resul
         match is_read {
             Page::Full => {}
             Page::Last if args.follow => tokio::time::sleep(POLL_INTERVAL).await,
-            Page::Last | Page::NobodyReads => return Ok(ExitCode::SUCCESS),
+            Page::Last => return Ok(ExitCode::SUCCESS),
         }
     }
 }
@@ -53,27 +48,17 @@ enum Page {
     Full,
     /// That was all of it.
     Last,
-    /// The reader of the output has gone, as `head` does.
-    NobodyReads,
 }
 
 async fn print_page(pool: &PgPool, filter: &EntryFilter, after: i64, as_json: bool) -> anyhow::Result<(i64, Page)> {
     let entries = activity::after(pool, filter, after, PAGE).await?;
     let last = entries.last().map_or(after, |entry| entry.id);
-    let mut text = String::new();
     let colour = Colour::of(std::io::stdout().is_terminal());
     for entry in &entries {
-        text.push_str(&if as_json { serde_json::to_string(entry)? } else { line(entry, colour) });
-        text.push('\n');
+        say!("{}", if as_json { serde_json::to_string(entry)? } else { line(entry, colour) });
     }
-    let mut output = std::io::stdout().lock();
-    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-    match written {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok((last, Page::NobodyReads)),
-        Err(error) => Err(error.into()),
-        Ok(()) if i64::try_from(entries.len()).is_ok_and(|count| count >= PAGE) => Ok((last, Page::Full)),
-        Ok(()) => Ok((last, Page::Last)),
-    }
+    let is_full = i64::try_from(entries.len()).is_ok_and(|count| count >= PAGE);
+    Ok((last, if is_full { Page::Full } else { Page::Last }))
 }
 
 /// An entry in one line.

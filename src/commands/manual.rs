@@ -14,14 +14,14 @@ const NAME: &str = "nxt-mirror";
 pub(super) fn completions(shell: Shell, folder: &Path) -> anyhow::Result<ExitCode> {
     make(folder)?;
     let file = clap_complete::generate_to(shell, &mut Cli::command(), NAME, folder);
-    println!("{}", file.with_context(|| format!("write completions for {shell}"))?.display());
+    say!("{}", file.with_context(|| format!("write completions for {shell}"))?.display());
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn pages(folder: &Path) -> anyhow::Result<ExitCode> {
     make(folder)?;
     clap_mangen::generate_to(Cli::command(), folder).context("write manual pages")?;
-    println!("{}", folder.display());
+    say!("{}", folder.display());
     Ok(ExitCode::SUCCESS)
 }
 

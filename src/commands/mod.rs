@@ -64,7 +64,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args).await,
         Command::Simulate(args) => {
             telemetry::start(&LogSettings::read(&Source::from_process(config)?)?);
-            nxt_simulator::run(args, shutdown::on_signal()?).await?;
+            nxt_simulator::run(args, shutdown::on_signal()?, |line| say!("{line}")).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Migrate => migrate(config).await,
@@ -114,7 +114,7 @@ async fn migrate(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let (connector, server) = connector(&settings).await?;
     let pool = database::connect(&connector).await?;
     database::migrate(&pool).await?;
-    println!("the database is up to date");
+    say!("the database is up to date");
     pool.close().await;
     if let Some(server) = server {
         server.stop().await?;
@@ -146,7 +146,7 @@ async fn healthcheck(config: Option<&Path>) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("ask {address}"))?;
     let first = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
     if first.split_whitespace().nth(1) == Some("200") {
-        println!("ready");
+        say!("ready");
         return Ok(ExitCode::SUCCESS);
     }
     anyhow::bail!("not ready: {first}")

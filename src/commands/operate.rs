@@ -57,13 +57,13 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
             let exclusions = MirrorSettings::exclusions(&Source::from_process(config)?)?;
             let Retried { rows, bodies, left } = webhook::retry(&pool, connector, exclusions, &ids).await?;
             for (id, reason) in &left {
-                eprintln!("dead letter {id} is still not understood: {reason}");
+                complain!("dead letter {id} is still not understood: {reason}");
             }
             let left = left.len();
             if json {
-                println!("{}", json!({ "rows": rows, "bodies": bodies, "left": left }));
+                say!("{}", json!({ "rows": rows, "bodies": bodies, "left": left }));
             } else {
-                println!("{rows} rows and {bodies} bodies are tried again, {left} left");
+                say!("{rows} rows and {bodies} bodies are tried again, {left} left");
             }
             Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -71,9 +71,9 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
             let ids = chosen(&pool, ids, all).await?;
             let dropped = dead_letter::remove(&mut *pool.acquire().await?, &ids).await?;
             if json {
-                println!("{}", json!({ "dropped": dropped }));
+                say!("{}", json!({ "dropped": dropped }));
             } else {
-                println!("{dropped} dropped");
+                say!("{dropped} dropped");
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -99,7 +99,7 @@ async fn letters(pool: &PgPool) -> anyhow::Result<Vec<DeadLetter>> {
 async fn list(pool: &PgPool, as_json: bool) -> anyhow::Result<ExitCode> {
     let letters = letters(pool).await?;
     if as_json {
-        println!("{}", serde_json::to_string(&letters)?);
+        say!("{}", serde_json::to_string(&letters)?);
         return Ok(ExitCode::SUCCESS);
     }
     for letter in letters {
@@ -109,7 +109,7 @@ async fn list(pool: &PgPool, as_json: bool) -> anyhow::Result<ExitCode> {
             }
             _ => "body".to_owned(),
         };
-        println!("{}\t{}\t{row}\t{}", letter.id, shown(Some(letter.last_at)), letter.reason.replace(['\n', '\t'], " "));
+        say!("{}\t{}\t{row}\t{}", letter.id, shown(Some(letter.last_at)), letter.reason.replace(['\n', '\t'], " "));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,7 +119,7 @@ async fn show(pool: &PgPool, id: i64, as_json: bool) -> anyhow::Result<ExitCode>
     let body = body.map(|body| String::from_utf8_lossy(&body).into_owned());
     let mut document = serde_json::to_value(&letter)?;
     document["body"] = body.into();
-    println!("{}", if as_json { document.to_string() } else { format!("{document:#}") });
+    say!("{}", if as_json { document.to_string() } else { format!("{document:#}") });
     Ok(ExitCode::SUCCESS)
 }
 
@@ -153,9 +153,9 @@ pub(super) async fn replay(config: Option<&Path>, args: ReplayArgs) -> anyhow::R
     let range = ledger::ReplayRange { since, until, company: args.company, table };
     let rows = ledger::replay(&pool, &range).await?;
     if args.json {
-        println!("{}", json!({ "rows": rows }));
+        say!("{}", json!({ "rows": rows }));
     } else {
-        println!("{rows} rows are fetched again");
+        say!("{rows} rows are fetched again");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -177,17 +177,17 @@ pub(super) async fn explain(
     let (pool, _) = open(config).await?;
     let story = Story::read(&pool, &table, &GivenKey::InOrder(key), company.map(Tenant::Company)).await?;
     if as_json {
-        println!("{}", serde_json::to_string(&story)?);
+        say!("{}", serde_json::to_string(&story)?);
         return Ok(ExitCode::SUCCESS);
     }
     if story.events.is_empty() {
-        println!("nothing is known of this row");
+        say!("nothing is known of this row");
     }
     for event in story.events {
         let notification = event.notification_id.map(|id| format!(" (notification {id})")).unwrap_or_default();
         let at = event.at.utc().format("%Y-%m-%d %H:%M:%S%.3f");
         let tenant = tenant_name(event.company_no, event.customer_no);
-        println!("{at}  {tenant:<16} {:<12} {}{notification}", event.source, event.what);
+        say!("{at}  {tenant:<16} {:<12} {}{notification}", event.source, event.what);
     }
     Ok(ExitCode::SUCCESS)
 }

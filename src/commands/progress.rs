@@ -86,7 +86,7 @@ async fn print(name: String, progress: Arc<Progress>) {
         tokio::time::sleep(LINE_INTERVAL).await;
         let walked = progress.walked();
         let rate = walked.saturating_sub(before) as f64 / since.elapsed().as_secs_f64();
-        eprintln!("{}", line(&name, walked, progress.total(), rate));
+        complain!("{}", line(&name, walked, progress.total(), rate));
         (before, since) = (walked, Instant::now());
     }
 }

@@ -17,7 +17,7 @@ pub(super) async fn schema(config: Option<&Path>, format: SchemaFormat) -> anyho
     let mirror = Mirror::new(pool.clone(), Deletes::Hard);
     let printed = print(&mirror, format).await;
     pool.close().await;
-    println!("{}", printed?.trim_end());
+    say!("{}", printed?.trim_end());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -19,7 +19,7 @@ pub(super) async fn status(config: Option<&Path>, as_json: bool) -> anyhow::Resu
     let (pool, _) = open(config).await?;
     let status = Status::read(&pool, per_minute).await?;
     if as_json {
-        println!("{}", serde_json::to_string(&status)?);
+        say!("{}", serde_json::to_string(&status)?);
     } else {
         print(&status, Colour::of(std::io::stdout().is_terminal()));
     }
@@ -27,7 +27,7 @@ pub(super) async fn status(config: Option<&Path>, as_json: bool) -> anyhow::Resu
 }
 
 fn print(status: &Status, colour: Colour) {
-    println!(
+    say!(
         "{}: lag {} s, {} rows waiting, {} dead letters, {} of {} API requests in the last minute",
         state(status.word(), colour),
         status.lag_seconds,
@@ -38,12 +38,12 @@ fn print(status: &Status, colour: Colour) {
     );
     let advice = ops::advice(status);
     if !advice.is_empty() {
-        println!("\nto do, the most important first:");
-        advice.iter().for_each(|advice| println!("{}", item(advice, colour)));
-        println!();
+        say!("\nto do, the most important first:");
+        advice.iter().for_each(|advice| say!("{}", item(advice, colour)));
+        say!("");
     }
     for target in &status.tables {
-        println!("{}", line(target, colour));
+        say!("{}", line(target, colour));
     }
 }
 

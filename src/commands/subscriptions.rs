@@ -68,14 +68,14 @@ pub(super) async fn subscriptions(config: Option<&Path>, targets: Targets, as_js
     match compare(config, targets).await {
         Ok(lines) => {
             if as_json {
-                println!("{}", serde_json::to_string(&lines)?);
+                say!("{}", serde_json::to_string(&lines)?);
             } else {
-                lines.iter().for_each(|line| println!("{line}"));
+                lines.iter().for_each(|line| say!("{line}"));
             }
             Ok(exit_code(&lines))
         }
         Err(error) => {
-            eprintln!("nxt-mirror: {}", chain(&*error));
+            complain!("nxt-mirror: {}", chain(&*error));
             Ok(ExitCode::from(COULD_NOT_TELL))
         }
     }

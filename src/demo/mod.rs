@@ -55,7 +55,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let filter = std::env::var("NXT_LOG").unwrap_or_else(|_| "warn".into());
     telemetry::start(&LogSettings { filter, format: Some(LogFormat::Text) });
     let stop = shutdown::on_signal()?;
-    println!("starting a PostgreSQL of our own ...");
+    say!("starting a PostgreSQL of our own ...");
     let server = EmbeddedPostgres::start(EmbeddedOptions::new(&args.data_dir)).await?;
     let result = play(&args, &server, stop).await;
     server.stop().await?;
@@ -96,7 +96,7 @@ async fn play(args: &DemoArgs, server: &EmbeddedPostgres, stop: CancellationToke
     let code = if stop.is_cancelled() {
         ExitCode::SUCCESS
     } else {
-        println!("\nthe company has closed; waiting for the mirror to settle ...");
+        say!("\nthe company has closed; waiting for the mirror to settle ...");
         simulator.drain().await;
         SETTLE.for_settled(&pool).await?;
         let partial = "select count(*) from nxt_mirror.freshness where partial";
@@ -118,30 +118,30 @@ fn settings(simulator: &Simulator) -> anyhow::Result<Settings> {
 
 fn introduce(args: &DemoArgs, server: &EmbeddedPostgres, simulator: &Simulator, app: &App) {
     let webhook = app.public_address().map(webhook_url);
-    println!();
-    println!("  nxt-mirror demo: a trading company is at work, and PostgreSQL follows");
-    println!();
-    println!("  webhooks      {}", webhook.unwrap_or_default());
-    println!("  operators     http://{}/", app.ops_address());
-    println!("  simulated API {}", simulator.graphql_url());
-    println!("  its admin API {}", simulator.admin_url());
-    println!("  look inside   {}", server.psql_command(DATABASE));
+    say!("");
+    say!("  nxt-mirror demo: a trading company is at work, and PostgreSQL follows");
+    say!("");
+    say!("  webhooks      {}", webhook.unwrap_or_default());
+    say!("  operators     http://{}/", app.ops_address());
+    say!("  simulated API {}", simulator.graphql_url());
+    say!("  its admin API {}", simulator.admin_url());
+    say!("  look inside   {}", server.psql_command(DATABASE));
     for query in QUERIES {
-        println!("                {query}");
+        say!("                {query}");
     }
-    println!();
+    say!("");
     match args.seconds {
-        Some(seconds) => println!("  ends by itself in {seconds} s with a comparison; Ctrl-C ends it before"),
-        None => println!("  Ctrl-C ends it"),
+        Some(seconds) => say!("  ends by itself in {seconds} s with a comparison; Ctrl-C ends it before"),
+        None => say!("  Ctrl-C ends it"),
     }
-    println!();
+    say!("");
 }
 
 fn conclude(comparison: &Comparison, simulator: &Simulator) -> ExitCode {
     let (api, webhooks) = (simulator.counters(), simulator.sender_counters());
-    println!();
-    println!("{comparison}");
-    println!(
+    say!("");
+    say!("{comparison}");
+    say!(
         "webhooks sent {}, accepted {}; GraphQL requests {}; over a limit {}",
         webhooks.sent,
         webhooks.accepted,
@@ -149,10 +149,10 @@ fn conclude(comparison: &Comparison, simulator: &Simulator) -> ExitCode {
         api.rate_violations + api.in_flight_violations,
     );
     if comparison.is_equal() {
-        println!("the mirror equals the source");
+        say!("the mirror equals the source");
         ExitCode::SUCCESS
     } else {
-        println!("the mirror DIFFERS from the source");
+        say!("the mirror DIFFERS from the source");
         ExitCode::FAILURE
     }
 }

@@ -1,7 +1,7 @@
 //! What people look at while the demo runs.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::IsTerminal,
     time::{Duration, Instant},
 };
 
@@ -22,9 +22,9 @@ pub(super) async fn show(pool: &PgPool, simulator: &Simulator) {
         match activity(pool, seen).await {
             Ok((lines, last)) => {
                 seen = last.max(seen);
-                lines.iter().for_each(|line| println!("{line}"));
+                lines.iter().for_each(|line| say!("{line}"));
             }
-            Err(error) => println!("(the sync log cannot be read: {error})"),
+            Err(error) => say!("(the sync log cannot be read: {error})"),
         }
         if let Ok(Totals { inserted, updated, deleted, waiting }) = totals(pool).await {
             let api = simulator.counters();
@@ -34,9 +34,8 @@ pub(super) async fn show(pool: &PgPool, simulator: &Simulator) {
                 "[{clock:>4} s] webhooks {:>6} | added {inserted:>5}  changed {updated:>5}  removed {deleted:>5} | waiting {waiting:>4} | API requests {:>4}",
                 webhooks.accepted, api.graphql_requests
             );
-            println!("{}", bold(&line));
+            say!("{}", bold(&line));
         }
-        _ = std::io::stdout().flush();
     }
 }
 

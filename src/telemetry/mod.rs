@@ -29,6 +29,8 @@ pub fn start(settings: &LogSettings) {
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)
         .with_writer(std::io::stderr)
+        // Standard error is where that would be told, too.
+        .log_internal_errors(false)
         .with_ansi(terminal);
     let started = match format {
         LogFormat::Text => builder.event_format(text::Text::new()).try_init(),

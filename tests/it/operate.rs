@@ -148,6 +148,56 @@ async fn the_sync_log_is_printed_from_the_database_and_followed() {
     following.kill().await.unwrap();
 }
 
+/// Runs the program with its output into a pipe that is read up to its first line, or not at all.
+async fn run_unread(app: &TestApp, arguments: &[&str], is_first_read: bool) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::new(PROGRAM);
+    command.args(arguments).envs(app.environment()).kill_on_drop(true);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut running = command.spawn().unwrap();
+    let output = running.stdout.take().unwrap();
+    if is_first_read {
+        tokio::io::BufReader::with_capacity(1, output).lines().next_line().await.unwrap().expect("a line");
+    } else {
+        drop(output);
+    }
+    let ended = running.wait_with_output().await.unwrap();
+    (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+}
+
+#[tokio::test]
+async fn every_command_ends_quietly_when_nobody_reads_what_it_prints() {
+    let app = TestApp::start().await;
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.post("not json").await;
+    app.settle().await;
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["explain", "Order", "1"],
+        &["dead-letters", "list"],
+        &["schema"],
+        &["schema", "--format", "dot"],
+        &["logs"],
+        &["logs", "--follow"],
+        &["subscriptions", "--table", "Order"],
+        &["doctor"],
+        &["verify", "--table", "Order"],
+        &["backfill", "--table", "Order"],
+        &["replay", "--since", "2020-01-01T00:00:00Z"],
+        &["migrate"],
+        &["simulate", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"],
+    ] {
+        let (code, errors) = run_unread(&app, arguments, false).await;
+        assert_eq!(code, Some(141), "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked") && !errors.contains("roken pipe"), "{arguments:?}: {errors}");
+    }
+    // What goes on printing notices it later. Whatever has been written already may have been all.
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 2 }))).unwrap();
+    app.settle().await;
+    let (code, errors) = run_unread(&app, &["status"], true).await;
+    assert!(matches!(code, Some(0 | 141)) && !errors.contains("panicked"), "{code:?}: {errors}");
+}
+
 #[tokio::test]
 async fn the_doctor_finds_a_wrong_time_zone_and_nothing_where_all_is_well() {
     for (zone, healthy) in [("UTC", true), ("Asia/Tokyo", false)] {

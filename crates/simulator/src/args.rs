@@ -57,8 +57,8 @@ pub struct SimulateArgs {
     seed: u64,
 }
 
-/// Runs a simulator until told to stop.
-pub async fn run(args: SimulateArgs, stop: CancellationToken) -> anyhow::Result<()> {
+/// Runs a simulator until told to stop, and tells where it listens, line by line.
+pub async fn run(args: SimulateArgs, stop: CancellationToken, tell: impl Fn(&str)) -> anyhow::Result<()> {
     let options = Options {
         listen: args.listen,
         admin_listen: args.admin_listen,
@@ -77,9 +77,9 @@ pub async fn run(args: SimulateArgs, stop: CancellationToken) -> anyhow::Result<
         ..Options::default()
     };
     let simulator = Simulator::start(options).await.context("start the simulator")?;
-    println!("token endpoint  {}", simulator.token_url());
-    println!("GraphQL         {}", simulator.graphql_url());
-    println!("admin API       {}", simulator.admin_url());
+    tell(&format!("token endpoint  {}", simulator.token_url()));
+    tell(&format!("GraphQL         {}", simulator.graphql_url()));
+    tell(&format!("admin API       {}", simulator.admin_url()));
     let trading = (args.trading > 0.0).then(|| -> anyhow::Result<_> {
         simulator.stock_up()?;
         Ok(simulator.trade(args.trading, stop.clone()))

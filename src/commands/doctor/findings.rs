@@ -78,9 +78,9 @@ impl Findings {
         };
         let colour = Colour::of(std::io::stdout().is_terminal());
         for finding in self.in_order() {
-            println!("{}", Shown { finding, colour });
+            say!("{}", Shown { finding, colour });
         }
-        println!("\n{summary}");
+        say!("\n{summary}");
     }
 }
 

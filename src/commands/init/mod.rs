@@ -79,7 +79,7 @@ pub(super) async fn init(config: Option<&Path>, args: InitArgs) -> anyhow::Resul
     Settings::check(&setup.source)?;
     let found = setup.settle_all().await?;
     file::write(&args.out, &file::text(&setup.source)?, may_replace)?;
-    println!("ok  {} is written; only you can read it", args.out.display());
+    say!("ok  {} is written; only you can read it", args.out.display());
     print_subscriptions(&found);
     print_commands(&args.out, setup.source.given(DATABASE.setting).is_some());
     Ok(ExitCode::SUCCESS)
@@ -166,7 +166,7 @@ impl Setup {
             }
             match trial(&self.source).await {
                 Err(error) if self.has_terminal => {
-                    println!("--  {}", chain(&*error));
+                    say!("--  {}", chain(&*error));
                     for question in questions {
                         self.source.forget(question.setting);
                         self.answered.remove(question.setting);
@@ -198,19 +198,17 @@ fn random_token() -> String {
 
 /// The rows to type into Business NXT.
 fn print_subscriptions(found: &Found) {
-    println!("\nIn Business NXT, below the user {}, with a webhook target:", found.client_id);
+    say!("\nIn Business NXT, below the user {}, with a webhook target:", found.client_id);
     if found.lines.is_empty() {
-        println!("add a WebhookSubscription row for each company and table, with filter 0 and no JQ filter.");
+        say!("add a WebhookSubscription row for each company and table, with filter 0 and no JQ filter.");
         return;
     }
-    println!(
-        "these WebhookSubscription rows, for every INSERT, UPDATE and DELETE. A customer's table has no company.\n"
-    );
-    println!("  {:<18}  {:<28}  {:>8}  {:>6}  JQ filter", "of", "table", "table no", "filter");
+    say!("these WebhookSubscription rows, for every INSERT, UPDATE and DELETE. A customer's table has no company.\n");
+    say!("  {:<18}  {:<28}  {:>8}  {:>6}  JQ filter", "of", "table", "table no", "filter");
     for line in &found.lines {
         let number = line.table_no.map_or_else(|| "?".to_owned(), |number| number.to_string());
         let (tenant, table) = (line.tenant(), line.table());
-        println!("  {tenant:<18}  {table:<28}  {number:>8}  {:>6}  {:<9}  {}", 0, "empty", remark(line));
+        say!("  {tenant:<18}  {table:<28}  {number:>8}  {:>6}  {:<9}  {}", 0, "empty", remark(line));
     }
 }
 
@@ -228,11 +226,11 @@ fn print_commands(file: &Path, has_database: bool) {
     let file = file.display();
     let name = if file.to_string().contains('/') { file.to_string() } else { format!("./{file}") };
     let env_file = if name == "./.env" { String::new() } else { format!(" --env-file {name}") };
-    println!("\nThen start it:\n");
+    say!("\nThen start it:\n");
     if has_database {
-        println!("  set -a; . {name}; set +a\n  nxt-mirror serve");
+        say!("  set -a; . {name}; set +a\n  nxt-mirror serve");
     } else {
-        println!("  docker compose{env_file} up -d --build\n  docker compose logs -f nxt-mirror");
-        println!("\nor without Docker, with a PostgreSQL of its own: set -a; . {name}; nxt-mirror serve");
+        say!("  docker compose{env_file} up -d --build\n  docker compose logs -f nxt-mirror");
+        say!("\nor without Docker, with a PostgreSQL of its own: set -a; . {name}; nxt-mirror serve");
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Trial {
 /// The database, if one is named: whether it can be used.
 pub(super) async fn database(source: &Source) -> anyhow::Result<Option<PgPool>> {
     let Some(address) = DatabaseSettings::read(source)?.address else {
-        println!("ok  database: none is named, the daemon will have one of its own");
+        say!("ok  database: none is named, the daemon will have one of its own");
         return Ok(None);
     };
     let pool = database::connect(&Connector::new(address)).await?;
@@ -44,14 +44,14 @@ pub(super) async fn database(source: &Source) -> anyhow::Result<Option<PgPool>> 
     if !may_create {
         bail!("the database's role may not create schemas: grant create on database ... to ...");
     }
-    println!("ok  database: answers, and its role may create schemas");
+    say!("ok  database: answers, and its role may create schemas");
     Ok(Some(pool))
 }
 
 /// The signature keys. Nothing outside can say whether they are the right ones.
 pub(super) fn keys(source: &Source) -> anyhow::Result<()> {
     let settings = WebhookSettings::read(source)?.context("a signature key is needed")?;
-    println!("ok  signature keys: {}", settings.secrets.len());
+    say!("ok  signature keys: {}", settings.secrets.len());
     Ok(())
 }
 
@@ -69,7 +69,7 @@ impl Trial {
             None => Upstream::new(&settings, Budget::alone(settings.requests_per_minute), metrics)?,
         };
         upstream.probe().await?;
-        println!("ok  API: gives a token and answers");
+        say!("ok  API: gives a token and answers");
         Ok(Self { client_id: settings.client_id, upstream })
     }
 
@@ -88,7 +88,7 @@ impl Trial {
         if let Some(number) = unseen {
             bail!("the service does not see company {number}; it sees {}", seen.join(", "));
         }
-        println!("ok  companies that the service sees: {}", seen.join(", "));
+        say!("ok  companies that the service sees: {}", seen.join(", "));
         Ok(visible.into_iter().filter(|company| wanted.is_empty() || wanted.contains(&company.company_no)).collect())
     }
 
@@ -96,7 +96,7 @@ impl Trial {
     pub(super) async fn tables(&self, source: &Source, companies: &[Company]) -> anyhow::Result<Vec<TableName>> {
         let settings = MirrorSettings::read(source)?;
         if settings.tables.is_empty() {
-            println!("ok  tables: every one that a notification comes of");
+            say!("ok  tables: every one that a notification comes of");
             return Ok(vec![]);
         }
         let known = self.upstream.table_names().await.context("list the tables")?;
@@ -117,7 +117,7 @@ impl Trial {
         if !unreadable.is_empty() {
             bail!("{}", unreadable.join("; "));
         }
-        println!("ok  tables: {} can be read", targets.len());
+        say!("ok  tables: {} can be read", targets.len());
         Ok(names)
     }
 

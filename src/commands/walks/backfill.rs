@@ -38,7 +38,7 @@ pub(in crate::commands) async fn backfill(config: Option<&Path>, targets: Target
 /// Returns whether every row of the table was walked.
 async fn load(bench: &Bench, order: &Order, loader: &Loader, display: &Display, target: &TargetTable) -> bool {
     if matches!(order.has_done(bench.pool(), target.id).await, Ok(true)) {
-        display.pausing(|| println!("{target}: walked before this load was interrupted"));
+        display.pausing(|| say!("{target}: walked before this load was interrupted"));
         return true;
     }
     let watch = display.watch(target);
@@ -51,11 +51,11 @@ async fn load(bench: &Bench, order: &Order, loader: &Loader, display: &Display, 
 
 fn print(target: &TargetTable, rows: u64, result: &Result<Loaded, WalkError>) {
     match result {
-        Ok(Loaded { changed, skipped: 0 }) => println!("{target}: {rows} rows walked, {changed} new or different"),
+        Ok(Loaded { changed, skipped: 0 }) => say!("{target}: {rows} rows walked, {changed} new or different"),
         Ok(Loaded { changed, skipped }) => {
-            println!("{target}: {rows} rows walked, {changed} new or different, {skipped} could not be read");
+            say!("{target}: {rows} rows walked, {changed} new or different, {skipped} could not be read");
         }
-        Err(error) => eprintln!("{target}: not finished after {rows} rows, {}", chain(error)),
+        Err(error) => complain!("{target}: not finished after {rows} rows, {}", chain(error)),
     }
 }
 
@@ -68,7 +68,7 @@ async fn settle(bench: &Bench) -> anyhow::Result<()> {
     let settled = walk::wait_until_settled(bench.pool(), marked, PATIENCE);
     let settled = bench.worker().run_while(settled).await;
     if !settled.context("wait for rows that were marked for a fetch by key")? {
-        eprintln!("some rows that were marked for a fetch by key still wait; a running daemon works them off");
+        complain!("some rows that were marked for a fetch by key still wait; a running daemon works them off");
     }
     Ok(())
 }

@@ -88,7 +88,7 @@ impl Bench {
     /// Says which tables have no target.
     pub(super) fn report_unknown(&self) {
         for part in &self.unknown {
-            eprintln!("{part}: skipped, {}", chain(&part.error));
+            complain!("{part}: skipped, {}", chain(&part.error));
         }
     }
 

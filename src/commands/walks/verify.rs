@@ -29,7 +29,7 @@ pub(in crate::commands) async fn verify(
     let bench = match open(config, targets).await {
         Ok(bench) => bench,
         Err(error) => {
-            eprintln!("nxt-mirror: {}", chain(&*error));
+            complain!("nxt-mirror: {}", chain(&*error));
             return Ok(ExitCode::from(COULD_NOT_TELL));
         }
     };
@@ -41,7 +41,7 @@ pub(in crate::commands) async fn verify(
     let document = Document::new(verified, &bench.unknown);
     document.print_failures();
     if as_json {
-        println!("{}", serde_json::to_string(&document)?);
+        say!("{}", serde_json::to_string(&document)?);
     } else {
         document.print();
     }
@@ -113,7 +113,7 @@ impl Document {
 
     fn print_failures(&self) {
         for failure in &self.failures {
-            eprintln!("{}: could not be compared, {}", failure.name(), failure.error);
+            complain!("{}: could not be compared, {}", failure.name(), failure.error);
         }
     }
 }
@@ -142,22 +142,22 @@ impl Failure {
 
 fn print(report: &Report) {
     let Report { rows_compared, differences, repaired, left, unreadable, unreadable_rows, .. } = report;
-    println!(
+    say!(
         "{}: {rows_compared} rows compared, {} differences, {repaired} repaired, {left} left",
         report.name(),
         differences.len()
     );
     if *unreadable > 0 {
-        println!("  {unreadable} rows could not be compared");
+        say!("  {unreadable} rows could not be compared");
     }
     for row in unreadable_rows {
-        println!("  {}: {}", row.key, row.reason);
+        say!("  {}: {}", row.key, row.reason);
     }
     for (key, difference) in differences {
         match difference {
-            Difference::Missing => println!("  {key}: missing in the mirror"),
-            Difference::Extra => println!("  {key}: only in the mirror"),
-            Difference::Different { columns } => println!("  {key}: different in {}", columns.join(", ")),
+            Difference::Missing => say!("  {key}: missing in the mirror"),
+            Difference::Extra => say!("  {key}: only in the mirror"),
+            Difference::Different { columns } => say!("  {key}: different in {}", columns.join(", ")),
         }
     }
 }
