@@ -117,6 +117,7 @@ fn todo(status: &Status) -> Markup {
     }
 }
 
+/// What has an id is read by programs, too: digits alone, without the spaces that people like.
 fn figures(overview: &Overview) -> Markup {
     let Overview { status, recent, .. } = overview;
     let budget = &status.budget;
@@ -134,7 +135,7 @@ fn figures(overview: &Overview) -> Markup {
             }
             div {
                 dt { "Backlog" }
-                dd { b #backlog { (words::number(status.backlog)) } span.unit { "rows" } }
+                dd { b #backlog { (status.backlog) } span.unit { "rows" } }
                 dd.note { (words::number(recent.applied)) " applied in the last hour" }
             }
             div {
@@ -148,7 +149,7 @@ fn figures(overview: &Overview) -> Markup {
             }
             div.bad[status.dead_letters > 0] {
                 dt { "Set aside" }
-                dd { b #dead-letters { (words::number(status.dead_letters)) } span.unit { "dead letters" } }
+                dd { b #dead-letters { (status.dead_letters) } span.unit { "dead letters" } }
                 dd.note {
                     @if status.dead_letters > 0 { a href="/dead-letters" { "Why, and the way back" } }
                     @else { (words::number(recent.failed)) " failed tries in the last hour" }

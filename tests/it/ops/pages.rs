@@ -54,6 +54,36 @@ fn held<'a>(page: &'a str, id: &str) -> &'a str {
 }
 
 #[tokio::test]
+async fn figures_with_an_id_are_numbers_however_great() {
+    let app = start().await;
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.settle().await;
+    sqlx::query(
+        "insert into nxt_mirror.dirty_row (target_id, row_key, due_at, waiting_since, announced)
+         select id, format('{\"orderno\":%s}', number), now() + interval '1 day', now() - interval '1 hour', false
+           from nxt_mirror.target, generate_series(100001, 101234) as number",
+    )
+    .execute(&app.pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into nxt_mirror.dead_row (target_id, row_key, reason, attempts, announced, of_target)
+         select id, format('{\"orderno\":%s}', number), 'made up', 1, false, false
+           from nxt_mirror.target, generate_series(200001, 201111) as number",
+    )
+    .execute(&app.pool)
+    .await
+    .unwrap();
+    let cookie = log_in(&app).await;
+    let overview = text(&app, &cookie, "/").await;
+    assert_eq!((held(&overview, "backlog"), held(&overview, "dead-letters")), ("1234", "1111"));
+    for id in ["lag", "budget", "received"] {
+        assert!(held(&overview, id).parse::<f64>().is_ok(), "{id}: {}", held(&overview, id));
+    }
+    assert!(held(&overview, "lag").parse::<u64>().is_ok_and(|lag| lag >= 3_600), "{}", held(&overview, "lag"));
+}
+
+#[tokio::test]
 async fn pages_show_their_figures_without_javascript_and_only_to_who_logged_in() {
     let app = start().await;
     app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 7, "lineNo": 1 }))).unwrap();
