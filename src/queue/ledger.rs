@@ -211,6 +211,25 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
     .map_err(QueueError::on("read what is known of a row"))
 }
 
+/// The keys of these notifications as people read them, whose names are as the bodies spell them. For rows of which no
+/// mirrored table tells the names.
+pub async fn notified_keys(pool: &PgPool, ids: &[i64]) -> Result<HashMap<i64, String>, QueueError> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let keys = sqlx::query!(
+        r#"select given.id as "id!", nxt_mirror.notified_key(block.row_key[position.n], block.body[position.n])::text as key
+             from unnest($1::bigint[]) as given (id)
+            cross join lateral (select (given.id % 1024 + 1)::integer as n) as position
+             join nxt_mirror.ledger_block as block on block.id = given.id / 1024"#,
+        ids
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(QueueError::on("read how notifications spell their keys"))?;
+    Ok(keys.into_iter().filter_map(|named| Some((named.id, named.key?))).collect())
+}
+
 /// Who made the changes that these notifications tell of, as far as they say so and are kept.
 pub async fn changed_by(connection: &mut PgConnection, ids: &[i64]) -> Result<HashMap<i64, String>, QueueError> {
     if ids.is_empty() {

@@ -1,6 +1,9 @@
 //! What becomes of rows without an answer, and of targets that give none.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use super::{request::Work, schedule::Worker};
 use crate::{
@@ -283,31 +286,42 @@ impl Worker {
             };
             (row, outcome, reason)
         });
-        self.settle_unwritten(table.id, |row| shown(row, Some(table)), outcomes.collect()).await;
+        self.settle_unwritten(table.id, |row| shown(row, table), outcomes.collect()).await;
     }
 
     /// Rows that cannot be mirrored as things are.
     pub(super) async fn set_rows_aside(&self, table: &TargetTable, rows: Vec<(DirtyRow, String)>) {
         let outcomes = rows.into_iter().map(|(row, reason)| dead_letter(row, reason)).collect();
-        self.settle_unwritten(table.id, |row| shown(row, Some(table)), outcomes).await;
+        self.settle_unwritten(table.id, |row| shown(row, table), outcomes).await;
     }
 
     /// Rows of a target whose table cannot be mirrored.
     pub(super) async fn set_aside(self, mut claim: Claim, reason: String) {
         let rows = std::mem::take(&mut claim.rows);
+        let keys = self.notified_keys(&rows).await;
         let outcomes = rows.into_iter().map(|row| dead_letter(row, reason.clone())).collect();
-        self.settle_unwritten(claim.target.id, |row| shown(row, None), outcomes).await;
+        self.settle_unwritten(claim.target.id, |row| as_notified(row, &keys), outcomes).await;
     }
 
     /// Rows outside what is mirrored.
     pub(super) async fn ignore(self, mut claim: Claim, why: &'static str) {
         let rows = std::mem::take(&mut claim.rows);
+        let keys = self.notified_keys(&rows).await;
         let done = |row: DirtyRow| {
             let generation = row.generation;
             (row, Outcome::Done { generation }, why.to_owned())
         };
         let outcomes = rows.into_iter().map(done).collect();
-        self.settle_unwritten(claim.target.id, |row| shown(row, None), outcomes).await;
+        self.settle_unwritten(claim.target.id, |row| as_notified(row, &keys), outcomes).await;
+    }
+
+    /// How the notifications of rows spell their keys, as far as that can be read.
+    async fn notified_keys(&self, rows: &[DirtyRow]) -> HashMap<i64, String> {
+        let ids: Vec<i64> = rows.iter().filter_map(|row| row.notification_id).collect();
+        queue::ledger::notified_keys(&self.parts.pool, &ids).await.unwrap_or_else(|error| {
+            tracing::warn!(error = %chain(&error), "keys are logged in lower case");
+            HashMap::new()
+        })
     }
 
     /// Gives back what only an API could tell that is away.
@@ -315,7 +329,7 @@ impl Worker {
         let rows = std::mem::take(&mut work.rows);
         let deleted = rows.into_iter().filter(|(row, _)| row.evidence.deletion.is_some());
         let outcomes = deleted.map(|(row, _)| (row, Outcome::Release { pause: AWAY_PAUSE }, String::new())).collect();
-        self.settle_unwritten(work.table.id, |row| shown(row, Some(&work.table)), outcomes).await;
+        self.settle_unwritten(work.table.id, |row| shown(row, &work.table), outcomes).await;
     }
 
     /// Writes outcomes that touch no mirrored row.
@@ -378,10 +392,15 @@ fn dead_letter(row: DirtyRow, reason: String) -> (DirtyRow, Outcome, String) {
     (row, outcome, reason)
 }
 
-/// The row's key as people read it, as far as its table is known.
-fn shown(row: &DirtyRow, table: Option<&TargetTable>) -> String {
-    let resolved = table.and_then(|table| Some(row.key.resolve(&table.table).ok()?.shown(&table.table)));
-    resolved.unwrap_or_else(|| row.key.canonical())
+/// The row's key as people read it.
+fn shown(row: &DirtyRow, table: &TargetTable) -> String {
+    row.key.resolve(&table.table).map_or_else(|_| row.key.canonical(), |key| key.shown(&table.table))
+}
+
+/// The row's key as its notification spells it, for want of a table that tells its names.
+fn as_notified(row: &DirtyRow, keys: &HashMap<i64, String>) -> String {
+    let notified = row.notification_id.and_then(|id| keys.get(&id).cloned());
+    notified.unwrap_or_else(|| row.key.canonical())
 }
 
 fn logged_as(outcome: &Outcome) -> Option<SyncAction> {

@@ -204,6 +204,11 @@ async fn unknown_tables_and_foreign_keys_end_in_the_dead_letters() {
     app.accept(&body("Order", json!({ "HornNo": 1 }))).await;
     app.accept(&body("Order", json!({ "OrderNo": "many" }))).await;
     app.settle().await;
+    let unicorn = "select count(*) from nxt_mirror.TABLE where table_name = 'Unicorn' and key = '{\"horn_no\": 1}'";
+    for table in ["dead_letter", "recent_activity"] {
+        let sql = sqlx::AssertSqlSafe(unicorn.replace("TABLE", table));
+        assert_eq!(sqlx::query_scalar::<_, i64>(sql).fetch_one(&app.pool).await.unwrap(), 1, "{table}");
+    }
     let reasons = app.dead_letters().await.join("\n");
     assert!(reasons.contains("no company table Unicorn"), "{reasons}");
     assert!(reasons.contains("the key columns are (hornno), but table Order has (orderNo)"), "{reasons}");
@@ -221,6 +226,11 @@ async fn rows_outside_the_chosen_tables_and_companies_are_left_alone() {
     app.settle().await;
     assert_eq!(app.mirrored("order").await.len(), 1);
     assert_eq!(app.count("select count(*) from nxt_mirror.sync_log where action = 'ignored'").await, 2);
+    // By the names that were sent, although no mirrored table tells them.
+    let named = "select count(*) from nxt_mirror.recent_activity
+                  where action = 'ignored' and key = jsonb_build_object(
+                        case table_name when 'Batch' then 'batch_no' else 'order_no' end, 1)";
+    assert_eq!(app.count(named).await, 2);
 }
 
 #[tokio::test]
