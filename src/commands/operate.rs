@@ -55,7 +55,7 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
             let ids = chosen(&pool, ids, all).await?;
             // What has been left out since a body came is left out now.
             let exclusions = MirrorSettings::exclusions(&Source::from_process(config)?)?;
-            let Retried { rows, bodies, left } = webhook::retry(&pool, connector, exclusions, &ids).await?;
+            let Retried { rows, bodies, left } = webhook::retry(&pool, connector, exclusions, &ids, None).await?;
             for (id, reason) in &left {
                 complain!("dead letter {id} is still not understood: {reason}");
             }
@@ -69,7 +69,7 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
         }
         DeadLetterCommand::Drop { ids, all, json } => {
             let ids = chosen(&pool, ids, all).await?;
-            let dropped = dead_letter::remove(&mut *pool.acquire().await?, &ids).await?;
+            let dropped = dead_letter::remove(&pool, &ids, None).await?;
             if json {
                 say!("{}", json!({ "dropped": dropped }));
             } else {

@@ -11,7 +11,7 @@ use super::{Ops, access::Asker, named::named_table, refusal::Refusal, verificati
 use crate::{
     domain::{DatabaseTime, TableName, TargetId, Tenant},
     queue::{
-        self,
+        self, OperatorEntry,
         dead_letter::{self, DeadLetter},
         ledger::{self, ReplayRange},
     },
@@ -21,14 +21,15 @@ use crate::{
 /// Tries a dead letter again.
 pub(super) async fn retry(asker: Asker, ops: web::Data<Ops>, id: web::Path<String>) -> Result<HttpResponse, Refusal> {
     let letter = letter(&ops.pool, &id).await?;
-    let retried = webhook::retry(&ops.pool, ops.connector.clone(), Arc::clone(&ops.exclusions), &[letter.id]).await?;
+    let asked = asked(&ops.pool, &letter, "retry", asker).await?;
+    let exclusions = Arc::clone(&ops.exclusions);
+    let retried = webhook::retry(&ops.pool, ops.connector.clone(), exclusions, &[letter.id], Some(&asked)).await?;
     if let Some((_, reason)) = retried.left.first() {
         return Err(Refusal::Conflict(format!("dead letter {} is still not understood: {reason}", letter.id)));
     }
     if retried.rows + retried.bodies == 0 {
         return Err(gone(letter.id));
     }
-    note(&ops.pool, &letter, "retry", asker).await?;
     Ok(HttpResponse::Ok().json(json!({ "rows": retried.rows, "bodies": retried.bodies })))
 }
 
@@ -39,11 +40,11 @@ pub(super) async fn drop_letter(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Refusal> {
     let letter = letter(&ops.pool, &id).await?;
-    let dropped = dead_letter::remove(&mut *ops.pool.acquire().await?, &[letter.id]).await?;
+    let asked = asked(&ops.pool, &letter, "drop", asker).await?;
+    let dropped = dead_letter::remove(&ops.pool, &[letter.id], Some(asked)).await?;
     if dropped == 0 {
         return Err(gone(letter.id));
     }
-    note(&ops.pool, &letter, "drop", asker).await?;
     Ok(HttpResponse::Ok().json(json!({ "dropped": dropped })))
 }
 
@@ -56,10 +57,13 @@ fn gone(id: i64) -> Refusal {
     Refusal::Gone(format!("there is no dead letter {id}"))
 }
 
-async fn note(pool: &PgPool, letter: &DeadLetter, verb: &str, asker: Asker) -> Result<(), Refusal> {
+/// What is to be done to a letter, for the sync log; into the daemon's own at once.
+async fn asked(pool: &PgPool, letter: &DeadLetter, verb: &str, asker: Asker) -> Result<OperatorEntry, Refusal> {
     let target = target(pool, letter).await?;
     let key = letter.key.as_ref().map(ToString::to_string);
-    record(pool, target, key.as_deref(), &format!("{verb} dead letter {}, {asker}", letter.id)).await
+    let what = format!("{verb} dead letter {}, {asker}", letter.id);
+    tracing::info!("an operator asks: {what}");
+    Ok(OperatorEntry::new(target, key.as_deref(), &what))
 }
 
 async fn target(pool: &PgPool, letter: &DeadLetter) -> Result<Option<TargetId>, Refusal> {
@@ -71,9 +75,9 @@ async fn target(pool: &PgPool, letter: &DeadLetter) -> Result<Option<TargetId>, 
 }
 
 /// Into the sync log, and into the daemon's own.
-async fn record(pool: &PgPool, target: Option<TargetId>, key: Option<&str>, what: &str) -> Result<(), Refusal> {
+async fn record(pool: &PgPool, what: &str) -> Result<(), Refusal> {
     tracing::info!("an operator asked: {what}");
-    Ok(queue::log_operator(pool, target, key, what).await?)
+    Ok(queue::log_operator(pool, None, None, what).await?)
 }
 
 /// The options of `replay`.
@@ -104,7 +108,7 @@ pub(super) async fn replay(asker: Asker, ops: web::Data<Ops>, body: web::Bytes) 
     let company = range.company.map(|company| format!(" of company {company}")).unwrap_or_default();
     let table = range.table.as_ref().map(|table| format!(" of table {table}")).unwrap_or_default();
     let what = format!("replay since {}{until}{company}{table}: {rows} rows, {asker}", range.since);
-    record(&ops.pool, None, None, &what).await?;
+    record(&ops.pool, &what).await?;
     Ok(HttpResponse::Ok().json(json!({ "rows": rows })))
 }
 
@@ -132,7 +136,7 @@ pub(super) async fn verify(asker: Asker, ops: web::Data<Ops>, body: web::Bytes) 
     })?;
     let request = Request { companies: body.company, tables, is_repairing: body.repair, asker };
     let begun = verification.begin(request)?;
-    record(&ops.pool, None, None, &begun.what).await?;
+    record(&ops.pool, &begun.what).await?;
     begun.run(ops.stop.clone());
     Ok(HttpResponse::Accepted().json(json!({ "status": "accepted" })))
 }

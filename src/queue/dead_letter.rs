@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
-use super::QueueError;
+use super::{Journal, OperatorEntry, QueueError};
 use crate::domain::{AnnouncedKey, DatabaseTime, ShownKey, TargetId};
 
 /// One entry.
@@ -145,10 +145,12 @@ async fn body(pool: &PgPool, id: i64) -> Result<Option<Vec<u8>>, QueueError> {
         .map_err(QueueError::on("read the body of a dead letter"))
 }
 
-/// Makes rows dirty again with all that was known of them, and removes their letters. Bodies are left alone. Returns
-/// how many rows there were.
-pub async fn retry_rows(connection: &mut PgConnection, ids: &[i64]) -> Result<u64, QueueError> {
-    sqlx::query!(
+/// Makes rows dirty again with all that was known of them, removes their letters, and logs who asked for it in the same
+/// transaction, if any was there. Bodies are left alone. Returns how many rows there were.
+pub async fn retry_rows(pool: &PgPool, ids: &[i64], asked: Option<OperatorEntry>) -> Result<u64, QueueError> {
+    let failed = || QueueError::on("retry dead letters");
+    let mut transaction = pool.begin().await.map_err(failed())?;
+    let rows = sqlx::query!(
         "with letter as (
              delete from nxt_mirror.dead_row where id = any($1)
              returning target_id, row_key, notification_id, deleted_at, delete_received_at, announced, changed_at
@@ -165,10 +167,14 @@ pub async fn retry_rows(connection: &mut PgConnection, ids: &[i64]) -> Result<u6
              delete_received_at = greatest(dirty.delete_received_at, excluded.delete_received_at)",
         ids
     )
-    .execute(connection)
+    .execute(&mut *transaction)
     .await
     .map(|done| done.rows_affected())
-    .map_err(QueueError::on("retry dead letters"))
+    .map_err(failed())?;
+    let mut journal = Journal::default();
+    asked.filter(|_| rows > 0).into_iter().for_each(|asked| journal.ask(asked));
+    journal.commit(transaction).await.map_err(failed())?;
+    Ok(rows)
 }
 
 /// A target can be read and written: some of its rows that were set aside while it could not are tried again, behind
@@ -287,16 +293,22 @@ pub async fn clear_dead(connection: &mut PgConnection, target: TargetId, keys: &
     .map_err(QueueError::on("remove letters of rows that came right"))
 }
 
-/// Removes letters for good. Returns how many there were.
-pub async fn remove(connection: &mut PgConnection, ids: &[i64]) -> Result<u64, QueueError> {
-    sqlx::query_scalar!(
+/// Removes letters for good, and logs who asked for it in the same transaction, if any was there. Returns how many there
+/// were.
+pub async fn remove(pool: &PgPool, ids: &[i64], asked: Option<OperatorEntry>) -> Result<u64, QueueError> {
+    let failed = || QueueError::on("remove dead letters");
+    let mut transaction = pool.begin().await.map_err(failed())?;
+    let removed = sqlx::query_scalar!(
         r#"with row as (delete from nxt_mirror.dead_row where id = any($1) returning id),
                 body as (delete from nxt_mirror.quarantine where id = any($1) returning id)
            select (select count(*) from row) + (select count(*) from body) as "removed!""#,
         ids
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *transaction)
     .await
-    .map(|removed| u64::try_from(removed).unwrap_or_default())
-    .map_err(QueueError::on("remove dead letters"))
+    .map_err(failed())?;
+    let mut journal = Journal::default();
+    asked.filter(|_| removed > 0).into_iter().for_each(|asked| journal.ask(asked));
+    journal.commit(transaction).await.map_err(failed())?;
+    Ok(u64::try_from(removed).unwrap_or_default())
 }

@@ -42,7 +42,7 @@ impl Journal {
     }
 
     /// Adds what an operator asked for to the sync log.
-    pub(super) fn ask(&mut self, entry: OperatorEntry) {
+    pub fn ask(&mut self, entry: OperatorEntry) {
         self.activity.push(ActivityEntry::Operator(entry));
     }
 

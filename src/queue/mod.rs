@@ -56,7 +56,7 @@ pub use journal::Journal;
 pub use mark::mark;
 pub use overview::{Due, Overview};
 pub use settle::{Outcome, settle};
-pub use sync_log::{SyncAction, SyncEntry, log_operator};
+pub use sync_log::{OperatorEntry, SyncAction, SyncEntry, log_operator};
 pub use target::{Applied, note_applied};
 pub use tombstone::Tombstone;
 pub use worker::{BEAT_INTERVAL, WorkerId};

@@ -80,7 +80,20 @@ pub struct OperatorEntry {
     reason: String,
 }
 
-/// Appends what an operator asked for.
+impl OperatorEntry {
+    /// What was asked for, in words.
+    pub fn new(target_id: Option<TargetId>, key: Option<&str>, what: &str) -> Self {
+        Self {
+            target_id,
+            key: key.map(str::to_owned),
+            action: "operator",
+            // As all that quotes what came from outside: PostgreSQL holds no such character.
+            reason: what.replace('\0', "\u{fffd}"),
+        }
+    }
+}
+
+/// Appends what an operator asked for that is done in no transaction of its own.
 pub async fn log_operator(
     pool: &PgPool,
     target_id: Option<TargetId>,
@@ -90,12 +103,6 @@ pub async fn log_operator(
     let failed = || QueueError::on("write the sync log");
     let transaction = pool.begin().await.map_err(failed())?;
     let mut journal = Journal::default();
-    journal.ask(OperatorEntry {
-        target_id,
-        key: key.map(str::to_owned),
-        action: "operator",
-        // As all that quotes what came from outside: PostgreSQL holds no such character.
-        reason: what.replace('\0', "\u{fffd}"),
-    });
+    journal.ask(OperatorEntry::new(target_id, key, what));
     journal.commit(transaction).await.map_err(failed())
 }

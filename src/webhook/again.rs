@@ -11,7 +11,7 @@ use crate::{
     database::Connector,
     domain::Exclusions,
     queue::{
-        AcceptError, Acceptor, Appender, Delivery, DeliveryId, Notification, QueueError,
+        AcceptError, Acceptor, Appender, Delivery, DeliveryId, Notification, OperatorEntry, QueueError,
         dead_letter::{self, DeadLetter},
     },
     telemetry::Metrics,
@@ -47,20 +47,21 @@ pub enum RetryError {
 
 /// Tries dead letters again: rows become dirty, bodies are read once more. A body's letter goes when it is stored.
 ///
-/// What is left out by now is not stored with a body.
+/// What is left out by now is not stored with a body. Who `asked` is logged together with what is done to each.
 pub async fn retry(
     pool: &PgPool,
     connector: Connector,
     exclusions: Arc<Exclusions>,
     ids: &[i64],
+    asked: Option<&OperatorEntry>,
 ) -> Result<Retried, RetryError> {
-    let rows = dead_letter::retry_rows(&mut *pool.acquire().await?, ids).await?;
+    let rows = dead_letter::retry_rows(pool, ids, asked.cloned()).await?;
     let mut retried = Retried { rows, ..Retried::default() };
     let (acceptor, appender) = Appender::new(connector, exclusions, Arc::new(Notify::new()), Arc::new(Metrics::new()));
     let task = tokio::spawn(appender.run());
     for &id in ids {
         if let Some((letter, Some(body))) = dead_letter::show(pool, id).await? {
-            retry_body(pool, &acceptor, letter, body, &mut retried).await?;
+            retry_body(pool, &acceptor, letter, body, asked, &mut retried).await?;
         }
     }
     drop(acceptor);
@@ -73,6 +74,7 @@ async fn retry_body(
     acceptor: &Acceptor,
     letter: DeadLetter,
     body: Vec<u8>,
+    asked: Option<&OperatorEntry>,
     retried: &mut Retried,
 ) -> Result<(), RetryError> {
     let understood = match understand(&body) {
@@ -90,6 +92,6 @@ async fn retry_body(
         body: Bytes::from(body),
     };
     acceptor.accept(Delivery::Notification(notification)).await?;
-    retried.bodies += dead_letter::remove(&mut *pool.acquire().await?, &[letter.id]).await?;
+    retried.bodies += dead_letter::remove(pool, &[letter.id], asked.cloned()).await?;
     Ok(())
 }

@@ -83,6 +83,43 @@ async fn programs_read_status_activity_and_the_story_of_a_row() {
 }
 
 #[tokio::test]
+async fn what_is_done_to_a_dead_letter_is_logged_with_it_or_not_done() {
+    let app = start().await;
+    let row = object(json!({ "orderNo": 1 }));
+    app.simulator.fault(Fault { key: row.clone(), ..Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")) });
+    app.simulator.put(COMPANY, "Order", row).unwrap();
+    app.post("not json").await;
+    app.settle().await;
+    for sql in [
+        "create function public.refuse() returns trigger language plpgsql as $$ begin raise 'no log'; end $$",
+        "create trigger refuse before insert on nxt_mirror.sync_log for each row when (new.action = 'operator')
+         execute function public.refuse()",
+    ] {
+        sqlx::query(sql).execute(&app.pool).await.unwrap();
+    }
+    let letters: Vec<(i64, String)> = sqlx::query_as("select id, kind from nxt_mirror.dead_letter order by kind desc")
+        .fetch_all(&app.pool)
+        .await
+        .unwrap();
+    assert_eq!(letters.iter().map(|(_, kind)| kind.as_str()).collect::<Vec<_>>(), ["row", "body"]);
+    let retry = format!("/api/dead-letters/{}/retry", letters[0].0);
+    assert!(ask(&app, Method::POST, &retry).send().await.unwrap().status().is_server_error());
+    for (id, _) in &letters {
+        let path = format!("/api/dead-letters/{id}");
+        assert!(ask(&app, Method::DELETE, &path).send().await.unwrap().status().is_server_error());
+    }
+    assert_eq!(app.dead_letters().await.len(), 2);
+    sqlx::query("drop trigger refuse on nxt_mirror.sync_log").execute(&app.pool).await.unwrap();
+    for (id, _) in &letters {
+        let path = format!("/api/dead-letters/{id}");
+        assert_eq!(ask(&app, Method::DELETE, &path).send().await.unwrap().status(), 200);
+    }
+    let logged =
+        "select count(*) from nxt_mirror.sync_log where action = 'operator' and reason like 'drop dead letter%'";
+    assert_eq!((app.dead_letters().await.len(), app.count(logged).await), (0, 2));
+}
+
+#[tokio::test]
 async fn actions_do_what_the_commands_do_and_stand_in_the_log_with_who_asked() {
     let app = start().await;
     for number in [2, 3] {
