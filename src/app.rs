@@ -1,12 +1,18 @@
 //! The composition root: builds a daemon from its settings, runs it, stops it.
 
 use std::{
+    any::Any,
     net::{Shutdown, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
 
-use actix_web::{App as WebApp, HttpServer, dev::ServerHandle, middleware::DefaultHeaders, web};
+use actix_web::{
+    App as WebApp, HttpServer,
+    dev::{Extensions, ServerHandle},
+    middleware::DefaultHeaders,
+    web,
+};
 use anyhow::Context;
 use socket2::Socket;
 use sqlx::PgPool;
@@ -163,7 +169,8 @@ impl App {
     /// finished, then the database is left.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let ops_data = self.ops_data.clone();
-        let ops = serve(self.ops.listener, 1, move |config| ops::configure(config, ops_data.clone()))?;
+        let ops =
+            serve(self.ops.listener, 1, ops::Connection::keep, move |config| ops::configure(config, ops_data.clone()))?;
         let public = match (self.public, self.receiver) {
             (Some(bound), Some((path, receiver))) => Some(serve_webhooks(bound.listener, path, receiver)?),
             _ => None,
@@ -337,12 +344,13 @@ impl Served {
 /// Receives webhooks on the public listener.
 pub fn serve_webhooks(listener: TcpListener, path: String, receiver: Receiver) -> anyhow::Result<Served> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
-    serve(listener, workers, move |config| webhook::configure(config, &path, receiver.clone()))
+    serve(listener, workers, |_, _| {}, move |config| webhook::configure(config, &path, receiver.clone()))
 }
 
 fn serve(
     listener: TcpListener,
     workers: usize,
+    on_connect: fn(&dyn Any, &mut Extensions),
     configure: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 ) -> anyhow::Result<Served> {
     let listening = Socket::from(listener.try_clone().context("listen for HTTP")?);
@@ -356,6 +364,7 @@ fn serve(
     .client_request_timeout(HEAD_TIMEOUT)
     .shutdown_timeout(HTTP_STOP_SECONDS)
     .disable_signals()
+    .on_connect(on_connect)
     .listen(listener)
     .context("listen for HTTP")?
     .run();

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::{
     Ops,
+    reader::Connection,
     refusal::Refusal,
     sequence::{Filters, Line, Wanted},
     status::Status,
@@ -80,7 +81,8 @@ async fn entries(
 ) -> Result<HttpResponse, Refusal> {
     if is_stream_wanted(request) {
         let after = last_event_id(request)?.or(range.after()?);
-        let stream = tail.follow(ops.pool.clone(), wanted, after, ops.stop.clone()).await?;
+        let connection = request.conn_data::<Connection>().cloned();
+        let stream = tail.follow(ops.pool.clone(), wanted, after, connection, ops.stop.clone()).await?;
         return Ok(HttpResponse::Ok()
             .content_type("text/event-stream")
             // For proxies that would gather parts of it.

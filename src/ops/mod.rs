@@ -13,6 +13,7 @@ mod named;
 mod origin;
 mod overview;
 mod pages;
+mod reader;
 mod refusal;
 mod samples;
 mod secret;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use advice::{Advice, Weight, advice};
 pub use named::{NamedTableError, named_table};
+pub use reader::Connection;
 pub use status::Status;
 pub use story::{GivenKey, Story, StoryError};
 pub use verification::VerificationParts;

@@ -2,9 +2,17 @@
 //!
 //! A follower first reads from the database what it has missed, then goes on with what the one poller hands round. Both
 //! are in the order of positions, so a follower knows by the last one that it has sent what comes twice. What is handed
-//! round is held in a bounded buffer: a follower that falls behind it is dropped, and resumes where it was.
+//! round is held in a bounded buffer: a follower that falls behind it is dropped, and resumes where it was. So is one
+//! whose client has stopped reading, which is what the poller looks for.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use actix_web::web::Bytes;
 use futures_util::{Stream, stream};
@@ -16,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    reader::{Connection, Reader, Readers},
     refusal::Refusal,
     sequence::{Line, Sequence, Wanted},
 };
@@ -47,6 +56,9 @@ pub(super) struct Tail {
     position: watch::Sender<Option<i64>>,
     followed: Notify,
     places: Arc<Semaphore>,
+    /// How many entries were handed round.
+    handed_round: Arc<AtomicU64>,
+    readers: Readers,
 }
 
 impl Tail {
@@ -58,6 +70,8 @@ impl Tail {
             position: watch::Sender::new(None),
             followed: Notify::new(),
             places: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            handed_round: Arc::default(),
+            readers: Readers::default(),
         }
     }
 
@@ -68,6 +82,7 @@ impl Tail {
                 if let Err(error) = self.poll(pool).await {
                     tracing::debug!(error = %chain(&error), "the sequence could not be read");
                 }
+                self.readers.hang_up_on_stalled(self.handed_round.load(Ordering::Relaxed), BUFFER as u64);
                 let pause = if self.is_followed() { POLL_INTERVAL } else { IDLE_INTERVAL };
                 tokio::select! {
                     () = sleep(pause) => {}
@@ -112,6 +127,7 @@ impl Tail {
                 position = line.position;
                 // Fails when the last follower has just gone, which does no harm.
                 let _ = self.sender.send(Arc::new(line));
+                self.handed_round.fetch_add(1, Ordering::Relaxed);
             }
             self.position.send_replace(Some(position));
             if is_last {
@@ -126,6 +142,7 @@ impl Tail {
         pool: PgPool,
         wanted: Wanted,
         after: Option<i64>,
+        connection: Option<Connection>,
         stop: CancellationToken,
     ) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, Refusal> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::Crowded)?;
@@ -146,6 +163,8 @@ impl Tail {
             position,
             receiver,
             phase: Phase::Greeting,
+            reader: self.readers.add(connection),
+            handed_round: Arc::clone(&self.handed_round),
             stop,
             _place: place,
         };
@@ -180,6 +199,8 @@ struct Follower {
     position: i64,
     receiver: broadcast::Receiver<Arc<Line>>,
     phase: Phase,
+    reader: Arc<Reader>,
+    handed_round: Arc<AtomicU64>,
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
@@ -187,8 +208,12 @@ struct Follower {
 impl Follower {
     /// The next part of the stream; `None` ends it, and the client resumes.
     async fn next(&mut self) -> Option<String> {
+        self.reader.ask();
         let stop = self.stop.clone();
-        stop.run_until_cancelled(self.advance()).await.flatten()
+        let text = stop.run_until_cancelled(self.advance()).await.flatten();
+        let is_live = self.phase == Phase::Live;
+        self.reader.give(is_live.then(|| self.handed_round.load(Ordering::Relaxed)));
+        text
     }
 
     async fn advance(&mut self) -> Option<String> {

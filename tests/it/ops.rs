@@ -3,6 +3,7 @@
 mod browser;
 mod driver;
 mod pages;
+mod slow_reader;
 mod stream;
 
 use nxt_simulator::{Fault, FaultKind};

@@ -8,13 +8,13 @@ use super::{ask, get, start};
 use crate::support::app::{COMPANY, TestApp};
 
 /// A stream as a browser reads it.
-struct Events {
+pub(super) struct Events {
     response: Response,
     text: String,
 }
 
 impl Events {
-    async fn open(app: &TestApp, query: &str, last_event_id: Option<i64>) -> Self {
+    pub(super) async fn open(app: &TestApp, query: &str, last_event_id: Option<i64>) -> Self {
         Self::of(app, &format!("/api/activity{query}"), last_event_id).await
     }
 
@@ -30,7 +30,7 @@ impl Events {
     }
 
     /// The next events, so many of them: their ids and entries.
-    async fn take(&mut self, count: usize) -> Vec<(i64, Value)> {
+    pub(super) async fn take(&mut self, count: usize) -> Vec<(i64, Value)> {
         let mut events = vec![];
         while events.len() < count {
             let Some((event, rest)) = self.text.split_once("\n\n") else {
