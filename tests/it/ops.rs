@@ -1,5 +1,6 @@
 //! The operators' API: what it answers, to whom, and what it refuses.
 
+mod accessibility;
 mod browser;
 mod driver;
 mod pages;

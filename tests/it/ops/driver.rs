@@ -117,6 +117,13 @@ impl Driver {
         self.ask(Method::POST, "/goog/cdp/execute", body).await.expect("the window has another size");
     }
 
+    /// Has pages believe that the person prefers this colour scheme.
+    pub(super) async fn prefer(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let body = json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } });
+        self.ask(Method::POST, "/goog/cdp/execute", body).await.expect("the colours are others");
+    }
+
     async fn log(&self, kind: &str) -> Vec<Value> {
         let log = self.ask(Method::POST, "/se/log", json!({ "type": kind })).await.expect("the log can be read");
         log.as_array().cloned().unwrap_or_default()
