@@ -15,6 +15,11 @@ pub(super) fn at(values: &[f64], share: f64) -> f64 {
 
 /// The ratio turn by turn: its median, and the least and the greatest.
 pub(super) fn ratio(values: &[f64], to: &[f64]) -> String {
-    let ratios: Vec<f64> = values.iter().zip(to).map(|(value, to)| value / to).collect();
+    let ratios = ratios(values, to);
     format!("{:.2} ({:.2} to {:.2})", median(&ratios), at(&ratios, 0.0), at(&ratios, 1.0))
+}
+
+/// The ratio turn by turn.
+pub(super) fn ratios(values: &[f64], to: &[f64]) -> Vec<f64> {
+    values.iter().zip(to).map(|(value, to)| value / to).collect()
 }

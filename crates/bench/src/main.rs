@@ -3,8 +3,10 @@
 //! `cargo run --release -p nxt-bench` prints a summary; `docs/benchmark.md` explains the figures. Everything runs on
 //! loopback, for a bounded time, with durable settings.
 
+mod applying;
 mod economy;
 mod figures;
+mod guard;
 mod isolation;
 mod latency;
 mod load;
@@ -26,7 +28,7 @@ use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
 use nxt_simulator::Options;
 use nxt_testkit::{Daemon, Site, Wait, recreate};
 use secrecy::ExposeSecret;
-use tokio::{net::TcpStream, process::Command};
+use tokio::net::TcpStream;
 
 use load::Requests;
 
@@ -51,12 +53,13 @@ struct Args {
     #[arg(long, default_value_t = 0.5)]
     snapshot_minutes: f64,
     #[command(subcommand)]
-    helper: Option<Helper>,
+    command: Option<Command>,
 }
 
-/// Processes that measurements start.
 #[derive(clap::Subcommand)]
-enum Helper {
+enum Command {
+    /// Measure ratios for a few minutes and fail if one has fallen far below a baseline
+    Guard(guard::Args),
     /// Receives notifications and stores nothing
     #[command(hide = true)]
     Unstored {
@@ -71,6 +74,8 @@ enum Part {
     Receiving,
     /// Folding and claiming beside many dirty rows
     Queue,
+    /// Rows applied out of a backlog, with and without indexes and history
+    Applying,
     /// From a change to the mirror
     Latency,
     /// API requests a row
@@ -96,12 +101,12 @@ impl Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    if let Some(Helper::Unstored { address }) = &args.helper {
+    if let Some(Command::Unstored { address }) = &args.command {
         return unstored::serve(address).await;
     }
     let mut server = Some(EmbeddedPostgres::start(EmbeddedOptions::new(&args.data_dir)).await?);
     let mut result = measure(&args, server.as_ref().context("it has just started")?).await;
-    if result.is_ok() && args.wants(Part::Recovery) {
+    if result.is_ok() && args.command.is_none() && args.wants(Part::Recovery) {
         result = recovery::measure(&mut server, restart(&args)).await;
     }
     if let Some(server) = server {
@@ -124,12 +129,18 @@ fn restart(args: &Args) -> impl AsyncFn() -> anyhow::Result<EmbeddedPostgres> {
 }
 
 async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
+    if let Some(Command::Guard(guard)) = &args.command {
+        return guard::run(guard, server).await;
+    }
     if args.wants(Part::Receiving) {
         memory(server).await?;
         receiving::measure(args, server).await?;
     }
     if args.wants(Part::Queue) {
         queue::measure(server).await?;
+    }
+    if args.wants(Part::Applying) {
+        applying::measure(server).await?;
     }
     if args.wants(Part::Latency) {
         latency::measure(server).await?;
@@ -166,8 +177,7 @@ impl Bench {
     async fn start_with(server: &EmbeddedPostgres, role: &str, options: Options) -> anyhow::Result<Self> {
         let site = site(server, options).await?;
         let daemon = Daemon::start(&mut command(&site, &["serve", "--role", role]));
-        let look = async || TcpStream::connect(&site.public).await.map(drop).map_err(|error| error.to_string());
-        Wait::seconds(30).every_millis(50).until("the daemon listens", look).await?;
+        wait_until_it_listens(&site).await?;
         Ok(Self { daemon, site })
     }
 
@@ -183,6 +193,12 @@ impl Bench {
     }
 }
 
+async fn wait_until_it_listens(site: &Site) -> anyhow::Result<()> {
+    let look = async || TcpStream::connect(&site.public).await.map(drop).map_err(|error| error.to_string());
+    Wait::seconds(30).every_millis(50).until("the daemon listens", look).await?;
+    Ok(())
+}
+
 /// A fresh database and a simulator without the published example, for the program beside this one.
 async fn site(server: &EmbeddedPostgres, options: Options) -> anyhow::Result<Site> {
     let program = std::env::current_exe()?.with_file_name("nxt-mirror");
@@ -193,7 +209,7 @@ async fn site(server: &EmbeddedPostgres, options: Options) -> anyhow::Result<Sit
 }
 
 /// The program, silent unless something is wrong.
-fn command(site: &Site, arguments: &[&str]) -> Command {
+fn command(site: &Site, arguments: &[&str]) -> tokio::process::Command {
     let mut command = site.command(arguments);
     command.stdout(Stdio::null());
     command

@@ -33,15 +33,21 @@ const CLAIMED: usize = 500;
 const ROUNDS: i64 = 21;
 
 pub(super) async fn measure(server: &EmbeddedPostgres) -> anyhow::Result<()> {
-    let (few, many) = (Side::new(server, FEW).await?, Side::new(server, MANY).await?);
+    let (beside_few, beside_many) = times(server, MANY).await?;
+    print(&format!("fold of {BATCH} notifications"), &beside_few.fold, &beside_many.fold);
+    print(&format!("overview and claim of {CLAIMED} rows"), &beside_few.claim, &beside_many.claim);
+    Ok(())
+}
+
+/// The times beside few dirty rows, and beside so many.
+pub(super) async fn times(server: &EmbeddedPostgres, many: i64) -> anyhow::Result<(Times, Times)> {
+    let (few, many) = (Side::new(server, FEW).await?, Side::new(server, many).await?);
     let (mut beside_few, mut beside_many) = (Times::default(), Times::default());
     for round in 0..ROUNDS {
         few.turn(round, &mut beside_few).await?;
         many.turn(round, &mut beside_many).await?;
     }
-    print(&format!("fold of {BATCH} notifications"), &beside_few.fold, &beside_many.fold);
-    print(&format!("overview and claim of {CLAIMED} rows"), &beside_few.claim, &beside_many.claim);
-    Ok(())
+    Ok((beside_few, beside_many))
 }
 
 fn print(what: &str, few: &[f64], many: &[f64]) {
@@ -55,9 +61,9 @@ fn print(what: &str, few: &[f64], many: &[f64]) {
 
 /// Milliseconds of each turn.
 #[derive(Default)]
-struct Times {
-    fold: Vec<f64>,
-    claim: Vec<f64>,
+pub(super) struct Times {
+    pub(super) fold: Vec<f64>,
+    pub(super) claim: Vec<f64>,
 }
 
 /// A database with so many dirty rows.

@@ -44,20 +44,15 @@ pub(super) async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::R
 
 /// The rates in turn, so that a slow minute of the machine meets all of them.
 async fn rates(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
-    let (bench, unstored) = (Bench::start(server, "receiver").await?, Unstored::start().await?);
-    let requests = Requests::mixed(ROWS);
+    let mut rates = Rates::new(server).await?;
     let time = Duration::from_secs(args.seconds);
-    let (mut stored, mut bare, mut inserts, mut total) = (vec![], vec![], vec![], 0);
+    let mut inserts = vec![];
     for _ in 0..ROUNDS {
-        let run = burst(&bench.site.public, &requests, time).await?;
-        total += run.accepted;
-        stored.push(run.rate);
-        bare.push(burst(&unstored.address, &requests, time).await?.rate);
+        rates.turn(time).await?;
         inserts.push(pgbench(args, server).await?);
     }
-    let in_ledger: i64 =
-        sqlx::query_scalar("select count(*) from nxt_mirror.notification").fetch_one(&bench.site.pool).await?;
-    ensure!(u64::try_from(in_ledger)? == total, "{total} acknowledged, {in_ledger} stored");
+    let total = rates.check().await?;
+    let Rates { stored, bare, .. } = rates;
     println!(
         "acknowledged notifications, {} connections    {:>8.0} /s, median of {ROUNDS}; all {total} stored",
         load::CONNECTIONS,
@@ -74,6 +69,39 @@ async fn rates(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
         ratio(&stored, &inserts)
     );
     Ok(())
+}
+
+/// A receiver beside a handler that stores nothing, and the notifications that each acknowledged a second, turn by turn.
+pub(super) struct Rates {
+    bench: Bench,
+    unstored: Unstored,
+    requests: Requests,
+    accepted: u64,
+    pub(super) stored: Vec<f64>,
+    pub(super) bare: Vec<f64>,
+}
+
+impl Rates {
+    pub(super) async fn new(server: &EmbeddedPostgres) -> anyhow::Result<Self> {
+        let (bench, unstored) = (Bench::start(server, "receiver").await?, Unstored::start().await?);
+        Ok(Self { bench, unstored, requests: Requests::mixed(ROWS), accepted: 0, stored: vec![], bare: vec![] })
+    }
+
+    pub(super) async fn turn(&mut self, time: Duration) -> anyhow::Result<()> {
+        let run = burst(&self.bench.site.public, &self.requests, time).await?;
+        self.accepted += run.accepted;
+        self.stored.push(run.rate);
+        self.bare.push(burst(&self.unstored.address, &self.requests, time).await?.rate);
+        Ok(())
+    }
+
+    /// Fails unless all that was acknowledged is stored; how many that are.
+    pub(super) async fn check(&self) -> anyhow::Result<u64> {
+        let counted = sqlx::query_scalar("select count(*) from nxt_mirror.notification");
+        let stored: i64 = counted.fetch_one(&self.bench.site.pool).await?;
+        ensure!(u64::try_from(stored)? == self.accepted, "{} acknowledged, {stored} stored", self.accepted);
+        Ok(self.accepted)
+    }
 }
 
 struct Run {

@@ -25,30 +25,22 @@ const PAGE_ROWS: usize = 3_800;
 const KILLS: usize = 5;
 
 pub(super) async fn measure(server: &EmbeddedPostgres, rows: i64) -> anyhow::Result<()> {
-    let site = stocked(server, rows).await?;
-    let simulator = &site.simulator;
-    let total = rows + i64::from(EXTRA_TABLES) * EXTRA_ROWS;
-    let bare = page_through(simulator).await?;
-    ensure!(bare.rows == total, "the bare client saw {} of {total} rows", bare.rows);
-    let before = simulator.counters();
-    let load = backfill(&site, total, 0).await?;
-    let requests = simulator.counters().graphql_requests - before.graphql_requests;
-    let again = page_through(simulator).await?;
-    let alone = (bare.rate() + again.rate()) / 2.0;
+    let walked = Walked::take(server, rows).await?;
+    let Walked { site, before, after, load, verified, requests } = &walked;
+    let total = load.rows;
     println!(
         "rows paged by a client that does nothing else  {:>8.0} /s before, {:.0} /s after",
-        bare.rate(),
-        again.rate()
+        before.rate(),
+        after.rate()
     );
     println!(
         "rows loaded, {total} rows of {} tables        {:>8.0} /s, ratio {:.2}; {:.2} API requests a 1,000 rows",
         EXTRA_TABLES + 1,
         load.rate(),
-        load.rate() / alone,
-        requests as f64 * 1_000.0 / total as f64,
+        load.rate() / walked.bare_rate(),
+        *requests as f64 * 1_000.0 / total as f64,
     );
     println!("resident memory of the load, at most           {:>8.1} MiB", load.resident);
-    let verified = verify(&site, total).await?;
     println!(
         "rows verified equal                            {:>8.0} /s, {:.1} MiB at most",
         verified.rate(),
@@ -57,10 +49,10 @@ pub(super) async fn measure(server: &EmbeddedPostgres, rows: i64) -> anyhow::Res
 
     // The same source again, and an empty database.
     recreate(&server.url("postgres"), DATABASE).await?;
-    let before = simulator.counters();
-    backfill(&site, total, KILLS).await?;
-    let after = simulator.counters();
-    verify(&site, total).await?;
+    let before = site.simulator.counters();
+    backfill(site, total, KILLS).await?;
+    let after = site.simulator.counters();
+    verify(site, total).await?;
     println!(
         "load killed {KILLS} times: {} rows read more than once of {total}, {} API requests; verified equal",
         after.rows_returned - before.rows_returned - u64::try_from(total)?,
@@ -69,15 +61,47 @@ pub(super) async fn measure(server: &EmbeddedPostgres, rows: i64) -> anyhow::Res
     Ok(())
 }
 
+/// A load and a verification beside a client that does nothing but page.
+pub(super) struct Walked {
+    site: Site,
+    before: Run,
+    after: Run,
+    pub(super) load: Run,
+    pub(super) verified: Run,
+    /// That the load sent.
+    requests: u64,
+}
+
+impl Walked {
+    /// Walks one table of so many rows, and small ones.
+    pub(super) async fn take(server: &EmbeddedPostgres, rows: i64) -> anyhow::Result<Self> {
+        let site = stocked(server, rows).await?;
+        let total = rows + i64::from(EXTRA_TABLES) * EXTRA_ROWS;
+        let before = page_through(&site.simulator).await?;
+        ensure!(before.rows == total, "the bare client saw {} of {total} rows", before.rows);
+        let sent_before = site.simulator.counters().graphql_requests;
+        let load = backfill(&site, total, 0).await?;
+        let requests = site.simulator.counters().graphql_requests - sent_before;
+        let after = page_through(&site.simulator).await?;
+        let verified = verify(&site, total).await?;
+        Ok(Self { site, before, after, load, verified, requests })
+    }
+
+    /// Rows a second that the bare client paged through.
+    pub(super) fn bare_rate(&self) -> f64 {
+        f64::midpoint(self.before.rate(), self.after.rate())
+    }
+}
+
 /// Rows over time.
-struct Run {
+pub(super) struct Run {
     rows: i64,
     elapsed: Duration,
     resident: f64,
 }
 
 impl Run {
-    fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.rows as f64 / self.elapsed.as_secs_f64()
     }
 }
