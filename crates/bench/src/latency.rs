@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nxt_embedded_postgres::EmbeddedPostgres;
 use nxt_simulator::{Fault, FaultKind, Options, Owner};
+use nxt_testkit::Site;
 use serde_json::{Map, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -63,9 +64,9 @@ impl Target {
         }
     }
 
-    fn change(&self, bench: &Bench, number: i64, name: &str) -> anyhow::Result<()> {
+    fn change(&self, site: &Site, number: i64, name: &str) -> anyhow::Result<()> {
         let row = Map::from_iter([(self.key.to_owned(), json!(number)), ("name".to_owned(), json!(name))]);
-        Ok(bench.site.simulator.put_all(Owner::Company(self.company), &self.table, &[row], true)?)
+        Ok(site.simulator.put_all(Owner::Company(self.company), &self.table, &[row], true)?)
     }
 
     /// Milliseconds until the mirror shows it.
@@ -123,12 +124,12 @@ async fn many(server: &EmbeddedPostgres) -> anyhow::Result<()> {
 /// A minute of it, once the tables are made and the pace is found.
 async fn run(bench: &Bench, stream: Stream<'_>, what: &str) -> anyhow::Result<()> {
     for target in stream.targets {
-        target.change(bench, 0, "first")?;
+        target.change(&bench.site, 0, "first")?;
     }
     bench.settle().await?;
-    stream.watch(bench, Duration::from_secs(10)).await?;
+    stream.watch(&bench.site, Duration::from_secs(10)).await?;
     let (before, started) = (bench.site.simulator.counters(), Instant::now());
-    let latencies = stream.watch(bench, Duration::from_secs(60)).await?;
+    let latencies = stream.watch(&bench.site, Duration::from_secs(60)).await?;
     let (after, minutes) = (bench.site.simulator.counters(), started.elapsed().as_secs_f64() / 60.0);
     let requests = (after.graphql_requests - before.graphql_requests) as f64 / minutes;
     print(what, &latencies);
@@ -142,7 +143,7 @@ async fn run(bench: &Bench, stream: Stream<'_>, what: &str) -> anyhow::Result<()
 
 impl Stream<'_> {
     /// Milliseconds of those that are watched.
-    async fn watch(self, bench: &Bench, duration: Duration) -> anyhow::Result<Vec<f64>> {
+    async fn watch(self, site: &Site, duration: Duration) -> anyhow::Result<Vec<f64>> {
         let until = Instant::now() + duration;
         let mut timer = tokio::time::interval(self.gap);
         let mut watched = tokio::task::JoinSet::new();
@@ -153,9 +154,9 @@ impl Stream<'_> {
             let target = &self.targets[usize::try_from(turn)? % self.targets.len()];
             let number = turn * 7_919 % self.rows + 1;
             let name = format!("live {turn} {until:?}");
-            target.change(bench, number, &name)?;
+            target.change(site, number, &name)?;
             if turn % self.watched == 0 {
-                watched.spawn(target.clone().shown(bench.site.pool.clone(), number, name, self.poll));
+                watched.spawn(target.clone().shown(site.pool.clone(), number, name, self.poll));
             }
         }
         let mut latencies = vec![];
@@ -171,7 +172,14 @@ pub(super) async fn of_orders(bench: &Bench, duration: Duration) -> anyhow::Resu
     let targets = [Target::order()];
     let (gap, poll) = (Duration::from_millis(5), Duration::from_millis(20));
     let stream = Stream { targets: &targets, rows: 40_000, gap, watched: 20, poll };
-    stream.watch(bench, duration).await
+    stream.watch(&bench.site, duration).await
+}
+
+/// Rows of one table of a company, each changed when the one before it was on its way for a while.
+pub(super) async fn one_by_one(site: &Site, company: i64, duration: Duration) -> anyhow::Result<Vec<f64>> {
+    let targets = [Target::extra(company, 1)];
+    let (gap, poll) = (Duration::from_millis(50), Duration::from_millis(3));
+    Stream { targets: &targets, rows: 1_000, gap, watched: 1, poll }.watch(site, duration).await
 }
 
 pub(super) fn print(what: &str, latencies: &[f64]) {

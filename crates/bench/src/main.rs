@@ -13,6 +13,7 @@ mod load;
 mod queue;
 mod receiving;
 mod recovery;
+mod scale;
 mod unstored;
 mod walks;
 
@@ -60,6 +61,8 @@ struct Args {
 enum Command {
     /// Measure ratios for a few minutes and fail if one has fallen far below a baseline
     Guard(guard::Args),
+    /// Measure the same work beside few and beside very many targets, rows and ledger entries
+    Scale(scale::Args),
     /// Receives notifications and stores nothing
     #[command(hide = true)]
     Unstored {
@@ -129,8 +132,10 @@ fn restart(args: &Args) -> impl AsyncFn() -> anyhow::Result<EmbeddedPostgres> {
 }
 
 async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
-    if let Some(Command::Guard(guard)) = &args.command {
-        return guard::run(guard, server).await;
+    match &args.command {
+        Some(Command::Guard(guard)) => return guard::run(guard, server).await,
+        Some(Command::Scale(large)) => return scale::measure(server, *large).await,
+        Some(Command::Unstored { .. }) | None => {}
     }
     if args.wants(Part::Receiving) {
         memory(server).await?;
@@ -187,10 +192,14 @@ impl Bench {
     }
 
     async fn settle(&self) -> anyhow::Result<()> {
-        self.site.simulator.drain().await;
-        SETTLE.for_settled(&self.site.pool).await?;
-        Ok(())
+        settle(&self.site).await
     }
+}
+
+async fn settle(site: &Site) -> anyhow::Result<()> {
+    site.simulator.drain().await;
+    SETTLE.for_settled(&site.pool).await?;
+    Ok(())
 }
 
 async fn wait_until_it_listens(site: &Site) -> anyhow::Result<()> {
@@ -201,11 +210,15 @@ async fn wait_until_it_listens(site: &Site) -> anyhow::Result<()> {
 
 /// A fresh database and a simulator without the published example, for the program beside this one.
 async fn site(server: &EmbeddedPostgres, options: Options) -> anyhow::Result<Site> {
+    site_of(server, DATABASE, options).await
+}
+
+async fn site_of(server: &EmbeddedPostgres, database: &str, options: Options) -> anyhow::Result<Site> {
     let program = std::env::current_exe()?.with_file_name("nxt-mirror");
     ensure!(program.is_file(), "there is no daemon; build it first: cargo build --release");
-    recreate(&server.url("postgres"), DATABASE).await?;
+    recreate(&server.url("postgres"), database).await?;
     let options = Options { published_example: false, ..options };
-    Ok(Site::new(program, options, server.url(DATABASE).expose_secret(), &[("NXT_LOG", "warn")]).await)
+    Ok(Site::new(program, options, server.url(database).expose_secret(), &[("NXT_LOG", "warn")]).await)
 }
 
 /// The program, silent unless something is wrong.
