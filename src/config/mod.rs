@@ -72,6 +72,11 @@ impl Default for HistoryScope {
 }
 
 impl HistoryScope {
+    /// Whether no table's are kept.
+    pub fn is_off(&self) -> bool {
+        matches!(self, Self::Tables(tables) if tables.is_empty())
+    }
+
     /// Whether the versions of this table's rows are kept.
     pub fn includes(&self, table: &TableName) -> bool {
         match self {

@@ -55,7 +55,8 @@ impl Histories {
     }
 
     async fn look(&self, is_to_be_trimmed: bool) -> Result<(), WalkError> {
-        let mut kept = queue::target::list(&self.pool).await?;
+        // Nothing is looked for where none is kept: there may be very many targets.
+        let mut kept = if self.settings.history.is_off() { vec![] } else { queue::target::list(&self.pool).await? };
         kept.retain(|target| self.settings.history.includes(&target.table));
         if kept.iter().any(|target| !is_in_scope(target, &self.settings)) {
             let mirrored = self.mirror.descriptions().await?;

@@ -27,8 +27,10 @@ use crate::{
     },
 };
 
-/// How often it is looked whether anything is due.
+/// How often it is looked whether anything is due,
 const TICK: Duration = Duration::from_secs(2);
+/// and how many times as long as a look takes passes until the next one, where there are very many targets.
+const REST: u32 = 20;
 
 /// Leads for ever. Dropped, all walks end with it.
 pub(super) async fn lead(parts: &Parts) {
@@ -63,11 +65,14 @@ struct Schedule<'a> {
 
 impl Schedule<'_> {
     async fn run(&mut self) {
-        let mut timer = tokio::time::interval(TICK);
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut next_look = tokio::time::Instant::now();
         loop {
             tokio::select! {
-                _ = timer.tick() => self.look().await,
+                () = tokio::time::sleep_until(next_look) => {
+                    let began = tokio::time::Instant::now();
+                    self.look().await;
+                    next_look = began + TICK.max(began.elapsed() * REST);
+                }
                 Some(ended) = self.tasks.join_next_with_id() => self.take(ended),
             }
             if !self.parts.upstream.is_away() {
