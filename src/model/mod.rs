@@ -4,6 +4,7 @@
 //! All of it is asked for out of the background's share of the budget, a little at a time, and nothing waits for it: a
 //! label or a name that is not there yet is one that comes later.
 
+mod flags;
 mod labels;
 mod names;
 mod relations;

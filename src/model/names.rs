@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{Keeper, ModelError};
+use super::{
+    Keeper, ModelError,
+    flags::{self, Told},
+};
 use crate::{
     domain::{ColumnType, TableSpec, Twin},
     mirror::Unnamed,
@@ -11,6 +14,11 @@ use crate::{
 
 /// Values that one request asks for.
 const ASK_MAX: i64 = 20;
+/// Other values of a column of flags that are asked for beside one, since several tell more than one.
+const BESIDE_MAX: i64 = 10;
+
+/// A question, and the value that waits for its answer. Single bits are asked for although nothing waits for them.
+type Question = (Option<Unnamed>, NameAsk);
 
 impl Keeper {
     /// Takes in values that were met, and asks for the names of some.
@@ -22,14 +30,22 @@ impl Keeper {
             return Ok(());
         }
         let tables = self.tables().await?;
-        let mut asks = vec![];
+        let (mut names, mut columns) = (vec![], HashMap::<_, Vec<Question>>::new());
         for unnamed in unnamed {
             match ask(&tables, &unnamed) {
-                Some(ask) => asks.push((unnamed, ask)),
+                Some(ask) if ask.column.twin == Some(Twin::Flags) => {
+                    let column = (unnamed.table.clone(), unnamed.column.clone());
+                    columns.entry(column).or_default().push((Some(unnamed), ask));
+                }
+                Some(ask) => names.push((Some(unnamed), ask)),
                 None => mirror.forget_unnamed(&unnamed).await?,
             }
         }
-        self.ask(asks).await
+        self.name_values(names).await?;
+        for questions in columns.into_values() {
+            self.name_bits(questions, &tables).await?;
+        }
+        Ok(())
     }
 
     async fn tables(&self) -> Result<HashMap<String, TableSpec>, ModelError> {
@@ -38,49 +54,90 @@ impl Keeper {
     }
 
     /// Asks for all together; if that fails, for each apart, since one may be to blame.
-    async fn ask(&self, asks: Vec<(Unnamed, NameAsk)>) -> Result<(), ModelError> {
-        let all: Vec<NameAsk> = asks.iter().map(|(_, ask)| ask.clone()).collect();
-        if all.is_empty() {
-            return Ok(());
-        }
-        let found = match self.parts.upstream.value_names(&all).await {
-            Ok(found) => found,
-            Err(error) if all.len() == 1 => return Err(error.into()),
-            Err(_) => {
-                let mut found = vec![];
-                for ask in &all {
-                    found
-                        .extend(self.parts.upstream.value_names(std::slice::from_ref(ask)).await.unwrap_or(vec![None]));
+    async fn ask(&self, questions: &[Question]) -> Result<Vec<Option<Vec<String>>>, ModelError> {
+        let asks: Vec<NameAsk> = questions.iter().map(|(_, ask)| ask.clone()).collect();
+        let mut found = vec![];
+        for asks in asks.chunks(ASK_MAX as usize) {
+            match self.parts.upstream.value_names(asks).await {
+                Ok(names) => found.extend(names),
+                Err(error) if asks.len() == 1 => return Err(error.into()),
+                Err(_) => {
+                    for ask in asks {
+                        let apart = self.parts.upstream.value_names(std::slice::from_ref(ask)).await;
+                        found.extend(apart.unwrap_or(vec![None]));
+                    }
                 }
-                found
             }
-        };
-        for ((unnamed, ask), names) in asks.into_iter().zip(found) {
-            if let Some(names) = names {
-                self.learn(&unnamed, &ask, names).await?;
+        }
+        Ok(found)
+    }
+
+    /// Names of enumerations: each value has its own.
+    async fn name_values(&self, questions: Vec<Question>) -> Result<(), ModelError> {
+        let found = self.ask(&questions).await?;
+        for ((unnamed, ask), names) in questions.into_iter().zip(found) {
+            if let (Some(unnamed), Some(name)) = (unnamed, names.and_then(|names| names.into_iter().next())) {
+                self.learn(&ask, vec![(ask.value, name)]).await?;
+                self.parts.mirror.forget_unnamed(&unnamed).await?;
             }
         }
         Ok(())
     }
 
-    async fn learn(&self, unnamed: &Unnamed, ask: &NameAsk, names: Vec<String>) -> Result<(), ModelError> {
+    /// Names of the bits of one column: from these values, from others that wait, and from their bits alone.
+    async fn name_bits(
+        &self,
+        mut questions: Vec<Question>,
+        tables: &HashMap<String, TableSpec>,
+    ) -> Result<(), ModelError> {
         let mirror = &self.parts.mirror;
-        let learned = match ask.column.twin {
-            Some(Twin::Flags) => {
-                let known = mirror.names(&unnamed.table, &unnamed.column).await?;
-                of_bits(bits(ask.value, ask.column.kind), &names, &known)
-            }
-            _ => names.into_iter().take(1).map(|name| (ask.value, name)).collect(),
+        let Some((Some(first), column)) = questions.first().cloned() else { return Ok(()) };
+        let known = mirror.names(&first.table, &first.column).await?;
+        let taken: Vec<i64> = questions.iter().map(|(_, ask)| ask.value).collect();
+        let beside = mirror.unnamed_beside(&first.table, &first.column, &taken, BESIDE_MAX).await?;
+        questions.extend(beside.into_iter().filter_map(|unnamed| {
+            let ask = ask(tables, &unnamed)?;
+            Some((Some(unnamed), ask))
+        }));
+        questions.extend(single_bits(&questions, &known).into_iter().map(|ask| (None, ask)));
+        let found = self.ask(&questions).await?;
+        let told = |((_, ask), names): (&Question, Option<Vec<String>>)| {
+            Some(Told { bits: bits(ask.value, ask.column.kind), names: names? })
         };
-        let column = ask.column.name.to_ascii_lowercase();
-        let is_whole = !learned.is_empty();
-        let members: Vec<_> = learned.into_iter().map(|(value, name)| (column.clone(), value, name)).collect();
-        mirror.note_members(&ask.table, &members).await?;
-        if is_whole {
-            mirror.forget_unnamed(unnamed).await?;
+        let told: Vec<Told> = questions.iter().zip(found).filter_map(told).collect();
+        let learned = flags::of_bits(&told, &known);
+        let has_name = |bit: &i64| learned.iter().chain(&known).any(|(named, _)| named == bit);
+        self.learn(&column, learned.clone()).await?;
+        for (unnamed, ask) in questions {
+            // A bit without a name may get one, so that its value is asked for again now and then.
+            if let Some(unnamed) = unnamed
+                && bits(ask.value, ask.column.kind).iter().all(has_name)
+            {
+                mirror.forget_unnamed(&unnamed).await?;
+            }
         }
         Ok(())
     }
+
+    async fn learn(&self, ask: &NameAsk, learned: Vec<(i64, String)>) -> Result<(), ModelError> {
+        let column = ask.column.name.to_ascii_lowercase();
+        let members: Vec<_> = learned.into_iter().map(|(value, name)| (column.clone(), value, name)).collect();
+        Ok(self.parts.mirror.note_members(&ask.table, &members).await?)
+    }
+}
+
+/// The bits without a name of values that have several bits, each by itself. A tenant that has the one may have the other.
+fn single_bits(questions: &[Question], known: &[(i64, String)]) -> Vec<NameAsk> {
+    let mut asks: Vec<NameAsk> = vec![];
+    for (_, ask) in questions {
+        for bit in bits(ask.value, ask.column.kind) {
+            let is_asked = questions.iter().map(|(_, ask)| ask).chain(&asks).any(|ask| ask.value == bit);
+            if !is_asked && asks.len() < ASK_MAX as usize && !known.iter().any(|(value, _)| *value == bit) {
+                asks.push(NameAsk { value: bit, ..ask.clone() });
+            }
+        }
+    }
+    asks
 }
 
 /// What to ask; `None` for a column that has no names any more.
@@ -101,39 +158,9 @@ fn bits(value: i64, kind: ColumnType) -> Vec<i64> {
     (0..width).map(|bit| 1_i64 << bit).filter(|bit| value & bit != 0).collect()
 }
 
-/// Which name is which bit's: those that are known aside, the rest go together if there are as many names as bits. Names
-/// come in the order of their bits.
-fn of_bits(bits: Vec<i64>, names: &[String], known: &[(i64, String)]) -> Vec<(i64, String)> {
-    let is_known_bit = |bit: &i64| known.iter().any(|(value, name)| value == bit && names.contains(name));
-    let is_new_name = |name: &&String| !known.iter().any(|(value, own)| own == *name && bits.contains(value));
-    let names: Vec<&String> = names.iter().filter(is_new_name).collect();
-    let bits: Vec<i64> = bits.iter().copied().filter(|bit| !is_known_bit(bit)).collect();
-    if names.len() != bits.len() {
-        return vec![];
-    }
-    bits.into_iter().zip(names.into_iter().cloned()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn bits_are_told_apart_by_what_is_known_of_them() {
-        assert_eq!(of_bits(vec![8], &names(&["Rates"]), &[]), [(8, "Rates".to_owned())]);
-        assert_eq!(
-            of_bits(vec![2, 8], &names(&["Note", "Rates"]), &[]),
-            [(2, "Note".to_owned()), (8, "Rates".to_owned())]
-        );
-        let known = [(2, "Note".to_owned())];
-        assert_eq!(of_bits(vec![2, 8], &names(&["Rates", "Note"]), &known), [(8, "Rates".to_owned())]);
-        assert!(of_bits(vec![2, 8, 64], &names(&["Note", "Rates"]), &known).is_empty(), "a bit without a name");
-        assert!(of_bits(vec![2], &names(&["Note"]), &known).is_empty());
-    }
 
     #[test]
     fn the_sign_is_the_highest_bit_of_its_type() {

@@ -138,6 +138,9 @@ async fn a_readable_view_shows_dates_times_and_names() {
     assert_eq!(row(&app, times).await, json!({ "times": ["13:30:00", null] }));
     let user = "select customer_name from business_nxt_readable.\"user\"";
     assert!(row(&app, user).await["customer_name"].is_string());
+    // Values are taken in a little at a time, those of later rows perhaps after the first ones have their names.
+    app.wait_for("all values", 6, "select count(*) from business_nxt_model.enum_member where table_name = 'Order'")
+        .await;
     let members = "select array_agg(array[column_name, value::text, name] order by column_name, value) as m
                      from business_nxt_model.enum_member where table_name = 'Order'";
     assert_eq!(
@@ -152,6 +155,7 @@ async fn a_readable_view_shows_dates_times_and_names() {
         ])
     );
     a_new_value_gets_its_name(&app).await;
+    a_bit_beside_others_without_a_name_gets_its_own(&app).await;
     the_planner_sees_through_the_view(&app).await;
 }
 
@@ -162,6 +166,17 @@ async fn a_new_value_gets_its_name(app: &TestApp) {
     let named =
         "select count(*) from business_nxt_readable.\"order\" where order_no = 9 and order_type_name = 'Repair'";
     app.wait_for("the name of the new value", 1, named).await;
+}
+
+async fn a_bit_beside_others_without_a_name_gets_its_own(app: &TestApp) {
+    app.simulator.add_member("orderPreferences", 1 << 20, "Pallets").unwrap();
+    for (number, value) in [(21, (1 << 20) + (1 << 21)), (22, (1 << 20) + (1 << 22))] {
+        put(app, "Order", json!({ "orderNo": number, "orderPreferences": value }));
+    }
+    app.settle().await;
+    let named = "select count(*) from business_nxt_readable.\"order\"
+                  where order_no in (21, 22) and order_preferences_names = '{Pallets}'";
+    app.wait_for("the name of the bit", 2, named).await;
 }
 
 async fn the_planner_sees_through_the_view(app: &TestApp) {

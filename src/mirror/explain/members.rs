@@ -59,6 +59,13 @@ pub(crate) struct Unnamed {
     pub(crate) tenant: Tenant,
 }
 
+fn tenant(kind: &str, number: i64) -> Tenant {
+    match kind {
+        "company" => Tenant::Company(number),
+        _ => Tenant::Customer(number),
+    }
+}
+
 impl Mirror {
     /// Takes in the values that writers have met: they stand among the names of values from now on, those of flags bit by
     /// bit, and their names are to be asked for.
@@ -111,13 +118,37 @@ impl Mirror {
         )
         .fetch_all(&self.pool)
         .await?;
-        let tenant = |kind: &str, number| match kind {
-            "company" => Tenant::Company(number),
-            _ => Tenant::Customer(number),
-        };
         let unnamed = taken.into_iter().map(|row| Unnamed {
             table: row.table_name,
             column: row.column_name,
+            value: row.value,
+            tenant: tenant(&row.tenant_kind, row.tenant_no),
+        });
+        Ok(unnamed.collect())
+    }
+
+    /// Other values of a column whose names are not known, the simplest ones first.
+    pub(crate) async fn unnamed_beside(
+        &self,
+        table: &str,
+        column: &str,
+        values: &[i64],
+        values_max: i64,
+    ) -> Result<Vec<Unnamed>, sqlx::Error> {
+        let beside = sqlx::query!(
+            "select value, tenant_kind, tenant_no from nxt_mirror.unnamed_value
+              where table_name = $1 and column_name = $2 and value <> all ($3)
+              order by bit_count(value::bit(64)), value limit $4",
+            table,
+            column,
+            values,
+            values_max
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let unnamed = beside.into_iter().map(|row| Unnamed {
+            table: table.to_owned(),
+            column: column.to_owned(),
             value: row.value,
             tenant: tenant(&row.tenant_kind, row.tenant_no),
         });
