@@ -15,7 +15,7 @@ use crate::config::{LogFormat, LogSettings};
 
 /// Libraries whose everyday messages nobody needs; the filter of the settings may say otherwise.
 /// What a pool says of its connections, `database` says in its own words.
-const QUIET: &str = "actix_server=warn,sqlx=warn,sqlx::query=error,sqlx_core::pool=off";
+const QUIET: &str = "actix_server=warn,sqlx=warn,sqlx::query=error,sqlx::pool=off";
 
 /// Where lines come from that tell by themselves what happened to whom.
 pub const STORY: &str = "nxt_mirror::story";
