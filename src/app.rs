@@ -14,7 +14,7 @@ use actix_web::{
     web,
 };
 use anyhow::Context;
-use socket2::Socket;
+use socket2::{SockFilter, Socket};
 use sqlx::PgPool;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,10 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
 const HTTP_STOP_SECONDS: u64 = 15;
 /// How long a connection may take from the listening socket to the worker that serves it.
 const HAND_OVER: Duration = Duration::from_millis(250);
+/// How long the HTTP server may take to let go of its listening socket.
+const NOTICE: Duration = Duration::from_millis(50);
+/// A filter of the kernel's ("return 0") that lets no packet through.
+const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 /// Connections that may wait for, or take part in, a request on the public listener.
 const CONNECTIONS_MAX: usize = 4_096;
 /// How long a client may take for the head of a request.
@@ -324,15 +328,22 @@ pub struct Served {
 }
 
 impl Served {
-    /// Refuses new connections, answers those that it has, and ends.
+    /// Takes no new connections, answers those that it has, and ends.
     pub async fn finish(self) {
-        // A worker of actix-web that is told to stop drops the connections that it was handed and has not begun with.
-        // So whoever tries now is refused at once, which proxies try elsewhere, and the others reach their workers first.
-        if let Err(error) = self.listening.shutdown(Shutdown::Read) {
+        // A listening socket that is shut resets the connections that nobody has accepted yet, and a worker of actix-web
+        // that is told to stop drops those that it was handed and has not begun with. So nobody new gets in first, and
+        // whoever is in reaches a worker.
+        if let Err(error) = self.listening.attach_filter(&[NOTHING]) {
             tracing::warn!(%error, "connections that are being made may be reset");
         }
         tokio::time::sleep(HAND_OVER).await;
-        self.handle.stop(true).await;
+        let stopped = self.handle.stop(true);
+        tokio::time::sleep(NOTICE).await;
+        // Whoever was kept out is refused from now on, which proxies try elsewhere.
+        if let Err(error) = self.listening.shutdown(Shutdown::Read) {
+            tracing::debug!(%error, "the listening socket is shut already");
+        }
+        stopped.await;
         match self.task.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the HTTP server ended with an error"),
