@@ -46,7 +46,6 @@ fn candidates(told: &[&Told], named: &BTreeMap<i64, &str>, name: &str) -> Vec<i6
     let is_free = |bit: &&i64| !named.contains_key(bit);
     let agrees = |bit: &&i64| told.iter().all(|told| told.bits.contains(bit) == told.has(name));
     let bits: BTreeSet<&i64> = told.iter().flat_map(|told| &told.bits).collect();
-    // A bit may stand in an answer that has not the name only if it is not the name's, and so the other way round.
     bits.into_iter().filter(is_free).filter(agrees).copied().collect()
 }
 

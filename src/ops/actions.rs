@@ -77,7 +77,7 @@ async fn target(pool: &PgPool, letter: &DeadLetter) -> Result<Option<TargetId>, 
 /// Into the sync log, and into the daemon's own.
 async fn record(pool: &PgPool, what: &str) -> Result<(), Refusal> {
     tracing::info!("an operator asked: {what}");
-    Ok(queue::log_operator(pool, None, None, what).await?)
+    Ok(queue::log_operator(pool, None, what).await?)
 }
 
 /// The options of `replay`.

@@ -145,7 +145,7 @@ async fn note(pool: &PgPool, target: Option<&TargetTable>, what: &str) {
         Some(target) => tracing::info!(%target, "{what}"),
         None => tracing::info!("{what}"),
     }
-    if let Err(error) = queue::log_operator(pool, target.map(|target| target.id), None, what).await {
+    if let Err(error) = queue::log_operator(pool, target.map(|target| target.id), what).await {
         tracing::warn!(error = %chain(&error), "the end of a comparison is not in the sync log");
     }
 }

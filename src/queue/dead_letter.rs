@@ -1,7 +1,7 @@
 //! What was set aside, and the ways back.
 
 use serde::Serialize;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use super::{Journal, OperatorEntry, QueueError};
 use crate::domain::{AnnouncedKey, DatabaseTime, ShownKey, TargetId};
@@ -171,10 +171,15 @@ pub async fn retry_rows(pool: &PgPool, ids: &[i64], asked: Option<OperatorEntry>
     .await
     .map(|done| done.rows_affected())
     .map_err(failed())?;
-    let mut journal = Journal::default();
-    asked.filter(|_| rows > 0).into_iter().for_each(|asked| journal.ask(asked));
-    journal.commit(transaction).await.map_err(failed())?;
+    commit(transaction, asked.filter(|_| rows > 0)).await.map_err(failed())?;
     Ok(rows)
+}
+
+/// Commits what was done, and who asked for it.
+async fn commit(transaction: Transaction<'static, Postgres>, asked: Option<OperatorEntry>) -> Result<(), sqlx::Error> {
+    let mut journal = Journal::default();
+    asked.into_iter().for_each(|asked| journal.ask(asked));
+    journal.commit(transaction).await
 }
 
 /// A target can be read and written: some of its rows that were set aside while it could not are tried again, behind
@@ -307,8 +312,6 @@ pub async fn remove(pool: &PgPool, ids: &[i64], asked: Option<OperatorEntry>) ->
     .fetch_one(&mut *transaction)
     .await
     .map_err(failed())?;
-    let mut journal = Journal::default();
-    asked.filter(|_| removed > 0).into_iter().for_each(|asked| journal.ask(asked));
-    journal.commit(transaction).await.map_err(failed())?;
+    commit(transaction, asked.filter(|_| removed > 0)).await.map_err(failed())?;
     Ok(u64::try_from(removed).unwrap_or_default())
 }

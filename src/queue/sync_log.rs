@@ -94,15 +94,10 @@ impl OperatorEntry {
 }
 
 /// Appends what an operator asked for that is done in no transaction of its own.
-pub async fn log_operator(
-    pool: &PgPool,
-    target_id: Option<TargetId>,
-    key: Option<&str>,
-    what: &str,
-) -> Result<(), QueueError> {
+pub async fn log_operator(pool: &PgPool, target_id: Option<TargetId>, what: &str) -> Result<(), QueueError> {
     let failed = || QueueError::on("write the sync log");
     let transaction = pool.begin().await.map_err(failed())?;
     let mut journal = Journal::default();
-    journal.ask(OperatorEntry::new(target_id, key, what));
+    journal.ask(OperatorEntry::new(target_id, None, what));
     journal.commit(transaction).await.map_err(failed())
 }

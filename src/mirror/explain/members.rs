@@ -59,13 +59,6 @@ pub(crate) struct Unnamed {
     pub(crate) tenant: Tenant,
 }
 
-fn tenant(kind: &str, number: i64) -> Tenant {
-    match kind {
-        "company" => Tenant::Company(number),
-        _ => Tenant::Customer(number),
-    }
-}
-
 impl Mirror {
     /// Takes in the values that writers have met: they stand among the names of values from now on, those of flags bit by
     /// bit, and their names are to be asked for.
@@ -118,11 +111,9 @@ impl Mirror {
         )
         .fetch_all(&self.pool)
         .await?;
-        let unnamed = taken.into_iter().map(|row| Unnamed {
-            table: row.table_name,
-            column: row.column_name,
-            value: row.value,
-            tenant: tenant(&row.tenant_kind, row.tenant_no),
+        let unnamed = taken.into_iter().filter_map(|row| {
+            let tenant = Tenant::from_parts(&row.tenant_kind, row.tenant_no)?;
+            Some(Unnamed { table: row.table_name, column: row.column_name, value: row.value, tenant })
         });
         Ok(unnamed.collect())
     }
@@ -146,11 +137,9 @@ impl Mirror {
         )
         .fetch_all(&self.pool)
         .await?;
-        let unnamed = beside.into_iter().map(|row| Unnamed {
-            table: table.to_owned(),
-            column: column.to_owned(),
-            value: row.value,
-            tenant: tenant(&row.tenant_kind, row.tenant_no),
+        let unnamed = beside.into_iter().filter_map(|row| {
+            let tenant = Tenant::from_parts(&row.tenant_kind, row.tenant_no)?;
+            Some(Unnamed { table: table.to_owned(), column: column.to_owned(), value: row.value, tenant })
         });
         Ok(unnamed.collect())
     }

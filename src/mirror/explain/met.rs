@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    domain::{Column, Row, TargetTable, Tenant, Twin, Value},
+    domain::{Column, Row, TargetTable, Twin, Value},
     mirror::Mirror,
 };
 
@@ -53,10 +53,6 @@ impl Mirror {
         let columns: Vec<&str> = met.iter().map(|met| met.column.sql_name.as_str()).collect();
         let values: Vec<i64> = met.iter().map(|met| met.value).collect();
         let are_flags: Vec<bool> = met.iter().map(|met| met.column.twin == Some(Twin::Flags)).collect();
-        let kind = match target.tenant {
-            Tenant::Company(_) => "company",
-            Tenant::Customer(_) => "customer",
-        };
         sqlx::query!(
             "insert into nxt_mirror.met_value (table_name, column_name, value, is_flags, tenant_kind, tenant_no)
              select $1, given.column_name, given.value, given.is_flags, $5, $6
@@ -65,7 +61,7 @@ impl Mirror {
             &columns as &[&str],
             &values,
             &are_flags,
-            kind,
+            target.tenant.kind(),
             target.tenant.number()
         )
         .execute(&self.pool)

@@ -49,9 +49,12 @@ async fn fill(app: &TestApp) {
 async fn no_page_shuts_anybody_out_in_light_or_dark() {
     // First, since it sets up TLS for every client of this process.
     let app = start().await;
-    let (Some(axe), Some(browser)) = (axe(), Driver::start().await) else {
-        eprintln!("SKIPPED: the pages were not looked at by axe-core, since it or a browser is not installed");
-        return;
+    // No browser is started that nobody would stop.
+    let Some(axe) = axe() else {
+        return eprintln!("SKIPPED: the pages were not looked at by axe-core, which is not installed");
+    };
+    let Some(browser) = Driver::start().await else {
+        return eprintln!("SKIPPED: the pages were not looked at by axe-core, since no browser is installed");
     };
     fill(&app).await;
     let ops = &app.daemon.ops;
