@@ -4,7 +4,7 @@
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 /// What a session's defaults could change about the meaning of a statement.
-const EVERY: [(&str, &str); 5] = [
+const EVERY: [(&str, &str); 7] = [
     ("search_path", "public"),
     ("default_transaction_isolation", "'read committed'"),
     // A plan made while a mirrored table was empty would be kept until the table is analyzed, and read all of it
@@ -13,6 +13,10 @@ const EVERY: [(&str, &str); 5] = [
     ("statement_timeout", "0"),
     // A process that stands still must not keep its locks.
     ("idle_in_transaction_session_timeout", "4000"),
+    // Without the extension these two have no effect. With it, time-outs of locks hold on the other nodes, too, and one
+    // transaction may change tables of every kind.
+    ("citus.propagate_set_commands", "'local'"),
+    ("citus.multi_shard_modify_mode", "'sequential'"),
 ];
 
 /// Asked for by whoever is about to use a session.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::{Acquire, AssertSqlSafe, PgConnection, PgPool, types::Json};
 
 use super::{
-    Mirror, SchemaError, clause,
+    Mirror, SchemaError, clause, cluster,
     error::{is_full, is_lock_timeout},
     history,
     identifier::Identifier,
@@ -40,7 +40,7 @@ pub(super) struct Alignment {
     pub(super) effective: Arc<TableSpec>,
     /// Whether that has every column, in its full width.
     pub(super) is_complete: bool,
-    /// Whether tables may be distributed.
+    /// Whether its rows are distributed over several nodes.
     pub(super) is_distributed: bool,
 }
 
@@ -53,20 +53,22 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>, has_history: boo
     let mut transaction = pool.begin_with(BEGIN).await.map_err(failed)?;
     lock(&mut transaction, spec).await.map_err(failed)?;
     check_name(&mut transaction, spec).await?;
-    let is_distributed = has_citus(&mut transaction).await.map_err(failed)?;
+    let has_nodes = cluster::has_nodes(&mut transaction).await.map_err(failed)?;
     let existing = columns(&mut transaction, &clause::table(spec)).await.map_err(failed)?;
     let previous = remembered(&mut transaction, spec).await.map_err(failed)?;
     let spec = &schema::with_known_names(spec, previous.as_ref());
     let mut left_out = if existing.is_empty() {
         forget_rows(&mut transaction, spec).await.map_err(failed)?;
-        create(&mut transaction, spec).await.map_err(failed)?;
+        create(&mut transaction, spec, has_nodes).await.map_err(failed)?;
         vec![]
     } else {
         extend(&mut transaction, spec, &existing).await?
     };
     let narrow = widen::widen(&mut transaction, spec, has_history).await.map_err(failed)?;
+    let is_distributed =
+        has_nodes && cluster::is_distributed(&mut transaction, &clause::table(spec)).await.map_err(failed)?;
     if has_history {
-        left_out.extend(history::align(&mut transaction, spec).await?);
+        left_out.extend(history::align(&mut transaction, spec, is_distributed).await?);
     }
     let (_, is_same) = recognize(&mut transaction, spec).await.map_err(failed)?;
     let is_incomplete =
@@ -114,12 +116,6 @@ async fn check_name(connection: &mut PgConnection, spec: &TableSpec) -> Result<(
     Err(SchemaError::NameTaken { table, name, level, other, other_level })
 }
 
-async fn has_citus(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(r#"select exists (select from pg_extension where extname = 'citus') as "exists!""#)
-        .fetch_one(connection)
-        .await
-}
-
 /// Replicas that need the same table at the same moment make it one after the other.
 pub(super) async fn lock(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
     sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 1))", &spec.sql_name)
@@ -143,11 +139,14 @@ pub(super) async fn columns(
     Ok(columns.into_iter().map(|column| (column.name, column.type_name)).collect())
 }
 
-async fn create(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
+async fn create(connection: &mut PgConnection, spec: &TableSpec, has_nodes: bool) -> Result<(), sqlx::Error> {
     create_schema(connection, "business_nxt").await?;
     execute(connection, schema::create(spec)).await?;
     if let Some(index) = schema::create_spelling_index(spec) {
         execute(connection, index).await?;
+    }
+    if has_nodes {
+        cluster::distribute(connection, &clause::table(spec), spec.level.tenant_column()).await?;
     }
     tracing::info!(row.table = %spec.name, columns = spec.columns.len(), "mirrored table made");
     Ok(())

@@ -23,8 +23,6 @@ const RETRY_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     entries: Mutex<HashMap<String, Arc<Entry>>>,
-    /// Whether the extension that distributes tables is there.
-    is_distributed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +30,8 @@ struct Entry {
     aligned: Mutex<Option<Aligned>>,
     /// Held by the one who brings the table in line.
     flight: tokio::sync::Mutex<()>,
+    /// Whether its rows are distributed over several nodes.
+    is_distributed: AtomicBool,
 }
 
 /// A table that was brought in line.
@@ -66,7 +66,7 @@ impl Mirror {
         }
         let Alignment { effective, is_complete, is_distributed } =
             align(&self.pool, spec, self.has_history(spec)).await?;
-        self.tables.is_distributed.store(is_distributed, Ordering::Relaxed);
+        entry.is_distributed.store(is_distributed, Ordering::Relaxed);
         self.explain_or_note(&effective).await;
         let retry_at = (!is_complete).then(|| Instant::now() + RETRY_PAUSE);
         let aligned = Aligned { described: Arc::clone(spec), effective: Arc::clone(&effective), retry_at };
@@ -84,9 +84,9 @@ impl Mirror {
         }
     }
 
-    /// Whether tables may be distributed over several nodes.
-    pub(super) fn is_distributed(&self) -> bool {
-        self.tables.is_distributed.load(Ordering::Relaxed)
+    /// Whether a table that was brought in line is distributed over several nodes.
+    pub(super) fn is_distributed(&self, table: &TableSpec) -> bool {
+        self.tables.entry(&table.sql_name).is_distributed.load(Ordering::Relaxed)
     }
 
     /// To be called when the table is not as it was thought to be: the next [`Mirror::ensure`] looks at it again.

@@ -5,7 +5,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{Mirror, SchemaError, align, clause};
+use super::{Mirror, SchemaError, align, clause, cluster};
 use crate::{
     domain::{Owner, TableSpec},
     mirror::identifier::Identifier,
@@ -50,27 +50,57 @@ impl Mirror {
 
 /// Targets that had rows and have none are loaded anew.
 async fn forget_emptied(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
-    let sql = format!(
+    let numbers: Vec<i64> = sqlx::query_scalar(
+        r#"select tenant_no from nxt_mirror.target
+            where tenant_kind = $1 and lower(table_name) = lower($2 collate "C") and rows > 0"#,
+    )
+    .bind(align::tenant_kind(spec))
+    .bind(spec.name.as_str())
+    .fetch_all(&mut *connection)
+    .await?;
+    let emptied = without_rows(&mut *connection, spec, &numbers).await?;
+    sqlx::query(
         r#"with emptied as (
                update nxt_mirror.target as target set rows = 0
-                where target.tenant_kind = $1 and lower(target.table_name) = lower($2 collate "C") and target.rows > 0
-                  and not exists (select from {table} as m where m.{tenant} = target.tenant_no)
-               returning target.id, target.tenant_no
-           ), forgotten as (
-               delete from nxt_mirror.walk using emptied where walk.target_id = emptied.id
+                where target.tenant_kind = $1 and lower(target.table_name) = lower($2 collate "C")
+                  and target.tenant_no = any($3)
+               returning target.id
            )
-           select tenant_no from emptied"#,
-        table = clause::table(spec),
-        tenant = Identifier(spec.level.tenant_column()),
-    );
-    let emptied: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(sql))
-        .persistent(false)
-        .bind(align::tenant_kind(spec))
-        .bind(spec.name.as_str())
-        .fetch_all(connection)
-        .await?;
+           delete from nxt_mirror.walk using emptied where walk.target_id = emptied.id"#,
+    )
+    .bind(align::tenant_kind(spec))
+    .bind(spec.name.as_str())
+    .bind(&emptied)
+    .execute(connection)
+    .await?;
     if !emptied.is_empty() {
         tracing::warn!(row.table = %spec.name, tenants = ?emptied, "rows are gone from the mirrored table; they are loaded anew");
     }
     Ok(())
+}
+
+/// Those of these tenants that have no row. Each question runs on one node of a distributed table, so there it is asked for
+/// each tenant by itself.
+async fn without_rows(
+    connection: &mut PgConnection,
+    spec: &TableSpec,
+    numbers: &[i64],
+) -> Result<Vec<i64>, sqlx::Error> {
+    let (table, tenant) = (clause::table(spec), Identifier(spec.level.tenant_column()));
+    let has_nodes = cluster::has_nodes(connection).await?;
+    if !(has_nodes && cluster::is_distributed(connection, &table).await?) {
+        let sql = format!(
+            "select no from unnest($1::bigint[]) as no where not exists (select from {table} as m where m.{tenant} = no)"
+        );
+        return sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false).bind(numbers).fetch_all(connection).await;
+    }
+    let sql = format!("select exists (select from {table} as m where m.{tenant} = $1)");
+    let mut found = vec![];
+    for &number in numbers {
+        let has_rows: bool = sqlx::query_scalar(AssertSqlSafe(&*sql)).bind(number).fetch_one(&mut *connection).await?;
+        if !has_rows {
+            found.push(number);
+        }
+    }
+    Ok(found)
 }

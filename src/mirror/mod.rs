@@ -9,6 +9,7 @@
 mod align;
 mod arrays;
 mod clause;
+mod cluster;
 mod diagnosis;
 mod ensure;
 mod error;

@@ -73,7 +73,8 @@ impl Mirror {
         if keys.is_empty() {
             return Ok(known);
         }
-        let rows = times(connection, target, &keys.iter().collect::<Vec<_>>(), self.is_distributed()).await;
+        let rows =
+            times(connection, target, &keys.iter().collect::<Vec<_>>(), self.is_distributed(&target.table)).await;
         for (position, changed_at, fetched_at) in rows.map_err(failed("read rows", target, Carried::Rows))? {
             if let Some(place) = index(position).and_then(|index| known.get_mut(index)) {
                 *place = Some(Mirrored { changed_at, fetched_at });
@@ -101,7 +102,7 @@ impl Mirror {
         if rows.is_empty() {
             return Ok(compared);
         }
-        let found = differences(connection, target, rows, self.is_distributed()).await;
+        let found = differences(connection, target, rows, self.is_distributed(&target.table)).await;
         for (position, columns) in found.map_err(failed("compare rows", target, Carried::Rows))? {
             if let Some(place) = index(position).and_then(|index| compared.get_mut(index)) {
                 *place = columns.map_or(Comparison::Missing, Comparison::Different);
@@ -131,7 +132,8 @@ impl Mirror {
         if keys.is_empty() || !clause::has_text_key(&target.table) {
             return Ok(HashSet::new());
         }
-        let found = spellings(connection, target, &keys.iter().collect::<Vec<_>>(), self.is_distributed()).await;
+        let found =
+            spellings(connection, target, &keys.iter().collect::<Vec<_>>(), self.is_distributed(&target.table)).await;
         found.map_err(failed("look for other spellings", target, Carried::Rows))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-use super::{Mirror, SchemaError};
+use super::{Mirror, SchemaError, cluster};
 
 /// Nobody waits long behind a change of rights.
 const BEGIN: &str = "begin; set local lock_timeout = '500ms'";
@@ -42,6 +42,9 @@ pub enum GrantError {
         /// Its version.
         version: String,
     },
+    /// The extension that distributes tables does not know the policies that keep companies apart.
+    #[error("rights for single companies cannot be given where tables are distributed over several nodes (citus)")]
+    Distributed,
     /// A table stayed locked, or the database refused.
     #[error("the rights are not complete, give the command again; until then the role sees less than it should")]
     Schema(#[from] SchemaError),
@@ -126,9 +129,12 @@ async fn check(connection: &mut PgConnection, role: &str, for_companies: bool) -
              from pg_roles where rolname = $1"#,
         role
     )
-    .fetch_optional(connection)
+    .fetch_optional(&mut *connection)
     .await?;
     let Some(found) = found else { return Err(GrantError::NoRole { role: role.to_owned() }) };
+    if for_companies && cluster::has_nodes(connection).await? {
+        return Err(GrantError::Distributed);
+    }
     let sees_all = |reason| Err(GrantError::SeesAll { role: role.to_owned(), reason });
     match () {
         () if !for_companies => Ok(()),

@@ -50,15 +50,22 @@ pub(super) fn compare(spec: &TableSpec, is_distributed: bool) -> String {
     )
 }
 
+/// Leads an insert to the node of its tenant: rows that come from a distributed table alone are inserted where it is.
+const PLACE: &str = " cross join nxt_mirror.tenant_place as p where p.tenant_no = $1";
+
 /// Inserts rows; one that is there unexpectedly is replaced if it is deleted or different. Returns the keys of those that
 /// were written.
-pub(super) fn insert(spec: &TableSpec) -> String {
+pub(super) fn insert(spec: &TableSpec, is_distributed: bool) -> String {
     let mut input = Input::after(1);
     let own: Vec<_> = BOOKKEEPING.iter().map(|(name, kind)| input.add(name, kind)).collect();
     let values: Vec<_> = spec.columns.iter().enumerate().map(|(index, column)| value(index, column)).collect();
+    let (tenant_no, place) = match is_distributed {
+        true => ("p.tenant_no", PLACE),
+        false => ("$1", ""),
+    };
     let set = assignments(spec, |_, column| format!("excluded.{}", Identifier(&column.sql_name)), "excluded.");
     format!(
-        "insert into {table} as m ({tenant}, {own_names}, {names}) select $1, {own}, {values} from {rows} \
+        "insert into {table} as m ({tenant}, {own_names}, {names}) select {tenant_no}, {own}, {values} from {rows}{place} \
          on conflict ({key}) do update set _deleted_at = null, {set} where m._deleted_at is not null{or_differs} \
          returning {output}",
         table = table(spec),

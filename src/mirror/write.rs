@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection, postgres::PgRow};
 
 use super::{
-    Carried, Mirror, MirrorError, arrays,
+    Carried, Mirror, MirrorError, arrays, cluster,
     error::failed,
     read::{index, read_key},
     statement,
@@ -69,11 +69,11 @@ impl Mirror {
     ) -> Result<Vec<Written>, MirrorError> {
         let mut written = vec![Written::Unchanged; rows.len()];
         let (mirrored, new): (Vec<_>, Vec<_>) = rows.iter().enumerate().partition(|(_, fetched)| fetched.is_mirrored);
-        let updated = update_all(connection, target, &mirrored, self.is_distributed()).await;
+        let updated = update_all(connection, target, &mirrored, self.is_distributed(&target.table)).await;
         for (place, columns) in updated.map_err(failed("update rows", target, Carried::Rows))? {
             written[place] = Written::Updated(columns);
         }
-        let inserted = insert_all(connection, target, &new).await;
+        let inserted = insert_all(connection, target, &new, self.is_distributed(&target.table)).await;
         for place in inserted.map_err(failed("insert rows", target, Carried::Rows))? {
             written[place] = Written::Inserted;
         }
@@ -87,7 +87,7 @@ impl Mirror {
         target: &TargetTable,
         removals: &[Removal],
     ) -> Result<HashSet<RowKey>, MirrorError> {
-        let removed = remove_all(connection, target, removals, self.deletes, self.is_distributed()).await;
+        let removed = remove_all(connection, target, removals, self.deletes, self.is_distributed(&target.table)).await;
         removed.map_err(failed("remove rows", target, Carried::Rows))
     }
 }
@@ -115,11 +115,13 @@ async fn insert_all(
     connection: &mut PgConnection,
     target: &TargetTable,
     rows: &[Placed<'_, '_>],
+    is_distributed: bool,
 ) -> Result<Vec<usize>, sqlx::Error> {
     let mut inserted = vec![];
     for batch in batches(rows) {
         let (places, rows): (Vec<usize>, Vec<&Fetched<'_>>) = batch.iter().copied().unzip();
-        inserted.extend(insert(connection, target, &rows).await?.into_iter().map(|index| places[index]));
+        inserted
+            .extend(insert(connection, target, &rows, is_distributed).await?.into_iter().map(|index| places[index]));
     }
     Ok(inserted)
 }
@@ -175,17 +177,32 @@ async fn insert(
     connection: &mut PgConnection,
     target: &TargetTable,
     rows: &[&Fetched<'_>],
+    is_distributed: bool,
 ) -> Result<Vec<usize>, sqlx::Error> {
-    let mut arguments = arrays::of_tenant(target)?;
-    arrays::add_bookkeeping(&mut arguments, rows)?;
-    arrays::add_rows(&mut arguments, &target.table, &source_rows(rows))?;
-    let sql = statement::insert(&target.table);
-    let keys = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await?;
+    let mut keys = inserted(connection, target, rows, is_distributed).await?;
+    // Nothing is inserted where the tenant has no place yet.
+    if is_distributed && keys.len() < rows.len() && cluster::place(connection, target.tenant.number()).await? {
+        keys = inserted(connection, target, rows, is_distributed).await?;
+    }
     if keys.len() == rows.len() {
         return Ok((0..rows.len()).collect());
     }
     let keys: HashSet<RowKey> = keys.iter().map(|row| read_key(row, &target.table)).collect::<Result<_, _>>()?;
     Ok((0..rows.len()).filter(|&index| keys.contains(&rows[index].row.key)).collect())
+}
+
+/// Rows that were inserted, by key.
+async fn inserted(
+    connection: &mut PgConnection,
+    target: &TargetTable,
+    rows: &[&Fetched<'_>],
+    is_distributed: bool,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let mut arguments = arrays::of_tenant(target)?;
+    arrays::add_bookkeeping(&mut arguments, rows)?;
+    arrays::add_rows(&mut arguments, &target.table, &source_rows(rows))?;
+    let sql = statement::insert(&target.table, is_distributed);
+    sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await
 }
 
 async fn delete(

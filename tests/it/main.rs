@@ -8,6 +8,7 @@ mod convergence;
 mod crashes;
 mod database;
 mod deployment;
+mod distributed;
 mod embedded;
 mod exclude;
 mod extensions;

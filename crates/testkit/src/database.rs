@@ -13,6 +13,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use crate::cluster;
+
 const SERVER_VARIABLE: &str = "NXT_TEST_DATABASE_URL";
 const NAME_PREFIX: &str = "nxt_test_";
 /// A role without special rights.
@@ -25,6 +27,8 @@ pub const OTHER_ROLE: &str = "nxt_test_other";
 pub struct TestDatabase {
     name: String,
     options: PgConnectOptions,
+    /// The other nodes, where the server is the coordinator of a cluster.
+    workers: Vec<PgConnectOptions>,
 }
 
 impl TestDatabase {
@@ -33,8 +37,15 @@ impl TestDatabase {
         let name = format!("{NAME_PREFIX}{}", Uuid::new_v4().simple());
         let server = server_options(folder).await;
         administer(&server, format!("create database {name}")).await;
+        let workers = cluster::workers(&server).await;
         let options = server.database(&name);
-        Self { name, options }
+        cluster::join(&options, &workers, &name).await;
+        Self { name, options, workers }
+    }
+
+    /// Whether its tables may be distributed over several nodes.
+    pub fn is_distributed(&self) -> bool {
+        !self.workers.is_empty()
     }
 
     /// The database's address, password included.
@@ -78,12 +89,14 @@ impl Drop for TestDatabase {
     /// the next run removes.
     fn drop(&mut self) {
         let statement = format!("drop database if exists {} with (force)", self.name);
-        let server = self.options.clone().database("postgres");
+        let servers: Vec<_> = [&self.options].into_iter().chain(&self.workers).cloned().collect();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime starts").block_on(async {
-                if let Ok(mut connection) = PgConnection::connect_with(&server).await {
-                    _ = connection.execute(AssertSqlSafe(statement)).await;
+                for server in servers {
+                    if let Ok(mut connection) = PgConnection::connect_with(&server.database("postgres")).await {
+                        _ = connection.execute(AssertSqlSafe(&*statement)).await;
+                    }
                 }
             });
         });
@@ -103,7 +116,7 @@ pub async fn recreate(server: &SecretString, name: &str) -> Result<(), sqlx::Err
     connection.close().await
 }
 
-async fn administer(server: &PgConnectOptions, statement: String) {
+pub(crate) async fn administer(server: &PgConnectOptions, statement: String) {
     let mut connection = PgConnection::connect_with(server).await.expect("the test server accepts connections");
     connection.execute(AssertSqlSafe(statement)).await.expect("the test server lets us create and drop databases");
     connection.close().await.expect("a connection closes");

@@ -8,6 +8,7 @@
 //! sides and never be seen. Where the machine itself does not do its part, such as a program that cannot be started, it
 //! panics.
 
+mod cluster;
 mod compare;
 mod database;
 mod names;

@@ -63,18 +63,49 @@ impl Mirror {
     /// Takes in the values that writers have met: they stand among the names of values from now on, those of flags bit by
     /// bit, and their names are to be asked for.
     pub(crate) async fn gather_met_values(&self) -> Result<(), sqlx::Error> {
+        // One table a statement: where the names are on every node, no statement can change them and others.
+        let mut transaction = self.pool.begin().await?;
+        let met = sqlx::query!("delete from nxt_mirror.met_value returning *").fetch_all(&mut *transaction).await?;
+        if met.is_empty() {
+            return transaction.commit().await;
+        }
+        let tables: Vec<String> = met.iter().map(|met| met.table_name.clone()).collect();
+        let columns: Vec<String> = met.iter().map(|met| met.column_name.clone()).collect();
+        let values: Vec<i64> = met.iter().map(|met| met.value).collect();
+        let are_flags: Vec<bool> = met.iter().map(|met| met.is_flags).collect();
+        let kinds: Vec<String> = met.iter().map(|met| met.tenant_kind.clone()).collect();
+        let numbers: Vec<i64> = met.iter().map(|met| met.tenant_no).collect();
         sqlx::query!(
             "with met as (
-                 delete from nxt_mirror.met_value returning *
+                 select * from unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::text[], $6::bigint[])
+                     as given (table_name, column_name, value, is_flags, tenant_kind, tenant_no)
              ), part as (
                  select table_name, column_name, value as whole, tenant_kind, tenant_no,
                         case when is_flags then 1::bigint << bit else value end as value
                    from met, generate_series(0, case when is_flags then 63 else 0 end) as bit
                   where not is_flags or value & (1::bigint << bit) <> 0
-             ), noted as (
-                 insert into business_nxt_model.enum_member (table_name, column_name, value)
-                 select distinct table_name, column_name, value from part
-                 on conflict on constraint enum_member_pkey do nothing
+             )
+             insert into business_nxt_model.enum_member (table_name, column_name, value)
+             select distinct table_name, column_name, value from part
+             on conflict on constraint enum_member_pkey do nothing",
+            &tables,
+            &columns,
+            &values,
+            &are_flags,
+            &kinds,
+            &numbers
+        )
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query!(
+            "with met as (
+                 select * from unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::text[], $6::bigint[])
+                     as given (table_name, column_name, value, is_flags, tenant_kind, tenant_no)
+             ), part as (
+                 select table_name, column_name, value as whole, tenant_kind, tenant_no,
+                        case when is_flags then 1::bigint << bit else value end as value
+                   from met, generate_series(0, case when is_flags then 63 else 0 end) as bit
+                  where not is_flags or value & (1::bigint << bit) <> 0
              )
              insert into nxt_mirror.unnamed_value (table_name, column_name, value, tenant_kind, tenant_no)
              select distinct on (part.table_name, part.column_name, part.whole)
@@ -85,11 +116,17 @@ impl Mirror {
                          where known.table_name = part.table_name and known.column_name = part.column_name
                            and known.value = part.value and known.name is not null)
              on conflict on constraint unnamed_value_pkey
-             do update set tenant_kind = excluded.tenant_kind, tenant_no = excluded.tenant_no"
+             do update set tenant_kind = excluded.tenant_kind, tenant_no = excluded.tenant_no",
+            &tables,
+            &columns,
+            &values,
+            &are_flags,
+            &kinds,
+            &numbers
         )
-        .execute(&self.pool)
-        .await
-        .map(drop)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await
     }
 
     /// Takes values whose turn it is to be asked for, the simplest ones first. Each is left alone after that, ever longer.

@@ -13,23 +13,33 @@ impl Mirror {
         began_ago: Duration,
         pause: Duration,
     ) -> Result<bool, sqlx::Error> {
+        // Asked apart: where the names are on every node, nothing can be changed by them in the same statement.
+        let is_nameless = self.has_nameless_tenant().await?;
         sqlx::query!(
             "update nxt_mirror.tenant_names set asked_at = now()
               where asked_at < now() - make_interval(secs => $1) or asked_at < now() - make_interval(secs => $2)
-                 or asked_at < now() - make_interval(secs => $3)
-                and exists (
-                    select from nxt_mirror.target as target
-                     where target.tenant_kind = 'company' and not exists (
-                               select from business_nxt_model.company where company_no = target.tenant_no)
-                        or target.tenant_kind = 'customer' and not exists (
-                               select from business_nxt_model.customer where customer_no = target.tenant_no))",
+                 or asked_at < now() - make_interval(secs => $3) and $4",
             interval.as_secs_f64(),
             began_ago.as_secs_f64(),
-            pause.as_secs_f64()
+            pause.as_secs_f64(),
+            is_nameless
         )
         .execute(&self.pool)
         .await
         .map(|done| done.rows_affected() > 0)
+    }
+
+    async fn has_nameless_tenant(&self) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar!(
+            r#"select exists (
+                   select from nxt_mirror.target as target
+                    where target.tenant_kind = 'company' and not exists (
+                              select from business_nxt_model.company where company_no = target.tenant_no)
+                       or target.tenant_kind = 'customer' and not exists (
+                              select from business_nxt_model.customer where customer_no = target.tenant_no)) as "found!""#
+        )
+        .fetch_one(&self.pool)
+        .await
     }
 
     /// Takes over the names of companies, and the customers they belong to. What is not among them keeps its name: the

@@ -62,7 +62,7 @@ impl Mirror {
         let keys = next_keys(&mut transaction, target, statement::Keys::Current, behind).await.map_err(failed())?;
         let touched: Vec<Touched<'_>> =
             keys.iter().map(|key| Touched { key, changed_by: None, deleted_at: None }).collect();
-        keep(&mut transaction, target, &touched, self.is_distributed()).await.map_err(failed())?;
+        keep(&mut transaction, target, &touched, self.is_distributed(&target.table)).await.map_err(failed())?;
         transaction.commit().await.map_err(failed())?;
         Ok(keys.last().cloned())
     }
@@ -85,7 +85,7 @@ impl Mirror {
         let failed = || failed("forget old versions", target, Carried::Nothing);
         let mut transaction = self.begin().await.map_err(failed())?;
         let keys = next_keys(&mut transaction, target, statement::Keys::Kept, behind).await.map_err(failed())?;
-        forget(&mut transaction, target, &keys, before, self.is_distributed()).await.map_err(failed())?;
+        forget(&mut transaction, target, &keys, before, self.is_distributed(&target.table)).await.map_err(failed())?;
         transaction.commit().await.map_err(failed())?;
         Ok(keys.last().cloned())
     }

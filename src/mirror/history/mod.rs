@@ -52,7 +52,7 @@ impl Mirror {
         if touched.is_empty() || !self.has_history(&target.table) {
             return Ok(());
         }
-        let kept = keep(connection, target, touched, self.is_distributed()).await;
+        let kept = keep(connection, target, touched, self.is_distributed(&target.table)).await;
         kept.map_err(failed("keep versions", target, Carried::Rows))
     }
 }

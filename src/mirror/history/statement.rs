@@ -43,8 +43,8 @@ pub(super) fn close(spec: &TableSpec, is_distributed: bool) -> String {
     let found = format!("true as is_there, m._changed_at, m._fetched_at{}", prefixed(&others, ", m."));
     format!(
         "update {history} as h set _valid_to = greatest(h._valid_from, \
-                case when m.is_there then coalesce(m._changed_at, m._fetched_at) else coalesce(i._deleted_at, now()) end) \
-           from {keys} left join {mirrored} on true \
+                case when m.is_there then coalesce(m._changed_at, m._fetched_at) else coalesce(i._deleted_at, t.now) end) \
+           from {keys} cross join (select now() as now) as t left join {mirrored} on true \
           where {these} and h._valid_to is null and (m.is_there is null{differs}) \
          returning i.position, case when m.is_there then array_remove(array[{named}]::text[], null) end",
         history = history(spec),
@@ -61,25 +61,25 @@ pub(super) fn open(spec: &TableSpec, is_distributed: bool) -> String {
     let changed_by = input.add("_changed_by", "text");
     let different = input.add("_different", "text");
     let keys = input.keys(spec);
+    let tenant = Identifier(spec.level.tenant_column());
     let own_name = match spec.changed_by_column() {
         Some(column) => format!("nullif(m.{}, '')", Identifier(&spec.columns[column].sql_name)),
         None => "null".to_owned(),
     };
     format!(
         "insert into {history} ({tenant}, {names}, _valid_from, _changed_by, _changed_columns) \
-         select $1, {values}, greatest(coalesce(m._changed_at, m._fetched_at), before._valid_to), \
+         select m.{tenant}, {values}, greatest(coalesce(m._changed_at, m._fetched_at), before._valid_to), \
                 coalesce({own_name}, {changed_by}), string_to_array({different}, ',') \
            from {keys} cross join {mirrored} \
           cross join lateral (select max(h._valid_to) as _valid_to, bool_or(h._valid_to is null) as is_open \
                                 from {history} as h where {these}) as before \
           where before.is_open is not true",
         history = history(spec),
-        tenant = Identifier(spec.level.tenant_column()),
         names = all_names(spec, ""),
         values = all_names(spec, "m."),
         mirrored = looked_up(
             spec,
-            &format!("m._changed_at, m._fetched_at, {}", all_names(spec, "m.")),
+            &format!("m.{tenant}, m._changed_at, m._fetched_at, {}", all_names(spec, "m.")),
             &same_key(spec),
             is_distributed
         ),

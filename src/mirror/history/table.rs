@@ -8,7 +8,7 @@ use crate::{
     mirror::{
         SchemaError,
         align::{add, columns, create_schema, execute, missing},
-        clause,
+        clause, cluster,
         error::{is_full, is_lock_timeout},
     },
 };
@@ -17,6 +17,7 @@ use crate::{
 pub(in crate::mirror) async fn align<'a>(
     connection: &mut PgConnection,
     spec: &'a TableSpec,
+    is_distributed: bool,
 ) -> Result<Vec<&'a Column>, SchemaError> {
     let failed = |source| SchemaError::of(&spec.sql_name, source);
     let mirrored = columns(connection, &clause::table(spec)).await.map_err(failed)?;
@@ -25,9 +26,14 @@ pub(in crate::mirror) async fn align<'a>(
     if existing.is_empty() {
         create_schema(connection, "business_nxt_history").await.map_err(failed)?;
         let columns: Vec<_> = spec.columns.iter().filter_map(typed).collect();
-        for sql in [statement::create(spec, &columns), statement::create_index(spec), statement::create_as_of(spec)] {
+        for sql in [statement::create(spec, &columns), statement::create_index(spec)] {
             execute(connection, sql).await.map_err(failed)?;
         }
+        if is_distributed {
+            let history = statement::history(spec);
+            cluster::distribute(connection, &history, spec.level.tenant_column()).await.map_err(failed)?;
+        }
+        execute(connection, statement::create_as_of(spec)).await.map_err(failed)?;
         tracing::info!(row.table = %spec.name, "history table made");
         return Ok(vec![]);
     }
