@@ -50,16 +50,17 @@ impl Mirror {
 
 /// Targets that had rows and have none are loaded anew.
 async fn forget_emptied(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
-    let numbers: Vec<i64> = sqlx::query_scalar(
+    let (kind, name) = (align::tenant_kind(spec), spec.name.as_str());
+    let numbers = sqlx::query_scalar!(
         r#"select tenant_no from nxt_mirror.target
             where tenant_kind = $1 and lower(table_name) = lower($2 collate "C") and rows > 0"#,
+        kind,
+        name
     )
-    .bind(align::tenant_kind(spec))
-    .bind(spec.name.as_str())
     .fetch_all(&mut *connection)
     .await?;
     let emptied = without_rows(&mut *connection, spec, &numbers).await?;
-    sqlx::query(
+    sqlx::query!(
         r#"with emptied as (
                update nxt_mirror.target as target set rows = 0
                 where target.tenant_kind = $1 and lower(target.table_name) = lower($2 collate "C")
@@ -67,10 +68,10 @@ async fn forget_emptied(connection: &mut PgConnection, spec: &TableSpec) -> Resu
                returning target.id
            )
            delete from nxt_mirror.walk using emptied where walk.target_id = emptied.id"#,
+        kind,
+        name,
+        &emptied
     )
-    .bind(align::tenant_kind(spec))
-    .bind(spec.name.as_str())
-    .bind(&emptied)
     .execute(connection)
     .await?;
     if !emptied.is_empty() {
