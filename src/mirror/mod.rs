@@ -31,7 +31,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 pub use diagnosis::{Carried, diagnose};
 pub use error::{MirrorError, SchemaError};
-pub(crate) use explain::{LabelledAs, Labels, Unnamed};
+pub(crate) use explain::{DescribedState, LabelledAs, Labels, Unnamed};
 pub use history::Touched;
 pub use read::{Comparison, LivingRow};
 pub use rights::GrantError;

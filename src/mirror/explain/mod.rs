@@ -4,6 +4,7 @@
 //! and what somebody has locked waits for another time: rows are mirrored meanwhile.
 
 mod comment;
+mod foreign_keys;
 mod later;
 mod members;
 mod met;
@@ -23,6 +24,7 @@ pub(in crate::mirror) use later::Unexplained;
 pub(crate) use members::Unnamed;
 pub(in crate::mirror) use met::MetValues;
 use readable::Change;
+pub(crate) use relations::DescribedState;
 pub(crate) use state::LabelledAs;
 
 use super::{

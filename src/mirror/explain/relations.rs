@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
         error::is_lock_timeout,
         identifier::{Identifier, list},
     },
+    telemetry::chain,
 };
 
 /// How long the making of an index waits for transactions that were open before. Meanwhile a column that is new would
@@ -26,15 +28,26 @@ struct Wanted {
     columns: Vec<String>,
 }
 
+/// What changes whenever a description does, or a table is made again.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct DescribedState {
+    described_at: Option<DateTime<Utc>>,
+    /// The tables, as the database numbers them.
+    tables: Vec<i64>,
+}
+
 impl Mirror {
-    /// What changes whenever a description does.
-    pub(crate) async fn described_state(&self) -> Result<(i64, Option<chrono::DateTime<chrono::Utc>>), sqlx::Error> {
-        let found = sqlx::query!(
-            r#"select count(*) as "tables!", max(described_at) as described_at from nxt_mirror.mirrored_table"#
+    /// What relations follow from.
+    pub(crate) async fn described_state(&self) -> Result<DescribedState, sqlx::Error> {
+        sqlx::query_as!(
+            DescribedState,
+            r#"select max(described_at) as described_at,
+                      array(select relation::bigint from nxt_mirror.mirrored_table where relation is not null
+                             order by table_name) as "tables!"
+                 from nxt_mirror.mirrored_table"#
         )
         .fetch_one(&self.pool)
-        .await?;
-        Ok((found.tables, found.described_at))
+        .await
     }
 
     /// Notes the relations among these tables, and forgets all others.
@@ -107,7 +120,12 @@ impl Mirror {
                     tracing::info!(row.table = wanted.sql_name, "index for joins put off: somebody is at the table");
                     are_made = false;
                 }
-                Err(error) => return connection.close().await.and(Err(error)),
+                // Such as a table of another role: that is no matter of the other tables.
+                Err(error) if error.as_database_error().is_some() => {
+                    tracing::info!(row.table = wanted.sql_name, error = %chain(&error), "index for joins put off");
+                    are_made = false;
+                }
+                Err(error) => return Err(error),
             }
         }
         connection.close().await?;
