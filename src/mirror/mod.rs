@@ -32,6 +32,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 pub use diagnosis::{Carried, diagnose};
 pub use error::{MirrorError, SchemaError};
 pub(crate) use explain::{DescribedState, LabelledAs, Labels, Unnamed};
+pub use explain::{DisplayNames, column_labels};
 pub use history::Touched;
 pub use read::{Comparison, LivingRow};
 pub use rights::GrantError;

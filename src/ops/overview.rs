@@ -10,6 +10,7 @@ use super::{
     samples::{self, Recent, Span, Stretch},
     status::Status,
 };
+use crate::mirror::DisplayNames;
 
 /// How old what is shown may be to those who follow live: they share one look at the database.
 const HOLDS: Duration = Duration::from_secs(1);
@@ -21,6 +22,7 @@ pub(super) struct Overview {
     pub(super) recent: Recent,
     pub(super) hour: Vec<Stretch>,
     pub(super) day: Vec<Stretch>,
+    pub(super) names: DisplayNames,
 }
 
 /// The last one that was read.
@@ -34,6 +36,7 @@ impl Overview {
             recent: samples::recent(pool).await?,
             hour: samples::stretches(pool, Span::Hour).await?,
             day: samples::stretches(pool, Span::Day).await?,
+            names: DisplayNames::read(pool).await?,
         })
     }
 }

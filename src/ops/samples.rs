@@ -124,8 +124,8 @@ pub(super) struct Recent {
     pub(super) lag_median: f64,
     /// 95 of 100 samples were below.
     pub(super) lag_95: f64,
-    /// The longest.
-    pub(super) lag_max: f64,
+    /// 99 of 100 samples were below.
+    pub(super) lag_99: f64,
 }
 
 /// Reads it.
@@ -143,7 +143,7 @@ pub(super) async fn recent(pool: &PgPool) -> Result<Recent, sqlx::Error> {
                   coalesce(sum(applied), 0)::bigint as "applied!", coalesce(sum(failed), 0)::bigint as "failed!",
                   coalesce(percentile_disc(0.5) within group (order by lag_seconds), 0) as "lag_median!",
                   coalesce(percentile_disc(0.95) within group (order by lag_seconds), 0) as "lag_95!",
-                  coalesce(max(lag_seconds), 0) as "lag_max!"
+                  coalesce(percentile_disc(0.99) within group (order by lag_seconds), 0) as "lag_99!"
              from nxt_mirror.sample where at > clock_timestamp() - interval '1 hour'"#
     )
     .fetch_one(pool)

@@ -4,6 +4,7 @@
 //! and what somebody has locked waits for another time: rows are mirrored meanwhile.
 
 mod comment;
+mod display_names;
 mod foreign_keys;
 mod later;
 mod members;
@@ -20,6 +21,7 @@ use sqlx::PgConnection;
 
 pub(crate) use comment::Labels;
 use comment::{Kind, Present};
+pub use display_names::{DisplayNames, column_labels};
 pub(in crate::mirror) use later::Unexplained;
 pub(crate) use members::Unnamed;
 pub(in crate::mirror) use met::MetValues;

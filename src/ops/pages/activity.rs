@@ -9,6 +9,7 @@ use super::{
     words,
 };
 use crate::{
+    mirror::DisplayNames,
     ops::{Ops, access::MayAct, refusal::Refusal, sequence::Filters},
     queue::activity::{self, EntryFilter},
 };
@@ -25,6 +26,7 @@ pub(in crate::ops) async fn activity(
 ) -> Result<HttpResponse, Refusal> {
     let filter = filters.read().map_err(Refusal::Wrong)?;
     let latest = activity::latest(&ops.pool, &filter, SHOWN).await?;
+    let names = DisplayNames::read(&ops.pool).await?;
     let query = match request.query_string() {
         "" => String::new(),
         query => format!("?{query}"),
@@ -36,7 +38,7 @@ pub(in crate::ops) async fn activity(
             span #held.hint aria-live="polite" { }
         }
         (form(&filter, &filters))
-        (entry::list(&latest, &query, SHOWN as usize))
+        (entry::list(&latest, &names, &query, SHOWN as usize))
     };
     Ok(Page { title: "activity".to_owned(), place: Place::Activity, may_act, body }.response())
 }

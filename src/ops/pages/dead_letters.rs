@@ -7,14 +7,15 @@ use sqlx::PgPool;
 use super::{
     entry::{row_address, target_address},
     frame::{Page, Place, why_no_actions},
-    words,
+    named, words,
 };
 use crate::{
     domain::DatabaseTime,
+    mirror::DisplayNames,
     ops::{Ops, access::MayAct, refusal::Refusal},
     queue::{
         dead_letter::{self, DeadLetter},
-        status::{self, tenant_name},
+        status,
     },
 };
 
@@ -27,11 +28,12 @@ const BODY_MAX: usize = 4_000;
 pub(in crate::ops) async fn dead_letters(ops: web::Data<Ops>, may_act: MayAct) -> Result<HttpResponse, Refusal> {
     let letters = dead_letter::list(&ops.pool, 0, SHOWN).await?;
     let counts = dead_letter::count(&ops.pool).await?;
+    let names = DisplayNames::read(&ops.pool).await?;
     let now = status::now(&ops.pool).await?;
     let mut items = Vec::with_capacity(letters.len());
     for letter in letters {
         let body = body(&ops.pool, &letter, may_act).await?;
-        items.push(item(&letter, body.as_deref(), now, may_act));
+        items.push(item(&letter, body.as_deref(), &names, now, may_act));
     }
     let total = counts.rows + counts.bodies;
     let body = html! {
@@ -63,11 +65,11 @@ async fn body(pool: &PgPool, letter: &DeadLetter, may_act: MayAct) -> Result<Opt
     Ok(body.map(|body| String::from_utf8_lossy(&body).chars().take(BODY_MAX).collect()))
 }
 
-fn item(letter: &DeadLetter, body: Option<&str>, now: DatabaseTime, may_act: MayAct) -> Markup {
+fn item(letter: &DeadLetter, body: Option<&str>, names: &DisplayNames, now: DatabaseTime, may_act: MayAct) -> Markup {
     html! {
         li #{ "letter-" (letter.id) } {
             div.about {
-                h2 { (subject(letter)) }
+                h2 { (subject(letter, names)) }
                 p.reason { (letter.reason) }
                 p.evidence {
                     span { "no. " (letter.id) }
@@ -83,17 +85,17 @@ fn item(letter: &DeadLetter, body: Option<&str>, now: DatabaseTime, may_act: May
     }
 }
 
-fn subject(letter: &DeadLetter) -> Markup {
+fn subject(letter: &DeadLetter, names: &DisplayNames) -> Markup {
     let (company, customer) = (letter.company_no, letter.customer_no);
     html! {
         @match (&letter.table_name, &letter.key) {
             (Some(table), Some(key)) => {
                 a href=(row_address(table, company, customer, key)) { (table) " " b { (key.values()) } }
-                small { (tenant_name(company, customer)) }
+                small { (named::tenant(names, company, customer)) }
             }
             (Some(table), None) => {
                 a href=(target_address(table, company, customer)) { (table) }
-                small { (tenant_name(company, customer)) }
+                small { (named::tenant(names, company, customer)) }
             }
             _ => { "A body that is not understood" }
         }

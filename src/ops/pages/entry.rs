@@ -3,21 +3,22 @@
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 
-use super::words;
+use super::{named, words};
 use crate::{
     domain::ShownKey,
+    mirror::DisplayNames,
     queue::{activity::Activity, status::tenant_name},
 };
 
 /// The list that the script adds to. `query` is that of the stream, `newest` the last entry that is shown.
-pub(super) fn list(entries: &[Activity], query: &str, max: usize) -> Markup {
+pub(super) fn list(entries: &[Activity], names: &DisplayNames, query: &str, max: usize) -> Markup {
     let newest = entries.last().map_or(0, |entry| entry.id);
     html! {
         ol #activity.entries data-stream={ "/api/activity" (query) } data-after=(newest) data-max=(max) {
-            @for entry in entries.iter().rev() { (line(entry)) }
+            @for entry in entries.iter().rev() { (line(entry, names)) }
         }
         p.empty #quiet hidden[!entries.is_empty()] { "Nothing has happened yet. What happens appears here by itself." }
-        template #entry data-words=(words_of_actions()) { (blank()) }
+        template #entry data-words=(words_of_actions()) data-names=(named::told(names)) { (blank()) }
     }
 }
 
@@ -27,7 +28,7 @@ fn words_of_actions() -> String {
     Value::Object(words).to_string()
 }
 
-fn line(entry: &Activity) -> Markup {
+fn line(entry: &Activity, names: &DisplayNames) -> Markup {
     html! {
         li data-id=(entry.id) {
             time datetime=(entry.at.to_string()) title=(words::full(entry.at)) { (entry.at.utc().format("%H:%M:%S")) }
@@ -42,11 +43,15 @@ fn line(entry: &Activity) -> Markup {
                         }
                         None => { span.table { (table) } }
                     }
+                    " " (named::label(names, table))
                 }
             }
             span.tenant { @if entry.company_no.or(entry.customer_no).is_some() {
                 (tenant_name(entry.company_no, entry.customer_no))
             } }
+            span.whose {
+                @if let Some(name) = names.tenant(entry.company_no, entry.customer_no) { (named::called(name)) }
+            }
             span.why { (entry.reason) }
         }
     }
@@ -58,8 +63,9 @@ fn blank() -> Markup {
         li {
             time { }
             span.act { }
-            span.row { a { span.table { } " " b { } } }
+            span.row { a { span.table { } " " b { } } " " bdi.called { } }
             span.tenant { }
+            span.whose { bdi.called { } }
             span.why { }
         }
     }

@@ -36,6 +36,7 @@
   function follow(list) {
     const template = byId("entry");
     const words = JSON.parse(template.dataset.words);
+    const names = JSON.parse(template.dataset.names);
     const max = Number(list.dataset.max);
     const url = new URL(list.dataset.stream, location.href);
     url.searchParams.set("after", list.dataset.after);
@@ -47,7 +48,7 @@
       planned = false;
       if (paused) return held();
       const fragment = document.createDocumentFragment();
-      for (const entry of waiting.reverse()) fragment.append(line(entry, template, words));
+      for (const entry of waiting.reverse()) fragment.append(line(entry, template, words, names));
       waiting = [];
       list.prepend(fragment);
       while (list.children.length > max) list.lastElementChild.remove();
@@ -87,7 +88,13 @@
     }
   }
 
-  function line(entry, template, words) {
+  // A name that somebody typed, beside what it names.
+  function call(place, name) {
+    if (!name) return place.remove();
+    place.textContent = place.title = name;
+  }
+
+  function line(entry, template, words, names) {
     const item = template.content.cloneNode(true).firstElementChild;
     const part = (selector) => item.querySelector(selector);
     item.dataset.id = entry.id;
@@ -101,6 +108,9 @@
     part(".why").textContent = entry.reason;
     const tenant = entry.company_no === null ? entry.customer_no : entry.company_no;
     if (tenant !== null) part(".tenant").textContent = (entry.company_no === null ? "customer " : "company ") + tenant;
+    const owners = entry.company_no === null ? names.customers : names.companies;
+    call(part(".row .called"), Object.hasOwn(names.tables, entry.table_name) && names.tables[entry.table_name]);
+    call(part(".whose .called"), owners[tenant]);
     const link = part("a");
     if (entry.key) {
       const query = new URLSearchParams();

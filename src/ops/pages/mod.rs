@@ -8,6 +8,7 @@ mod dead_letters;
 mod entry;
 mod frame;
 mod login;
+mod named;
 mod overview;
 mod row;
 mod target;

@@ -8,9 +8,10 @@ use super::{
     chart::{chart, shares},
     entry,
     frame::{Page, Place},
-    words,
+    named, words,
 };
 use crate::{
+    mirror::DisplayNames,
     ops::{
         Ops,
         access::MayAct,
@@ -50,11 +51,11 @@ pub(in crate::ops) async fn overview(
         div.split {
             section aria-labelledby="tables-title" {
                 h2 #tables-title { "Tables" }
-                (targets(status))
+                (targets(status, &overview.names))
             }
             section aria-labelledby="activity-title" {
                 h2 #activity-title { "Activity" a.more href="/activity" { "All of it" } }
-                (entry::list(&latest, "", 40))
+                (entry::list(&latest, &overview.names, "", 40))
             }
         }
     };
@@ -131,7 +132,10 @@ fn figures(overview: &Overview) -> Markup {
             div {
                 dt { "Lag" }
                 dd { b #lag { (status.lag_seconds) } span.unit { "s" } }
-                dd.note { "last hour: " (words::span(recent.lag_median)) " median, " (words::span(recent.lag_95)) " p95" }
+                dd.note #percentiles title="Of the last hour: half of the time, and for all but 5 and 1 percent of it, lag was no longer" {
+                    "p50 " (words::span(recent.lag_median)) ", p95 " (words::span(recent.lag_95))
+                    ", p99 " (words::span(recent.lag_99))
+                }
             }
             div {
                 dt { "Backlog" }
@@ -159,7 +163,7 @@ fn figures(overview: &Overview) -> Markup {
     }
 }
 
-fn targets(status: &Status) -> Markup {
+fn targets(status: &Status, names: &DisplayNames) -> Markup {
     html! {
         div.scroll #targets data-live="" {
             table.targets {
@@ -175,7 +179,7 @@ fn targets(status: &Status) -> Markup {
                     }
                 }
                 tbody {
-                    @for target in &status.tables { (row(target, status)) }
+                    @for target in &status.tables { (row(target, status, names)) }
                     @if status.tables.is_empty() {
                         tr { td.empty colspan="7" { "No notification and no walk has named a table yet." } }
                     }
@@ -185,12 +189,16 @@ fn targets(status: &Status) -> Markup {
     }
 }
 
-fn row(target: &Freshness, status: &Status) -> Markup {
+fn row(target: &Freshness, status: &Status, names: &DisplayNames) -> Markup {
     let address = entry::target_address(&target.table, target.company_no, target.customer_no);
     let lag = target.oldest_waiting_since.map(|since| (status.now - since).num_milliseconds() as f64 / 1_000.0);
     html! {
         tr {
-            th scope="row" { a href=(address) { (target.table) } small { (target.tenant_name()) } }
+            th scope="row" {
+                a href=(address) { (target.table) }
+                @if names.table(&target.table).is_some() { small { (named::label(names, &target.table)) } }
+                small { (named::tenant(names, target.company_no, target.customer_no)) }
+            }
             td { (words::state(&target.state)) }
             td.num data-label="rows" { (words::number(target.rows)) }
             td.num data-label="waiting" {

@@ -6,11 +6,12 @@ use maud::{Markup, html};
 use super::{
     entry::target_address,
     frame::{Page, Place},
-    words,
+    named, words,
 };
 use crate::{
+    mirror::DisplayNames,
     ops::{Ops, access::MayAct, api, refusal::Refusal, story::Story},
-    queue::{ledger::Event, status::tenant_name},
+    queue::ledger::Event,
 };
 
 /// The page.
@@ -22,6 +23,7 @@ pub(in crate::ops) async fn row(
 ) -> Result<HttpResponse, Refusal> {
     let (tenant, key) = api::row_address(given.into_inner())?;
     let story = Story::read(&ops.pool, &table, &key, tenant).await?;
+    let names = DisplayNames::read(&ops.pool).await?;
     let values = story.shown().values();
     let body = html! {
         nav.crumbs aria-label="Place" {
@@ -30,19 +32,19 @@ pub(in crate::ops) async fn row(
                 a href=(target_address(story.table.as_str(), event.company_no, event.customer_no)) { (story.table) }
             } @else { span { (story.table) } }
         }
-        div.title { h1 { (story.table) " " b { (values) } } code { (story.key.get()) } }
+        div.title { h1 { (story.table) " " b { (values) } } (named::label(&names, story.table.as_str())) code { (story.key.get()) } }
         @if story.events.is_empty() {
             p.empty { "Nothing is known of this row: it is not mirrored, and no entry that is kept names it." }
         } @else {
             ol.story #story data-live="" { @for (index, event) in story.events.iter().enumerate() {
-                (moment(event, index.checked_sub(1).map(|before| &story.events[before])))
+                (moment(event, index.checked_sub(1).map(|before| &story.events[before]), &names))
             } }
         }
     };
     Ok(Page { title: format!("{} {values}", story.table), place: Place::Elsewhere, may_act, body }.response())
 }
 
-fn moment(event: &Event, before: Option<&Event>) -> Markup {
+fn moment(event: &Event, before: Option<&Event>, names: &DisplayNames) -> Markup {
     let passed = before.map(|before| (event.at - before.at).num_milliseconds() as f64 / 1_000.0);
     let (title, rest) = told(event);
     html! {
@@ -55,7 +57,7 @@ fn moment(event: &Event, before: Option<&Event>) -> Markup {
                 h2 { (title) }
                 @if !rest.is_empty() { p { (rest) } }
                 p.evidence {
-                    span { (tenant_name(event.company_no, event.customer_no)) }
+                    span { (named::tenant(names, event.company_no, event.customer_no)) }
                     @if let Some(id) = event.notification_id { span { "notification " (id) } }
                     @if let Some(started) = event.fetch_started_at { span { "asked at " (words::clock(started)) } }
                 }

@@ -1,5 +1,7 @@
 //! One target: what it looks like, how it is, and how that is known.
 
+use std::collections::BTreeMap;
+
 use actix_web::{HttpResponse, web};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -7,11 +9,13 @@ use serde::Deserialize;
 use super::{
     ENTRIES, entry,
     frame::{Page, Place, why_no_actions},
+    named,
     overview::verified,
     words,
 };
 use crate::{
-    domain::{TableSpec, Target, Tenant, naming},
+    domain::{Column, TableSpec, Target, Tenant, naming},
+    mirror::{self, DisplayNames},
     ops::{
         Ops,
         access::MayAct,
@@ -69,13 +73,15 @@ pub(in crate::ops) async fn target(
         Err(StoryError::UnknownTable(_)) => None,
         Err(error) => return Err(error.into()),
     };
+    let names = DisplayNames::read(&ops.pool).await?;
+    let labels = mirror::column_labels(&ops.pool, &target.table).await?;
     let filter = EntryFilter { company, table: Some(naming::folded(target.table.as_str())), ..EntryFilter::default() };
     let latest = activity::latest(&ops.pool, &filter, ENTRIES).await?;
     let query =
         format!("?table={}{}", target.table, company.map(|company| format!("&company={company}")).unwrap_or_default());
     let body = html! {
-        nav.crumbs aria-label="Place" { a href="/" { "Overview" } span { (target.tenant) } }
-        div.title #title data-live="" { h1 { (target.table) } (words::state(&fresh.state)) (verify_button(&target, may_act)) }
+        nav.crumbs aria-label="Place" { a href="/" { "Overview" } span { (named::tenant(&names, company, customer)) } }
+        div.title #title data-live="" { h1 { (target.table) " " (named::label(&names, target.table.as_str())) } (words::state(&fresh.state)) (verify_button(&target, may_act)) }
         (why_no_actions(may_act))
         (health(fresh))
         (figures(fresh, &status))
@@ -83,11 +89,11 @@ pub(in crate::ops) async fn target(
             div {
                 (walks(&record, &status))
                 (certificates(&record.certificates))
-                @if let Some(spec) = &spec { (columns(spec)) }
+                @if let Some(spec) = &spec { (columns(spec, &labels)) }
             }
             section aria-labelledby="activity-title" {
                 h2 #activity-title { "Activity" a.more href={ "/activity" (query) } { "All of it" } }
-                (entry::list(&latest, &query, 40))
+                (entry::list(&latest, &names, &query, 40))
             }
         }
     };
@@ -204,15 +210,17 @@ fn certificates(certificates: &[CertificateRecord]) -> Markup {
     }
 }
 
-fn columns(spec: &TableSpec) -> Markup {
+fn columns(spec: &TableSpec, labels: &BTreeMap<String, String>) -> Markup {
+    let label = |column: &Column| labels.get(&column.name.to_ascii_lowercase());
     html! {
         section aria-labelledby="columns-title" {
             h2 #columns-title { "Columns" small { "business_nxt." (spec.sql_name) } }
             div.scroll {
                 table.columns {
-                    thead { tr { th scope="col" { "Column" } th scope="col" { "In the API" } th scope="col" { "Type" } } }
+                    thead { tr { th scope="col" { "Column" } @if !labels.is_empty() { th scope="col" { "Label" } } th scope="col" { "In the API" } th scope="col" { "Type" } } }
                     tbody { @for (index, column) in spec.columns.iter().enumerate() { tr {
                         th scope="row" { code { (column.sql_name) } @if spec.key.contains(&index) { span.pill.key { "key" } } }
+                        @if !labels.is_empty() { td { @if let Some(label) = label(column) { (named::called(label)) } } }
                         td { (column.name) }
                         td { (column.kind.sql()) }
                     } } }
