@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use nxt_mirror::{cli::Cli, commands, output};
+use nxt_mirror::{cli::Cli, commands, output, telemetry};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -18,11 +18,17 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> ExitCode {
-    match commands::run(cli).await {
+    // What is said again and again is told in between, and at the end.
+    let result = tokio::select! {
+        result = commands::run(cli) => result,
+        () = telemetry::tell_repeats() => unreachable!("it never ends"),
+    };
+    telemetry::tell_last_repeats();
+    match result {
         Ok(code) => code,
         Err(error) => {
             // One line with the whole chain of causes.
-            output::complaint(format_args!("nxt-mirror: {}", nxt_mirror::telemetry::chain(&*error)));
+            output::complaint(format_args!("nxt-mirror: {}", telemetry::chain(&*error)));
             commands::exit_code(&error)
         }
     }

@@ -15,6 +15,7 @@ use crate::{
         dead_letter::{self, DeadLetter},
         ledger::{self, ReplayRange},
     },
+    telemetry::OPERATORS,
     webhook,
 };
 
@@ -62,7 +63,7 @@ async fn asked(pool: &PgPool, letter: &DeadLetter, verb: &str, asker: Asker) -> 
     let target = target(pool, letter).await?;
     let key = letter.key.as_ref().map(ToString::to_string);
     let what = format!("{verb} dead letter {}, {asker}", letter.id);
-    tracing::info!("an operator asks: {what}");
+    tracing::info!(target: OPERATORS, "an operator asks: {what}");
     Ok(OperatorEntry::new(target, key.as_deref(), &what))
 }
 
@@ -76,7 +77,7 @@ async fn target(pool: &PgPool, letter: &DeadLetter) -> Result<Option<TargetId>, 
 
 /// Into the sync log, and into the daemon's own.
 async fn record(pool: &PgPool, what: &str) -> Result<(), Refusal> {
-    tracing::info!("an operator asked: {what}");
+    tracing::info!(target: OPERATORS, "an operator asked: {what}");
     Ok(queue::log_operator(pool, None, what).await?)
 }
 

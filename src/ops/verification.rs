@@ -12,7 +12,7 @@ use crate::{
     config::MirrorSettings,
     domain::{TableName, TargetTable},
     queue,
-    telemetry::chain,
+    telemetry::{OPERATORS, chain},
     upstream::{Catalogue, Upstream},
     walk::{self, Progress, Repair, Selection, TABLES_AT_ONCE, Verifier},
 };
@@ -142,8 +142,8 @@ async fn compare_one(pool: PgPool, verifier: Verifier, target: TargetTable, repa
 
 async fn note(pool: &PgPool, target: Option<&TargetTable>, what: &str) {
     match target {
-        Some(target) => tracing::info!(%target, "{what}"),
-        None => tracing::info!("{what}"),
+        Some(target) => tracing::info!(target: OPERATORS, target = %target, "{what}"),
+        None => tracing::info!(target: OPERATORS, "{what}"),
     }
     if let Err(error) = queue::log_operator(pool, target.map(|target| target.id), what).await {
         tracing::warn!(error = %chain(&error), "the end of a comparison is not in the sync log");

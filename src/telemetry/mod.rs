@@ -2,14 +2,16 @@
 
 mod metrics;
 mod purpose;
+mod repeats;
 mod text;
 
 use std::{error::Error, fmt, io::IsTerminal};
 
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub use metrics::Metrics;
 pub use purpose::Purpose;
+pub use repeats::{tell_last_repeats, tell_repeats};
 
 use crate::config::{LogFormat, LogSettings};
 
@@ -19,23 +21,24 @@ const QUIET: &str = "actix_server=warn,sqlx=warn,sqlx::query=error,sqlx::pool=of
 
 /// Where lines come from that tell by themselves what happened to whom.
 pub const STORY: &str = "nxt_mirror::story";
+/// Where lines come from that tell what operators did.
+pub const OPERATORS: &str = "nxt_mirror::operators";
 
 /// Starts logging to standard error. Does nothing if the process already logs.
 pub fn start(settings: &LogSettings) {
     let filter = EnvFilter::new(format!("{QUIET},{}", settings.filter));
     let terminal = std::io::stderr().is_terminal();
     let format = settings.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_span_events(FmtSpan::NONE)
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // Standard error is where that would be told, too.
         .log_internal_errors(false)
         .with_ansi(terminal);
-    let started = match format {
-        LogFormat::Text => builder.event_format(text::Text::new()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let layer = match format {
+        LogFormat::Text => layer.event_format(text::Text::new()).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
+    let started = tracing_subscriber::registry().with(filter).with(repeats::Repeats::default()).with(layer).try_init();
     if started.is_err() {
         tracing::debug!("logging was already set up");
     }
