@@ -4,11 +4,7 @@ use maud::{Markup, html};
 use serde_json::{Map, Value};
 
 use super::{named, words};
-use crate::{
-    domain::ShownKey,
-    mirror::DisplayNames,
-    queue::{activity::Activity, status::tenant_name},
-};
+use crate::{domain::ShownKey, mirror::DisplayNames, queue::activity::Activity};
 
 /// The list that the script adds to. `query` is that of the stream, `newest` the last entry that is shown.
 pub(super) fn list(entries: &[Activity], names: &DisplayNames, query: &str, max: usize) -> Markup {
@@ -47,11 +43,8 @@ fn line(entry: &Activity, names: &DisplayNames) -> Markup {
                 }
             }
             span.tenant { @if entry.company_no.or(entry.customer_no).is_some() {
-                (tenant_name(entry.company_no, entry.customer_no))
+                (named::tenant(names, entry.company_no, entry.customer_no))
             } }
-            span.whose {
-                @if let Some(name) = names.tenant(entry.company_no, entry.customer_no) { (named::called(name)) }
-            }
             span.why { (entry.reason) }
         }
     }
@@ -64,8 +57,7 @@ fn blank() -> Markup {
             time { }
             span.act { }
             span.row { a { span.table { } " " b { } } " " bdi.called { } }
-            span.tenant { }
-            span.whose { bdi.called { } }
+            span.tenant { bdi.called { } }
             span.why { }
         }
     }

@@ -107,10 +107,10 @@
     part(".table").textContent = entry.table_name || "";
     part(".why").textContent = entry.reason;
     const tenant = entry.company_no === null ? entry.customer_no : entry.company_no;
-    if (tenant !== null) part(".tenant").textContent = (entry.company_no === null ? "customer " : "company ") + tenant;
+    if (tenant !== null) part(".tenant").prepend((entry.company_no === null ? "customer " : "company ") + tenant + " ");
     const owners = entry.company_no === null ? names.customers : names.companies;
     call(part(".row .called"), Object.hasOwn(names.tables, entry.table_name) && names.tables[entry.table_name]);
-    call(part(".whose .called"), owners[tenant]);
+    call(part(".tenant .called"), owners[tenant]);
     const link = part("a");
     if (entry.key) {
       const query = new URLSearchParams();

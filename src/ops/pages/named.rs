@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
-use crate::{mirror::DisplayNames, queue::status::tenant_name};
+use crate::{domain::naming, mirror::DisplayNames, queue::status::tenant_name};
 
 /// Names of tenants that the script is told, so that a page stays light where there are thousands. Later lines of the
 /// others have the number alone.
@@ -20,9 +20,18 @@ pub(super) fn tenant(names: &DisplayNames, company: Option<i64>, customer: Optio
     }
 }
 
-/// What a table is called in words, if that is known.
+/// What a table is called in words, if that is known and says more than its identifier.
 pub(super) fn label(names: &DisplayNames, table: &str) -> Markup {
-    html! { @if let Some(label) = names.table(table) { (called(label)) } }
+    html! { @if let Some(label) = telling(names, table) { (called(label)) } }
+}
+
+/// Whether it has such a label.
+pub(super) fn has_label(names: &DisplayNames, table: &str) -> bool {
+    telling(names, table).is_some()
+}
+
+fn telling<'a>(names: &'a DisplayNames, table: &str) -> Option<&'a str> {
+    names.table(table).filter(|label| naming::folded(&label.replace(' ', "")) != naming::folded(table))
 }
 
 /// A name that somebody typed.
@@ -35,5 +44,6 @@ pub(super) fn told(names: &DisplayNames) -> Value {
     let some = |all: BTreeMap<i64, &str>| -> Value {
         all.into_iter().take(TOLD_MAX).map(|(number, name)| (number.to_string(), Value::from(name))).collect()
     };
-    json!({ "tables": names.tables(), "companies": some(names.companies()), "customers": some(names.customers()) })
+    let tables: Value = names.tables().into_iter().filter(|(table, _)| has_label(names, table)).collect();
+    json!({ "tables": tables, "companies": some(names.companies()), "customers": some(names.customers()) })
 }

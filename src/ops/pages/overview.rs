@@ -165,7 +165,7 @@ fn figures(overview: &Overview) -> Markup {
 
 fn targets(status: &Status, names: &DisplayNames) -> Markup {
     html! {
-        div.scroll #targets data-live="" {
+        div.scroll #targets data-live="" tabindex="0" role="region" aria-labelledby="tables-title" {
             table.targets {
                 thead {
                     tr {
@@ -196,7 +196,7 @@ fn row(target: &Freshness, status: &Status, names: &DisplayNames) -> Markup {
         tr {
             th scope="row" {
                 a href=(address) { (target.table) }
-                @if names.table(&target.table).is_some() { small { (named::label(names, &target.table)) } }
+                @if named::has_label(names, &target.table) { small { (named::label(names, &target.table)) } }
                 small { (named::tenant(names, target.company_no, target.customer_no)) }
             }
             td { (words::state(&target.state)) }

@@ -190,7 +190,7 @@ fn certificates(certificates: &[CertificateRecord]) -> Markup {
     html! {
         section aria-labelledby="certificates-title" {
             h2 #certificates-title { "Verification" }
-            div.scroll #certificates data-live="" {
+            div.scroll #certificates data-live="" tabindex="0" role="region" aria-labelledby="certificates-title" {
                 @if certificates.is_empty() { p.empty { "Never compared with the source." } } @else {
                     table {
                         thead { tr { th scope="col" { "As of" } th.num scope="col" { "Rows" } th.num scope="col" { "Differed" }
@@ -215,7 +215,7 @@ fn columns(spec: &TableSpec, labels: &BTreeMap<String, String>) -> Markup {
     html! {
         section aria-labelledby="columns-title" {
             h2 #columns-title { "Columns" small { "business_nxt." (spec.sql_name) } }
-            div.scroll {
+            div.scroll tabindex="0" role="region" aria-labelledby="columns-title" {
                 table.columns {
                     thead { tr { th scope="col" { "Column" } @if !labels.is_empty() { th scope="col" { "Label" } } th scope="col" { "In the API" } th scope="col" { "Type" } } }
                     tbody { @for (index, column) in spec.columns.iter().enumerate() { tr {
