@@ -47,10 +47,10 @@ pub(super) async fn distribute(
         .map(drop)
 }
 
-/// Gives a tenant its place. False when it had one.
-pub(super) async fn place(connection: &mut PgConnection, tenant_no: i64) -> Result<bool, sqlx::Error> {
+/// Gives a tenant its place, unless it has one.
+pub(super) async fn place(connection: &mut PgConnection, tenant_no: i64) -> Result<(), sqlx::Error> {
     let sql = format!("insert into {PLACES} (tenant_no) values ($1) on conflict do nothing");
-    sqlx::query(AssertSqlSafe(sql)).bind(tenant_no).execute(connection).await.map(|done| done.rows_affected() > 0)
+    sqlx::query(AssertSqlSafe(sql)).bind(tenant_no).execute(connection).await.map(drop)
 }
 
 /// What distributed tables need: the places, and what is on every node.

@@ -180,8 +180,9 @@ async fn insert(
     is_distributed: bool,
 ) -> Result<Vec<usize>, sqlx::Error> {
     let mut keys = inserted(connection, target, rows, is_distributed).await?;
-    // Nothing is inserted where the tenant has no place yet.
-    if is_distributed && keys.len() < rows.len() && cluster::place(connection, target.tenant.number()).await? {
+    // Nothing is inserted where the tenant has no place yet. By now another transaction may have given it one.
+    if is_distributed && keys.is_empty() {
+        cluster::place(connection, target.tenant.number()).await?;
         keys = inserted(connection, target, rows, is_distributed).await?;
     }
     if keys.len() == rows.len() {
