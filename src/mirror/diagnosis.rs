@@ -41,10 +41,18 @@ pub fn diagnose(error: &sqlx::Error, carried: Carried, table: &str) -> Diagnosis
     Diagnosis { owner, pause, reason }
 }
 
+/// How the extension `citus` tells which node an error comes from.
+const FROM_NODE: &str = "while executing command on ";
+
 /// Whether the error comes from within a function, such as a trigger's. None of ours runs on mirrored tables.
 fn is_raised_by_code_of_users(error: &sqlx::Error) -> bool {
     let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
-    error.and_then(PgDatabaseError::r#where).is_some_and(|context| !context.is_empty())
+    error.and_then(PgDatabaseError::r#where).is_some_and(names_code)
+}
+
+/// Whether the context of an error names more than the node of a cluster that it comes from.
+fn names_code(context: &str) -> bool {
+    context.lines().any(|line| !line.is_empty() && !line.starts_with(FROM_NODE))
 }
 
 fn constraint(error: &sqlx::Error) -> Option<&str> {
@@ -221,6 +229,13 @@ mod tests {
             assert_eq!(coded(code, Carried::Rows).owner, with_rows, "{code}");
             assert_eq!(coded(code, Carried::Nothing).owner, without, "{code}");
         }
+    }
+
+    #[test]
+    fn the_node_that_an_error_comes_from_is_no_code_of_users() {
+        let node = "while executing command on 10.0.0.2:5432";
+        assert!(!names_code(node) && !names_code(""));
+        assert!(names_code(&format!("PL/pgSQL function refuse() line 1 at RAISE\n{node}")));
     }
 
     #[test]
