@@ -4,7 +4,7 @@
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 /// What a session's defaults could change about the meaning of a statement.
-const EVERY: [(&str, &str); 7] = [
+const EVERY: [(&str, &str); 8] = [
     ("search_path", "public"),
     ("default_transaction_isolation", "'read committed'"),
     // A plan made while a mirrored table was empty would be kept until the table is analyzed, and read all of it
@@ -13,10 +13,12 @@ const EVERY: [(&str, &str); 7] = [
     ("statement_timeout", "0"),
     // A process that stands still must not keep its locks.
     ("idle_in_transaction_session_timeout", "4000"),
-    // Without the extension these two have no effect. With it, time-outs of locks hold on the other nodes, too, and one
-    // transaction may change tables of every kind.
+    // Without the extension these have no effect. With it, time-outs of locks hold on the other nodes, too, and one
+    // transaction may change tables of every kind. Other nodes are sent the whole text that a setting is part of, even
+    // its `begin`, and would warn each time.
     ("citus.propagate_set_commands", "'local'"),
     ("citus.multi_shard_modify_mode", "'sequential'"),
+    ("citus.worker_min_messages", "'error'"),
 ];
 
 /// Asked for by whoever is about to use a session.
