@@ -152,6 +152,12 @@ pub(super) fn create_index(spec: &TableSpec) -> String {
     format!("create index on {} ({}, _valid_from)", history(spec), list("", primary_key(spec)))
 }
 
+/// Has changes of versions name them by all they have. A table without a primary key cannot be moved to another node
+/// while it is written otherwise.
+pub(super) fn identify_by_all_columns(spec: &TableSpec) -> String {
+    format!("alter table {} replica identity full", history(spec))
+}
+
 pub(super) fn add_columns(spec: &TableSpec, typed: &[(String, String)]) -> String {
     let added: Vec<String> =
         typed.iter().map(|(name, kind)| format!("add column if not exists {} {kind}", Identifier(name))).collect();
@@ -159,12 +165,15 @@ pub(super) fn add_columns(spec: &TableSpec, typed: &[(String, String)]) -> Strin
 }
 
 /// The function that returns the rows of a moment. It reads the table with the rights of who asks.
-pub(super) fn create_as_of(spec: &TableSpec) -> String {
+///
+/// The planner sees through it, which it cannot where the table is distributed: there it has to be a function of its own.
+pub(super) fn create_as_of(spec: &TableSpec, is_distributed: bool) -> String {
     let history = history(spec);
-    format!(
-        "create or replace function {HISTORY_SCHEMA}.{}(moment timestamptz) returns setof {history} \
-         language sql stable parallel safe as $as_of$ \
-         select * from {history} where _valid_from <= $1 and (_valid_to is null or _valid_to > $1) $as_of$",
-        Identifier(&crate::domain::naming::as_of_name(&spec.sql_name)),
-    )
+    let name = Identifier(&crate::domain::naming::as_of_name(&spec.sql_name));
+    let rows = format!("select * from {history} where _valid_from <= $1 and (_valid_to is null or _valid_to > $1)");
+    let body = match is_distributed {
+        true => format!("language plpgsql stable as $as_of$ begin return query {rows}; end $as_of$"),
+        false => format!("language sql stable parallel safe as $as_of$ {rows} $as_of$"),
+    };
+    format!("create or replace function {HISTORY_SCHEMA}.{name}(moment timestamptz) returns setof {history} {body}")
 }

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use super::statement;
 use crate::{
-    domain::{Column, TableSpec},
+    domain::{Column, TableSpec, naming::as_of_name},
     mirror::{
         SchemaError,
         align::{add, columns, create_schema, execute, missing},
@@ -31,11 +31,15 @@ pub(in crate::mirror) async fn align<'a>(
         }
         if is_distributed {
             let history = statement::history(spec);
+            execute(connection, statement::identify_by_all_columns(spec)).await.map_err(failed)?;
             cluster::distribute(connection, &history, spec.level.tenant_column()).await.map_err(failed)?;
         }
-        execute(connection, statement::create_as_of(spec)).await.map_err(failed)?;
+        execute(connection, statement::create_as_of(spec, is_distributed)).await.map_err(failed)?;
         tracing::info!(row.table = %spec.name, "history table made");
         return Ok(vec![]);
+    }
+    if is_distributed && !has_own_plan(connection, spec).await.map_err(failed)? {
+        execute(connection, statement::create_as_of(spec, is_distributed)).await.map_err(failed)?;
     }
     let missing: Vec<&Column> =
         missing(spec, &existing)?.into_iter().filter(|column| typed(column).is_some()).collect();
@@ -52,4 +56,19 @@ pub(in crate::mirror) async fn align<'a>(
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Whether the function that returns the rows of a moment is one of its own, as distributed tables need. It is not where
+/// the table was distributed later.
+async fn has_own_plan(connection: &mut PgConnection, spec: &TableSpec) -> Result<bool, sqlx::Error> {
+    let name = as_of_name(&spec.sql_name);
+    sqlx::query_scalar!(
+        r#"select exists (
+               select from pg_proc as function join pg_language as language on language.oid = function.prolang
+                where function.pronamespace = to_regnamespace('business_nxt_history') and function.proname = $1
+                  and language.lanname = 'plpgsql') as "exists!""#,
+        name
+    )
+    .fetch_one(connection)
+    .await
 }
