@@ -4,7 +4,10 @@ use nxt_mirror::config::Role;
 use nxt_testkit::object;
 use serde_json::{Value, json};
 
-use crate::support::app::{COMPANY, TestApp};
+use crate::support::{
+    app::{COMPANY, TestApp},
+    cluster::execute_each,
+};
 
 /// A daemon that knows the orders, and walks nothing that could renew what it knows of them.
 async fn with_orders() -> TestApp {
@@ -138,7 +141,7 @@ async fn a_column_that_widens_is_widened_by_itself_unless_a_view_of_the_users_re
         .await;
     put(&app, json!({ "orderNo": 1, "name": "at first", "employeeNo": 5 }));
     app.assert_equal().await;
-    let execute = async |sql: String| sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&app.pool).await.unwrap();
+    let execute = async |sql: String| execute_each(&mut app.pool.acquire().await.unwrap(), &sql).await;
     execute(
         "create index by_employee on business_nxt.\"order\" (employee_no);
          create view public.counted as select count(*) from business_nxt.\"order\""

@@ -7,7 +7,10 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::{
     history::assert_sound,
-    support::app::{COMPANY, TestApp},
+    support::{
+        app::{COMPANY, TestApp},
+        cluster,
+    },
 };
 
 /// Statements on rows, as they were run. Their constants are parameters here, of which one has to have its type again.
@@ -15,16 +18,22 @@ const RUN: &str = "select regexp_replace(query, ' as is_there', '::boolean as is
     where dbid = (select oid from pg_database where datname = current_database())
       and query ~ 'business_nxt(_history)?\"?\\.' and query ~ 'with ordinality as i'";
 
+/// Moves the company's rows to the node that has none of them.
+const MOVE: &str = "select citus_move_shard_placement(shardid, nodename, nodeport, other.name, other.port)
+    from citus_shards, lateral (select node.nodename as name, node.nodeport as port from pg_dist_node as node
+                                 where groupid <> 0 and node.nodeport <> citus_shards.nodeport limit 1) as other
+    where shardid = get_shard_id_for_distribution_column('business_nxt.\"order\"', 2000001)";
+
 #[tokio::test]
 async fn a_distributed_mirror_is_loaded_changed_and_verified_each_statement_on_one_node() {
     let app = TestApp::builder().set("NXT_HISTORY", "*").start().await;
-    if !app.database.is_distributed() {
-        eprintln!(
-            "SKIPPED: the test server is no coordinator of a cluster; let NXT_TEST_DATABASE_URL lead to one to test it"
-        );
+    if !cluster::is_there(&app.database) {
         return;
     }
-    sqlx::query("create extension if not exists pg_stat_statements").execute(&app.pool).await.unwrap();
+    // It has room for so many statements of all databases.
+    for sql in ["create extension if not exists pg_stat_statements", "select pg_stat_statements_reset()"] {
+        sqlx::query(sql).execute(&app.pool).await.unwrap();
+    }
     for number in 1..=20 {
         app.simulator.put(COMPANY, "Order", object(json!({"orderNo": number, "name": "first"}))).unwrap();
     }
@@ -55,6 +64,25 @@ async fn a_distributed_mirror_is_loaded_changed_and_verified_each_statement_on_o
         let plan = plan(&app.pool, statement).await;
         assert!(plan.contains("Task Count: 1\n"), "{statement}\n{plan}");
     }
+}
+
+#[tokio::test]
+async fn a_tenant_moves_to_another_node_while_it_is_mirrored() {
+    let app = TestApp::builder().set("NXT_HISTORY", "*").start().await;
+    if !cluster::is_there(&app.database) {
+        return;
+    }
+    for (round, name) in ["before", "after one move", "after another"].into_iter().enumerate() {
+        for number in 1..=20 {
+            app.simulator.put(COMPANY, "Order", object(json!({"orderNo": number, "name": name}))).unwrap();
+        }
+        if round > 0 {
+            sqlx::query(MOVE).execute(&app.pool).await.unwrap();
+        }
+        app.assert_equal().await;
+        assert_sound(&app.pool, "\"order\"", &["order_no"], &["name"]).await;
+    }
+    assert_eq!(app.count("select count(*) from business_nxt_history.\"order\"").await, 60);
 }
 
 /// The plan of a statement for the company: its first parameter.

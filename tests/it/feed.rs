@@ -1,7 +1,5 @@
 //! The feed, and the order in which ids and positions become visible.
 
-mod killed_writers;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,

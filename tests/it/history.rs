@@ -1,5 +1,6 @@
 //! The versions of mirrored rows.
 
+use chrono::{DateTime, Utc};
 use nxt_testkit::object;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
@@ -84,14 +85,14 @@ async fn each_life_of_a_row_is_kept_version_by_version() {
     let dated = "select count(*) from business_nxt_history.\"order\" where _valid_from = changed_timestamp";
     assert_eq!(app.count(dated).await, 3);
     // Each moment has its rows.
-    let then = "select count(*) from business_nxt_history.\"order\" as version
-                 cross join business_nxt_history.order_as_of(version._valid_from) as past
-                 where past.name = version.name and past.order_no = 1";
-    assert_eq!(app.count(then).await, 3);
+    for name in ["first", "second", "third"] {
+        let moment = format!("select _valid_from from business_nxt_history.\"order\" where name = '{name}'");
+        let past = format!("name = '{name}' and order_no = 1");
+        assert_eq!(rows_of_then(&app.pool, moment, &past).await, 1, "{name}");
+    }
     assert_eq!(app.count("select count(*) from business_nxt_history.order_as_of('2001-01-01')").await, 0);
-    let between = "select count(*) from business_nxt_history.order_as_of(
-                       (select max(_valid_to) from business_nxt_history.\"order\"))";
-    assert_eq!(app.count(between).await, 0, "nothing lives between two lives");
+    let last = "select max(_valid_to) from business_nxt_history.\"order\"".to_owned();
+    assert_eq!(rows_of_then(&app.pool, last, "true").await, 0, "nothing lives between two lives");
     assert_eq!(
         app.count(
             "select count(*) from pg_class where relnamespace = 'business_nxt_history'::regnamespace and relkind = 'r'"
@@ -110,6 +111,13 @@ async fn each_life_of_a_row_is_kept_version_by_version() {
     app.wait_for("the history begun anew", 2, "select count(*) from business_nxt_history.order_as_of(now())").await;
     assert_sound(&app.pool, "\"order\"", &["order_no"], &["name", "late_column"]).await;
     assert_eq!(app.dead_letters().await, [""; 0]);
+}
+
+/// How many such rows there were at a moment that is asked for first.
+async fn rows_of_then(pool: &PgPool, moment: String, condition: &str) -> i64 {
+    let moment: DateTime<Utc> = sqlx::query_scalar(AssertSqlSafe(moment)).fetch_one(pool).await.unwrap();
+    let rows = format!("select count(*) from business_nxt_history.order_as_of($1) where {condition}");
+    sqlx::query_scalar(AssertSqlSafe(rows)).bind(moment).fetch_one(pool).await.unwrap()
 }
 
 #[tokio::test]

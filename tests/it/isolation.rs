@@ -100,7 +100,7 @@ async fn wait_for_strike(simulator: &Simulator, fault: &str) {
 }
 
 async fn execute(pool: &PgPool, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    crate::support::cluster::execute_each(&mut pool.acquire().await.unwrap(), sql).await;
 }
 
 /// A count, 0 while it cannot be had.

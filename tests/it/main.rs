@@ -29,7 +29,6 @@ mod queries;
 mod queue;
 mod readable;
 mod receive;
-mod relations;
 mod rights;
 mod security;
 mod simulator;

@@ -19,7 +19,10 @@ use nxt_mirror::{
 use nxt_testkit::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions, types::Uuid};
 
-use crate::support;
+use crate::support::{
+    self,
+    cluster::{self, execute_each},
+};
 
 /// A database of the test's own with the daemon's schema.
 struct Bed {
@@ -44,7 +47,7 @@ impl Bed {
     }
 
     async fn execute(&self, sql: &str) {
-        execute(&mut self.pool.acquire().await.unwrap(), sql).await;
+        execute_each(&mut self.pool.acquire().await.unwrap(), sql).await;
     }
 
     async fn scalar<T>(&self, sql: &str) -> T
@@ -89,13 +92,6 @@ impl Bed {
         );
         self.scalar(&sql).await
     }
-}
-
-async fn execute(connection: &mut PgConnection, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(connection)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
 async fn write_with(mirror: &Mirror, target: &TargetTable, rows: &[Row], at: i64) -> Result<Vec<Became>, MirrorError> {
@@ -238,6 +234,9 @@ async fn a_row_that_is_there_unexpectedly_is_brought_in_line() {
 
 #[tokio::test]
 async fn columns_of_the_users_are_left_alone() {
+    if cluster::has_no("identity columns that are added to distributed tables").await {
+        return;
+    }
     let bed = Bed::new().await;
     let (target, mut rows) = with_products(&bed, 3_000).await;
     bed.execute(
@@ -268,6 +267,9 @@ async fn columns_of_the_users_are_left_alone() {
 
 #[tokio::test]
 async fn a_row_that_a_trigger_refuses_is_that_row_s_matter() {
+    if cluster::has_no("triggers on distributed tables").await {
+        return;
+    }
     let bed = Bed::new().await;
     let (target, rows) = with_products(&bed, 3).await;
     bed.execute(
@@ -294,6 +296,9 @@ async fn a_row_that_a_trigger_refuses_is_that_row_s_matter() {
 
 #[tokio::test]
 async fn an_error_at_the_commit_is_diagnosed_too() {
+    if cluster::has_no("triggers on distributed tables").await {
+        return;
+    }
     let bed = Bed::new().await;
     let (target, _) = with_products(&bed, 1).await;
     bed.execute(
@@ -309,6 +314,29 @@ async fn an_error_at_the_commit_is_diagnosed_too() {
     bed.mirror.write(&mut transaction, &target, &[fetched]).await.unwrap();
     let error = transaction.commit().await.unwrap_err();
     assert_eq!(diagnose(&error, Carried::Rows, &target.table.sql_name).owner, Owner::Row);
+}
+
+#[tokio::test]
+async fn rows_are_inserted_when_another_transaction_gives_their_tenant_its_place_meanwhile() {
+    let bed = Bed::new().await;
+    if !cluster::is_there(&bed.database) {
+        return;
+    }
+    let (target, _) = with_products(&bed, 1).await;
+    let other = TargetTable { id: TargetId(2), tenant: Tenant::Company(8), table: Arc::clone(&target.table) };
+    let row = product_row(&target.table, "first", "1", 1);
+    let fetched =
+        [Fetched { row: &row, started_at: DatabaseTime::new(time(1)), notification_id: None, is_mirrored: false }];
+    let mut placing = bed.pool.begin().await.unwrap();
+    execute_each(&mut placing, "insert into nxt_mirror.tenant_place (tenant_no) values (8)").await;
+    let mut writing = bed.pool.begin().await.unwrap();
+    let placed = async {
+        let waits = "select least(1, count(*)) - 1 from citus_lock_waits";
+        nxt_testkit::Wait::seconds(240).for_count("sessions that wait", &bed.pool, 0, waits).await.unwrap();
+        placing.commit().await.unwrap();
+    };
+    let (written, ()) = tokio::join!(bed.mirror.write(&mut writing, &other, &fetched), placed);
+    assert_eq!(written.unwrap(), [Written::Inserted]);
 }
 
 #[tokio::test]
@@ -361,7 +389,7 @@ async fn a_table_of_another_role_says_so_and_concerns_no_other() {
     )
     .await;
     let diagnosis = write_with(&mirror, &target, &rows, 20).await.unwrap_err().diagnose();
-    assert_eq!(diagnosis.owner, Owner::Target);
+    assert_eq!(diagnosis.owner, Owner::Target, "{}", diagnosis.reason);
     assert!(diagnosis.reason.contains("row-level security"), "{}", diagnosis.reason);
     let other = table("Other", &[("no", ColumnType::Integer)], &[0]);
     mirror.ensure(&other).await.unwrap();
@@ -373,7 +401,7 @@ async fn a_locked_table_is_busy_and_waited_for_a_moment_only() {
     let (target, rows) = with_products(&bed, 1).await;
     let mut user = bed.connect().await;
     let mut held = user.begin().await.unwrap();
-    execute(&mut held, "lock table business_nxt.product in share mode").await;
+    execute_each(&mut held, "lock table business_nxt.product in share mode").await;
     let began = Instant::now();
     let diagnosis = bed.write(&target, &[product_row(&target.table, "P0", "9", 9)], 20).await.unwrap_err().diagnose();
     assert!(began.elapsed() < Duration::from_secs(2));
@@ -406,7 +434,7 @@ async fn a_column_that_cannot_be_added_now_is_left_out() {
     let wider = Arc::new(wider);
     let mut reader = bed.connect().await;
     let mut held = reader.begin().await.unwrap();
-    execute(&mut held, "select count(*) from business_nxt.product").await;
+    execute_each(&mut held, "select count(*) from business_nxt.product").await;
     let began = Instant::now();
     let other = table("Other", &[("no", ColumnType::Integer)], &[0]);
     let after = async |table| (bed.mirror.ensure(table).await.unwrap(), began.elapsed());
@@ -622,6 +650,9 @@ async fn batches_of_any_size_reach_their_own_rows_alone() {
 
 #[tokio::test]
 async fn what_a_batch_reads_does_not_grow_with_the_tenant() {
+    if cluster::has_no("statistics of all nodes in one place").await {
+        return;
+    }
     let bed = Bed::new().await;
     let (target, rows) = with_products(&bed, 20_000).await;
     // The planner knows of one tenant only, and expects no row of the other.

@@ -35,7 +35,12 @@ async fn every_query_of_the_documentation_has_rows_to_tell() {
     WAIT.for_count("tables to load", &app.pool, 0, partial).await.unwrap_or_else(|late| panic!("{late}"));
     let queries = queries();
     assert_eq!(queries.len(), 12);
+    let is_cluster = nxt_testkit::is_cluster().await;
     for query in queries {
+        // Waiting is a statement of its own there, since it would be sent to the node of the rows.
+        if is_cluster && query.contains("nxt_mirror.wait_until") {
+            continue;
+        }
         let rows = sqlx::query(AssertSqlSafe(query.as_str())).fetch_all(&app.pool).await;
         let rows = rows.unwrap_or_else(|error| panic!("{query}: {error}"));
         assert!(!rows.is_empty(), "{query}");

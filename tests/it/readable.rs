@@ -186,7 +186,8 @@ async fn the_planner_sees_through_the_view(app: &TestApp) {
     sqlx::query("analyze business_nxt.\"order\"").execute(&app.pool).await.unwrap();
     let sql = "explain select * from business_nxt_readable.\"order\" where _company_no = 2000001 and order_no = 1000";
     let plan: Vec<String> = sqlx::query_scalar(sql).fetch_all(&app.pool).await.unwrap();
-    assert!(plan[0].contains("Index Scan using order_pkey"), "{plan:#?}");
+    let scan = plan.iter().find(|line| line.contains(" Scan using ") || line.contains("Seq Scan"));
+    assert!(scan.is_some_and(|line| line.contains("Index Scan using order_pkey")), "{plan:#?}");
 }
 
 #[tokio::test]
@@ -334,7 +335,6 @@ async fn relations_are_recorded_drawn_and_have_indexes() {
     );
     let indexes = "select count(*) from pg_indexes where schemaname = 'business_nxt' and indexdef like '%(_company_no, customer_no)'";
     app.wait_for("indexes of the joins", 2, indexes).await;
-    wait_for_comment(&app, ORDER, None, "Order (Order, table 127, SQL name Ord)").await;
     let sql = app.command(&["schema"]).await;
     let sql = String::from_utf8_lossy(&sql.stdout).into_owned();
     assert!(sql.contains("create table \"business_nxt\".\"order_line\" ("), "{sql}");

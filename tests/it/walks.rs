@@ -288,7 +288,7 @@ async fn what_was_lost_while_no_daemon_looked_is_loaded_anew() {
             create table business_nxt.product (like business_nxt.old including all);
             insert into business_nxt.product select * from business_nxt.old where product_no < '2';
             drop table business_nxt.old cascade";
-        sqlx::raw_sql(lose).execute(pool).await.unwrap();
+        crate::support::cluster::execute_each(&mut pool.acquire().await.unwrap(), lose).await;
     })
     .await;
     app.wait_for("the loads of what was lost", 9, walked).await;

@@ -30,6 +30,11 @@ pub(crate) async fn join(coordinator: &PgConnectOptions, workers: &[PgConnectOpt
     if workers.is_empty() {
         return;
     }
+    // A node that joins is told of the server's roles, which two databases cannot do at once.
+    let mut turn = PgConnection::connect_with(&coordinator.clone().database("postgres"))
+        .await
+        .expect("the test server accepts connections");
+    sqlx::query("select pg_advisory_lock(1)").execute(&mut turn).await.expect("a lock is given");
     for worker in workers {
         administer(worker, format!("create database {name}")).await;
         administer(&worker.clone().database(name), "create extension citus".to_owned()).await;

@@ -103,6 +103,14 @@ impl Drop for TestDatabase {
     }
 }
 
+/// Whether the test server is the coordinator of a cluster. An embedded one never is.
+pub async fn is_cluster() -> bool {
+    match std::env::var(SERVER_VARIABLE) {
+        Ok(url) => !cluster::workers(&options(&url)).await.is_empty(),
+        Err(_) => false,
+    }
+}
+
 /// Makes a database anew, whatever was in it. `server` is the address of another one on the same server.
 ///
 /// # Errors
@@ -128,8 +136,11 @@ async fn server_options(folder: &Path) -> PgConnectOptions {
         Ok(url) => url,
         Err(_) => embedded_url(folder).await,
     };
-    url.parse::<PgConnectOptions>()
-        .unwrap_or_else(|error| panic!("{SERVER_VARIABLE} is not a PostgreSQL address: {error}"))
+    options(&url)
+}
+
+fn options(url: &str) -> PgConnectOptions {
+    url.parse().unwrap_or_else(|error| panic!("{SERVER_VARIABLE} is not a PostgreSQL address: {error}"))
 }
 
 /// The embedded server of this process. A static is never dropped; the server notices that the process is gone.

@@ -1,6 +1,7 @@
 //! The harness, and what it needs to know of this package.
 
 pub mod app;
+pub mod cluster;
 pub mod terminal;
 
 use std::path::Path;
