@@ -1,5 +1,7 @@
 //! The feed, and the order in which ids and positions become visible.
 
+mod killed_writers;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,

@@ -29,6 +29,7 @@ mod queries;
 mod queue;
 mod readable;
 mod receive;
+mod relations;
 mod rights;
 mod security;
 mod simulator;

@@ -335,6 +335,7 @@ async fn relations_are_recorded_drawn_and_have_indexes() {
     );
     let indexes = "select count(*) from pg_indexes where schemaname = 'business_nxt' and indexdef like '%(_company_no, customer_no)'";
     app.wait_for("indexes of the joins", 2, indexes).await;
+    wait_for_comment(&app, ORDER, None, "Order (Order, table 127, SQL name Ord)").await;
     let sql = app.command(&["schema"]).await;
     let sql = String::from_utf8_lossy(&sql.stdout).into_owned();
     assert!(sql.contains("create table \"business_nxt\".\"order_line\" ("), "{sql}");

@@ -57,15 +57,16 @@ async fn no_secret_is_in_any_output() {
         app.simulator.clear_faults();
     }
     assert!(output.len() > 10_000, "the outputs were read: {output}");
-    let password =
-        app.database.url().split_once(':').unwrap().1.split_once(':').unwrap().1.split_once('@').unwrap().0.to_owned();
+    // A server that NXT_TEST_DATABASE_URL names may ask for none.
+    let password = url::Url::parse(&app.database.url()).unwrap().password().map(str::to_owned);
     let tokens = app.simulator.tokens();
-    assert!(!tokens.is_empty() && password.len() > 8);
+    assert!(!tokens.is_empty() && password.as_ref().is_none_or(|password| password.len() > 8), "secrets are there");
     let client_secret = nxt_simulator::Options::default().client_secret;
     // `simulate --help` shows the simulator's own default, which is no secret; here only lines of the log count.
     let log: String = output.lines().filter(|line| !line.contains("[default:")).collect::<Vec<_>>().join("\n");
-    for secret in [SECRET, OPS_TOKEN, &password, &client_secret, "secret-in-a-wrong-url"]
+    for secret in [SECRET, OPS_TOKEN, &client_secret, "secret-in-a-wrong-url"]
         .into_iter()
+        .chain(password.as_deref())
         .chain(tokens.iter().map(String::as_str))
     {
         let found = log.lines().find(|line| line.contains(secret));

@@ -11,6 +11,9 @@ use crate::support::app::{COMPANY, TestApp};
 
 const PAGES: [&str; 5] =
     ["/", "/activity", "/dead-letters", "/tables/Order?company=2000001", "/rows/Order?company=2000001&orderNo=1"];
+/// How a page can be looked at: the width in pixels, of a screen and of the narrowest phone that people use, and the
+/// colours that are preferred.
+const LOOKS: [(u32, &str); 4] = [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")];
 /// What fails the test; the rest is taste, or depends on what a page is for.
 const IMPACTS: &str = "['serious', 'critical']";
 
@@ -33,6 +36,17 @@ async fn faults(browser: &Driver, axe: &str) -> Vec<String> {
     found.as_array().expect("a list").iter().map(Value::to_string).collect()
 }
 
+/// What it finds in the page that is open, looked at in one of these ways.
+async fn looked_at(browser: &Driver, axe: &str, page: &str, (width, scheme): (u32, &str)) -> Vec<String> {
+    let found = faults(browser, axe).await;
+    found.into_iter().map(|fault| format!("{page} at {width} {scheme}: {fault}")).collect()
+}
+
+async fn look_as(browser: &Driver, (width, scheme): (u32, &str)) {
+    browser.resize(width, 900).await;
+    browser.prefer(scheme).await;
+}
+
 /// A row that is mirrored, one that was set aside, and a body that was not understood.
 async fn fill(app: &TestApp) {
     let poison = object(json!({ "orderNo": 2 }));
@@ -46,7 +60,7 @@ async fn fill(app: &TestApp) {
 
 /// Needs Debian's `chromium` and `chromium-driver`, and axe-core. Where one is missing it says so, and tests nothing.
 #[tokio::test]
-async fn no_page_shuts_anybody_out_in_light_or_dark() {
+async fn no_page_shuts_anybody_out_in_light_or_dark_on_a_screen_or_a_phone() {
     // First, since it sets up TLS for every client of this process.
     let app = start().await;
     // No browser is started that nobody would stop.
@@ -65,26 +79,25 @@ async fn no_page_shuts_anybody_out_in_light_or_dark() {
         .await;
     let bad = faults(&browser, &axe).await.join(" ");
     assert!(bad.contains("image-alt") && bad.contains("color-contrast"), "{bad}");
-    let schemes = ["light", "dark"];
-    for scheme in schemes {
-        browser.prefer(scheme).await;
+    for look in LOOKS {
+        look_as(&browser, look).await;
         browser.open(&format!("{ops}/login")).await;
-        found.extend(faults(&browser, &axe).await.into_iter().map(|fault| format!("/login {scheme} {fault}")));
+        found.extend(looked_at(&browser, &axe, "/login", look).await);
     }
     browser
         .run(&format!("document.getElementById('token').value = '{TOKEN}'; document.forms[0].requestSubmit();"))
         .await;
     browser.wait_for("the overview", "return !!document.getElementById('state')").await;
-    for scheme in schemes {
-        browser.prefer(scheme).await;
+    for look in LOOKS {
+        look_as(&browser, look).await;
         for path in PAGES {
             browser.open(&format!("{ops}{path}")).await;
-            found.extend(faults(&browser, &axe).await.into_iter().map(|fault| format!("{path} {scheme} {fault}")));
+            found.extend(looked_at(&browser, &axe, path, look).await);
         }
         browser.open(&format!("{ops}/dead-letters")).await;
         browser.click("#letters button[data-yes=Retry]").await;
         browser.wait_for("the question", "return document.getElementById('ask').open").await;
-        found.extend(faults(&browser, &axe).await.into_iter().map(|fault| format!("the question {scheme} {fault}")));
+        found.extend(looked_at(&browser, &axe, "the question", look).await);
     }
     browser.stop().await;
     assert!(found.is_empty(), "{}", found.join("\n"));

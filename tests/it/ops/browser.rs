@@ -9,7 +9,9 @@ use serde_json::json;
 use super::{TOKEN, driver::Driver, start};
 use crate::support::app::COMPANY;
 
-const PHONE: u32 = 390;
+/// The narrowest that people use.
+const PHONE: u32 = 360;
+const HOSTILE: &str = "<img src=x onerror=alert(1)> & Söner";
 
 /// Needs Debian's `chromium` and `chromium-driver`. Where they are missing it says so, and tests nothing.
 #[tokio::test]
@@ -27,6 +29,10 @@ async fn a_person_sees_changes_come_and_brings_a_dead_letter_back_by_a_click() {
     }
     app.settle().await;
     app.simulator.clear_faults();
+    // A name that somebody typed; it is not asked for again within the hour.
+    let named = "select count(*) from business_nxt_model.company where company_no = 2000001";
+    app.wait_for("the name of the company", 1, named).await;
+    sqlx::query("update business_nxt_model.company set name = $1").bind(HOSTILE).execute(&app.pool).await.unwrap();
 
     let ops = &app.daemon.ops;
     browser.open(&format!("{ops}/")).await;
@@ -42,6 +48,12 @@ async fn a_person_sees_changes_come_and_brings_a_dead_letter_back_by_a_click() {
     let first = "return window.isTheSame
         && document.querySelector('#activity li').textContent.includes('seen live')";
     browser.wait_for("the change", first).await;
+    let name = format!(
+        "return document.querySelector('#activity li .tenant').textContent === 'company 2000001 ' + {}
+             && !document.querySelector('main img')",
+        json!(HOSTILE)
+    );
+    browser.wait_for("the name of its company", &name).await;
     browser
         .wait_for("its table", "return window.isTheSame && !!document.querySelector('#targets a[href*=Product]')")
         .await;

@@ -5,7 +5,7 @@ use nxt_testkit::object;
 use reqwest::{Client, Method, Response, header, redirect::Policy};
 use serde_json::json;
 
-use super::{TOKEN, refusal, start};
+use super::{TOKEN, get, refusal, start};
 use crate::support::app::{COMPANY, TestApp};
 
 /// Bytes of the overview with everything that it loads.
@@ -81,6 +81,64 @@ async fn figures_with_an_id_are_numbers_however_great() {
         assert!(held(&overview, id).parse::<f64>().is_ok(), "{id}: {}", held(&overview, id));
     }
     assert!(held(&overview, "lag").parse::<u64>().is_ok_and(|lag| lag >= 3_600), "{}", held(&overview, "lag"));
+}
+
+#[tokio::test]
+async fn the_overview_tells_percentiles_of_the_lag() {
+    let app = start().await;
+    // Samples that the daemon takes itself are too few to matter.
+    sqlx::query(
+        "insert into nxt_mirror.sample
+             (at, received, applied, failed, lag_seconds, backlog, live_requests, walk_requests, block_id, log_id)
+         select now() - interval '3 seconds' * number, 0, 0, 0,
+                case when number <= 600 then 5 when number <= 970 then 20 else 60 end, 0, 0, 0, 0, 0
+           from generate_series(1, 1000) as number",
+    )
+    .execute(&app.pool)
+    .await
+    .unwrap();
+    let cookie = log_in(&app).await;
+    assert_eq!(held(&text(&app, &cookie, "/").await, "percentiles"), "p50 5 s, p95 20 s, p99 60 s");
+}
+
+#[tokio::test]
+async fn names_stand_beside_identifiers_and_numbers_and_are_text_whatever_they_hold() {
+    let mut app = start().await;
+    let hostile = r#"<img src=x onerror=alert(1)>"' & Söner"#;
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.settle().await;
+    // As the daemon keeps them; another one must not ask for them again while this is looked at.
+    app.restart(async |pool| {
+        for sql in [
+            "update nxt_mirror.tenant_names set asked_at = now() + interval '1 day'",
+            "insert into business_nxt_model.company (company_no, name) values (2000001, $1)
+             on conflict (company_no) do update set name = excluded.name",
+            "update nxt_mirror.explanation
+                set label = 'Ordre ' || $1, column_labels = jsonb_build_object('orderno', 'Nr. ' || $1),
+                    asked_at = now() + interval '1 day', answered_at = now() + interval '1 day'",
+        ] {
+            let query = sqlx::query(sql);
+            let query = if sql.contains("$1") { query.bind(hostile) } else { query };
+            query.execute(pool).await.unwrap();
+        }
+    })
+    .await;
+    let cookie = log_in(&app).await;
+    let escaped = "&lt;img src=x onerror=alert(1)&gt;&quot;' &amp; Söner</bdi>";
+    let row = "/rows/Order?company=2000001&orderNo=1";
+    for path in ["/", "/activity", "/tables/Order?company=2000001", row] {
+        let page = text(&app, &cookie, path).await;
+        assert!(!page.contains("<img src=x"), "{path}: {page}");
+        let told = page.replace(">&lt;", "> &lt;");
+        assert!(told.contains(&format!("> {escaped}")), "the company's name on {path}: {page}");
+        assert!(page.contains("company 2000001"), "the number stays on {path}");
+        assert!(page.contains(&format!(">Ordre {escaped}")), "the label on {path}: {page}");
+    }
+    let target = text(&app, &cookie, "/tables/Order?company=2000001").await;
+    assert!(target.contains(&format!(">Nr. {escaped}")), "{target}");
+    // Programs get what the contract names, and nothing else.
+    let entry = get(&app, "/api/activity?limit=1").await[0].clone();
+    assert!(!entry.to_string().contains("Söner"), "{entry}");
 }
 
 #[tokio::test]
