@@ -14,10 +14,15 @@ use super::{
     Mirror, SchemaError,
     align::{Alignment, align},
 };
-use crate::{domain::TableSpec, telemetry::chain};
+use crate::{
+    domain::{TableSpec, backoff},
+    telemetry::chain,
+};
 
-/// How long a table goes on without a column that could not be added, before that is tried again.
+/// How long a table goes on without a column that could not be added, before that is tried again: after the first time,
+/// and at most. Each try keeps readers waiting behind it for a moment.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// What is known of the tables, by SQL name.
 #[derive(Debug, Default)]
@@ -43,6 +48,10 @@ struct Aligned {
     effective: Arc<TableSpec>,
     /// When the rest is tried again.
     retry_at: Option<Instant>,
+    /// Tries that left something, one after the other.
+    tries: u32,
+    /// Until when nobody tries who has nothing to write.
+    put_off_until: Option<Instant>,
 }
 
 impl Mirror {
@@ -68,17 +77,16 @@ impl Mirror {
             align(&self.pool, spec, self.has_history(spec)).await?;
         entry.is_distributed.store(is_distributed, Ordering::Relaxed);
         self.explain_or_note(&effective).await;
-        let retry_at = (!is_complete).then(|| Instant::now() + RETRY_PAUSE);
-        let aligned = Aligned { described: Arc::clone(spec), effective: Arc::clone(&effective), retry_at };
-        *lock(&entry.aligned) = Some(aligned);
+        entry.note(spec, &effective, is_complete, Instant::now());
         Ok(effective)
     }
 
     /// Tries again to add what could not be added to a table the last time, when its time has come: one that nothing is
     /// written to would wait for ever.
     pub(crate) async fn ensure_rest(&self) {
-        for spec in self.tables.due() {
+        for spec in self.tables.due(Instant::now()) {
             if let Err(error) = self.ensure(&spec).await {
+                self.tables.entry(&spec.sql_name).put_off(Instant::now());
                 tracing::debug!(row.table = %spec.name, error = %chain(&error), "table is still not in line");
             }
         }
@@ -104,22 +112,48 @@ impl Tables {
         }
     }
 
-    fn due(&self) -> Vec<Arc<TableSpec>> {
-        lock(&self.entries).values().filter_map(|entry| entry.due()).collect()
+    fn due(&self, now: Instant) -> Vec<Arc<TableSpec>> {
+        lock(&self.entries).values().filter_map(|entry| entry.due(now)).collect()
     }
 }
 
 impl Entry {
     /// The description of which something is left that is to be tried again now.
-    fn due(&self) -> Option<Arc<TableSpec>> {
-        lock(&self.aligned).as_ref().filter(|aligned| aligned.is_due()).map(|aligned| Arc::clone(&aligned.described))
+    fn due(&self, now: Instant) -> Option<Arc<TableSpec>> {
+        let aligned = lock(&self.aligned);
+        let is_due = |aligned: &&Aligned| {
+            aligned.is_due(now) && aligned.put_off_until.is_none_or(|put_off_until| put_off_until <= now)
+        };
+        aligned.as_ref().filter(is_due).map(|aligned| Arc::clone(&aligned.described))
+    }
+
+    /// The table has this of the description now.
+    fn note(&self, described: &Arc<TableSpec>, effective: &Arc<TableSpec>, is_complete: bool, now: Instant) {
+        let mut aligned = lock(&self.aligned);
+        let before = aligned.as_ref().filter(|before| before.is_of(described)).map_or(0, |before| before.tries);
+        let tries = if is_complete { 0 } else { before.saturating_add(1) };
+        *aligned = Some(Aligned {
+            described: Arc::clone(described),
+            effective: Arc::clone(effective),
+            retry_at: (!is_complete).then(|| now + backoff(tries, RETRY_PAUSE, RETRY_PAUSE_MAX)),
+            tries,
+            put_off_until: None,
+        });
+    }
+
+    /// It could not even be looked at. Whoever has something to write still tries, and is told why not.
+    fn put_off(&self, now: Instant) {
+        if let Some(aligned) = lock(&self.aligned).as_mut() {
+            aligned.tries = aligned.tries.saturating_add(1);
+            aligned.put_off_until = Some(now + backoff(aligned.tries, RETRY_PAUSE, RETRY_PAUSE_MAX));
+        }
     }
 
     /// What the table has of this description, unless that is to be looked at.
     fn current(&self, spec: &Arc<TableSpec>) -> Option<Arc<TableSpec>> {
         let aligned = lock(&self.aligned);
         let found = aligned.as_ref().filter(|aligned| aligned.is_of(spec))?;
-        (!found.is_due()).then(|| Arc::clone(&found.effective))
+        (!found.is_due(Instant::now())).then(|| Arc::clone(&found.effective))
     }
 
     /// What the table had of this description when it was last looked at.
@@ -134,12 +168,65 @@ impl Aligned {
         Arc::ptr_eq(&self.described, spec) || self.described == *spec
     }
 
-    fn is_due(&self) -> bool {
-        self.retry_at.is_some_and(|retry_at| retry_at <= Instant::now())
+    fn is_due(&self, now: Instant) -> bool {
+        self.retry_at.is_some_and(|retry_at| retry_at <= now)
     }
 }
 
 /// Locks for a moment. What a panic left behind is whole: each value is replaced at once.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Origin, TableLevel, TableName};
+
+    fn spec() -> Arc<TableSpec> {
+        Arc::new(TableSpec {
+            name: TableName::new("Order").unwrap(),
+            field: "order".into(),
+            sql_name: "order".into(),
+            level: TableLevel::Company,
+            columns: vec![],
+            key: vec![],
+            origin: Origin::default(),
+            joins: vec![],
+        })
+    }
+
+    /// How often it is tried in an hour, looked at every two seconds as the keeper does.
+    fn tries_of_an_hour(tries: impl Fn(&Entry, Instant)) -> usize {
+        let (tables, spec, begin) = (Tables::default(), spec(), Instant::now());
+        tables.entry(&spec.sql_name).note(&spec, &spec, false, begin);
+        let moments = (0..3_600).step_by(2).map(|seconds| begin + Duration::from_secs(seconds));
+        let is_tried = |now: &Instant| {
+            let is_due = !tables.due(*now).is_empty();
+            if is_due {
+                tries(&tables.entry(&spec.sql_name), *now);
+            }
+            is_due
+        };
+        moments.filter(is_tried).count()
+    }
+
+    #[test]
+    fn a_table_that_stays_incomplete_is_tried_less_and_less_often() {
+        let spec = spec();
+        let incomplete = tries_of_an_hour(|entry, now| entry.note(&spec, &spec, false, now));
+        let failing = tries_of_an_hour(Entry::put_off);
+        let complete = tries_of_an_hour(|entry, now| entry.note(&spec, &spec, true, now));
+        assert!((10..=20).contains(&incomplete), "{incomplete} tries");
+        assert!((10..=20).contains(&failing), "{failing} tries");
+        assert_eq!(complete, 1);
+    }
+
+    #[test]
+    fn who_has_something_to_write_does_not_wait_for_the_background() {
+        let (entry, spec, begin) = (Entry::default(), spec(), Instant::now());
+        entry.note(&spec, &spec, false, begin - 2 * RETRY_PAUSE);
+        entry.put_off(begin);
+        assert!(entry.due(begin).is_none() && entry.current(&spec).is_none());
+    }
 }
