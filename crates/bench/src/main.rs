@@ -10,6 +10,7 @@ mod guard;
 mod isolation;
 mod latency;
 mod load;
+mod pages;
 mod queue;
 mod receiving;
 mod recovery;
@@ -83,6 +84,8 @@ enum Part {
     Latency,
     /// API requests a row
     Economy,
+    /// CPU and memory at 500 changes a second, without and with 20 open pages
+    Pages,
     /// Loading and verifying whole tables
     Walks,
     /// Finding and mending damage beside live changes
@@ -152,6 +155,9 @@ async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
     }
     if args.wants(Part::Economy) {
         economy::measure(server).await?;
+    }
+    if args.wants(Part::Pages) {
+        pages::measure(args, server).await?;
     }
     if args.wants(Part::Walks) {
         walks::measure(server, args.rows).await?;
