@@ -30,6 +30,7 @@ mod queue;
 mod readable;
 mod receive;
 mod relations;
+mod restore;
 mod rights;
 mod security;
 mod simulator;
