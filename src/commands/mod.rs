@@ -1,5 +1,6 @@
 //! The subcommands, each a thin layer over the parts that do the work.
 
+mod asker;
 mod colour;
 mod doctor;
 mod grant;

@@ -7,7 +7,7 @@ use nxt_embedded_postgres::EmbeddedPostgres;
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::Usage;
+use super::{Usage, asker::asker};
 use crate::{
     cli::{DeadLetterCommand, ReplayArgs},
     config::{DatabaseSettings, LogSettings, MirrorSettings, Source},
@@ -15,6 +15,7 @@ use crate::{
     domain::{DatabaseTime, TableName, Tenant},
     ops::{self, GivenKey, NamedTableError, Story},
     queue::{
+        self, Asked,
         dead_letter::{self, DeadLetter},
         ledger,
         status::tenant_name,
@@ -52,10 +53,11 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
         DeadLetterCommand::List { json } => list(&pool, json).await,
         DeadLetterCommand::Show { id, json } => show(&pool, id, json).await,
         DeadLetterCommand::Retry { ids, all, json } => {
-            let ids = chosen(&pool, ids, all).await?;
+            let letters = chosen(&pool, ids, all).await?;
+            let (ids, asked) = asked(&pool, &letters, "retry").await?;
             // What has been left out since a body came is left out now.
             let exclusions = MirrorSettings::exclusions(&Source::from_process(config)?)?;
-            let Retried { rows, bodies, left } = webhook::retry(&pool, connector, exclusions, &ids, None).await?;
+            let Retried { rows, bodies, left } = webhook::retry(&pool, connector, exclusions, &ids, &asked).await?;
             for (id, reason) in &left {
                 complain!("dead letter {id} is still not understood: {reason}");
             }
@@ -68,8 +70,9 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
             Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         DeadLetterCommand::Drop { ids, all, json } => {
-            let ids = chosen(&pool, ids, all).await?;
-            let dropped = dead_letter::remove(&pool, &ids, None).await?;
+            let letters = chosen(&pool, ids, all).await?;
+            let (ids, asked) = asked(&pool, &letters, "drop").await?;
+            let dropped = dead_letter::remove(&pool, &ids, &asked).await?;
             if json {
                 say!("{}", json!({ "dropped": dropped }));
             } else {
@@ -124,18 +127,24 @@ async fn show(pool: &PgPool, id: i64, as_json: bool) -> anyhow::Result<ExitCode>
 }
 
 /// The named letters, or all. Naming one that does not exist is an error.
-async fn chosen(pool: &PgPool, ids: Vec<i64>, all: bool) -> anyhow::Result<Vec<i64>> {
-    let known: Vec<i64> = letters(pool).await?.into_iter().map(|letter| letter.id).collect();
+async fn chosen(pool: &PgPool, ids: Vec<i64>, all: bool) -> anyhow::Result<Vec<DeadLetter>> {
+    let known = letters(pool).await?;
     if all {
         return Ok(known);
     }
     if ids.is_empty() {
         return Err(Usage("name the dead letters by their numbers, or give --all".into()).into());
     }
-    if let Some(unknown) = ids.iter().find(|id| !known.contains(id)) {
+    if let Some(unknown) = ids.iter().find(|&&id| !known.iter().any(|letter| letter.id == id)) {
         bail!("there is no dead letter {unknown}");
     }
-    Ok(ids)
+    Ok(known.into_iter().filter(|letter| ids.contains(&letter.id)).collect())
+}
+
+/// The letters' numbers, and what is asked for them by whoever runs this.
+async fn asked(pool: &PgPool, letters: &[DeadLetter], verb: &str) -> anyhow::Result<(Vec<i64>, Asked)> {
+    let asked = Asked::of(pool, letters, verb, &asker(pool).await?).await?;
+    Ok((letters.iter().map(|letter| letter.id).collect(), asked))
 }
 
 pub(super) async fn replay(config: Option<&Path>, args: ReplayArgs) -> anyhow::Result<ExitCode> {
@@ -152,6 +161,8 @@ pub(super) async fn replay(config: Option<&Path>, args: ReplayArgs) -> anyhow::R
     };
     let range = ledger::ReplayRange { since, until, company: args.company, table };
     let rows = ledger::replay(&pool, &range).await?;
+    let what = format!("replay {range}: {rows} rows, {}", asker(&pool).await?);
+    queue::log_operator(&pool, None, &what).await?;
     if args.json {
         say!("{}", json!({ "rows": rows }));
     } else {

@@ -16,4 +16,4 @@ pub use connector::{Connector, State};
 pub use error::DatabaseError;
 pub use migrations::{is_current, migrate};
 pub use pool::connect;
-pub use session::Session;
+pub use session::{Client, Session, client};

@@ -1,7 +1,7 @@
 //! What a session is like. Its defaults, which the server or the role may have changed, are pinned by statements and
 //! not by the connection's options, because poolers refuse or drop those.
 
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 
 /// What a session's defaults could change about the meaning of a statement.
 const EVERY: [(&str, &str); 8] = [
@@ -36,6 +36,22 @@ pub struct Session {
 impl Session {
     /// Ordinary work.
     pub const WORK: Self = Self { label: "", settings: &[] };
+}
+
+/// As whom the server knows this process.
+#[derive(Debug)]
+pub struct Client {
+    /// The role that logged in.
+    pub role: String,
+    /// Where it connects from; `None` through a socket of the server's own machine.
+    pub address: Option<String>,
+}
+
+/// Asks the server.
+pub async fn client(pool: &PgPool) -> Result<Client, sqlx::Error> {
+    sqlx::query_as!(Client, r#"select session_user::text as "role!", host(inet_client_addr()) as "address?""#)
+        .fetch_one(pool)
+        .await
 }
 
 /// Pins a new session's settings, and returns whether it takes writes. One request.

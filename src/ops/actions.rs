@@ -9,9 +9,9 @@ use sqlx::PgPool;
 
 use super::{Ops, access::Asker, named::named_table, refusal::Refusal, verification::Request};
 use crate::{
-    domain::{DatabaseTime, TableName, TargetId, Tenant},
+    domain::DatabaseTime,
     queue::{
-        self, OperatorEntry,
+        self, Asked,
         dead_letter::{self, DeadLetter},
         ledger::{self, ReplayRange},
     },
@@ -24,7 +24,7 @@ pub(super) async fn retry(asker: Asker, ops: web::Data<Ops>, id: web::Path<Strin
     let letter = letter(&ops.pool, &id).await?;
     let asked = asked(&ops.pool, &letter, "retry", asker).await?;
     let exclusions = Arc::clone(&ops.exclusions);
-    let retried = webhook::retry(&ops.pool, ops.connector.clone(), exclusions, &[letter.id], Some(&asked)).await?;
+    let retried = webhook::retry(&ops.pool, ops.connector.clone(), exclusions, &[letter.id], &asked).await?;
     if let Some((_, reason)) = retried.left.first() {
         return Err(Refusal::Conflict(format!("dead letter {} is still not understood: {reason}", letter.id)));
     }
@@ -42,7 +42,7 @@ pub(super) async fn drop_letter(
 ) -> Result<HttpResponse, Refusal> {
     let letter = letter(&ops.pool, &id).await?;
     let asked = asked(&ops.pool, &letter, "drop", asker).await?;
-    let dropped = dead_letter::remove(&ops.pool, &[letter.id], Some(asked)).await?;
+    let dropped = dead_letter::remove(&ops.pool, &[letter.id], &asked).await?;
     if dropped == 0 {
         return Err(gone(letter.id));
     }
@@ -59,20 +59,9 @@ fn gone(id: i64) -> Refusal {
 }
 
 /// What is to be done to a letter, for the sync log; into the daemon's own at once.
-async fn asked(pool: &PgPool, letter: &DeadLetter, verb: &str, asker: Asker) -> Result<OperatorEntry, Refusal> {
-    let target = target(pool, letter).await?;
-    let key = letter.key.as_ref().map(ToString::to_string);
-    let what = format!("{verb} dead letter {}, {asker}", letter.id);
-    tracing::info!(target: OPERATORS, "an operator asks: {what}");
-    Ok(OperatorEntry::new(target, key.as_deref(), &what))
-}
-
-async fn target(pool: &PgPool, letter: &DeadLetter) -> Result<Option<TargetId>, Refusal> {
-    let tenant = letter.company_no.map(Tenant::Company).or(letter.customer_no.map(Tenant::Customer));
-    let Some((tenant, table)) = tenant.zip(letter.table_name.clone().and_then(|name| TableName::new(name).ok())) else {
-        return Ok(None);
-    };
-    Ok(queue::target::find(pool, tenant, &table).await?.map(|target| target.id))
+async fn asked(pool: &PgPool, letter: &DeadLetter, verb: &str, asker: Asker) -> Result<Asked, Refusal> {
+    tracing::info!(target: OPERATORS, "an operator asks: {verb} dead letter {}, {asker}", letter.id);
+    Ok(Asked::of(pool, std::slice::from_ref(letter), verb, &asker).await?)
 }
 
 /// Into the sync log, and into the daemon's own.
@@ -105,10 +94,7 @@ pub(super) async fn replay(asker: Asker, ops: web::Data<Ops>, body: web::Bytes) 
         table,
     };
     let rows = ledger::replay(&ops.pool, &range).await?;
-    let until = range.until.map(|until| format!(" until {until}")).unwrap_or_default();
-    let company = range.company.map(|company| format!(" of company {company}")).unwrap_or_default();
-    let table = range.table.as_ref().map(|table| format!(" of table {table}")).unwrap_or_default();
-    let what = format!("replay since {}{until}{company}{table}: {rows} rows, {asker}", range.since);
+    let what = format!("replay {range}: {rows} rows, {asker}");
     record(&ops.pool, &what).await?;
     Ok(HttpResponse::Ok().json(json!({ "rows": rows })))
 }

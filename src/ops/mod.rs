@@ -41,7 +41,7 @@ pub use named::{NamedTableError, named_table};
 pub use reader::Connection;
 pub use status::Status;
 pub use story::{GivenKey, Story, StoryError};
-pub use verification::VerificationParts;
+pub use verification::{Scope, VerificationParts};
 
 use crate::{
     database::Connector,

@@ -1,6 +1,6 @@
 //! Comparisons of mirror and source that an operator asked for, one at a time, behind the answer.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 use sqlx::PgPool;
@@ -49,6 +49,25 @@ pub(super) struct Request {
     pub(super) asker: Asker,
 }
 
+/// What an operator names, as the sync log tells it: ` of Order, OrderLine of company 2000001`. Nothing for all.
+#[derive(Debug)]
+pub struct Scope<'a> {
+    /// These companies.
+    pub companies: &'a [i64],
+    /// These tables.
+    pub tables: &'a [TableName],
+}
+
+impl fmt::Display for Scope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |what: &str, items: Vec<String>| {
+            if items.is_empty() { String::new() } else { format!(" {what} {}", items.join(", ")) }
+        };
+        let tables = list("of", self.tables.iter().map(ToString::to_string).collect());
+        write!(f, "{tables}{}", list("of company", self.companies.iter().map(ToString::to_string).collect()))
+    }
+}
+
 /// A comparison that has its place and does not run yet.
 #[must_use]
 #[derive(Debug)]
@@ -73,16 +92,9 @@ impl Verification {
         }
         let place = Arc::clone(&self.place).try_acquire_owned();
         let place = place.map_err(|_| Refusal::Conflict("a comparison is under way".to_owned()))?;
-        let list = |what: &str, items: Vec<String>| {
-            if items.is_empty() { String::new() } else { format!(" {what} {}", items.join(", ")) }
-        };
-        let what = format!(
-            "verify{}{}{}, {}",
-            list("of", request.tables.iter().map(ToString::to_string).collect()),
-            list("of company", request.companies.iter().map(ToString::to_string).collect()),
-            if request.is_repairing { " with repair" } else { "" },
-            request.asker
-        );
+        let scope = Scope { companies: &request.companies, tables: &request.tables };
+        let repair = if request.is_repairing { " with repair" } else { "" };
+        let what = format!("verify{scope}{repair}, {}", request.asker);
         Ok(Begun { what, verification: self.clone(), request, place })
     }
 
@@ -128,13 +140,7 @@ async fn compare(parts: &VerificationParts, request: Request, what: &str) {
 
 async fn compare_one(pool: PgPool, verifier: Verifier, target: TargetTable, repair: Repair, asker: Asker) {
     let what = match verifier.verify(&target, &Arc::new(Progress::default()), repair).await {
-        Ok(report) => format!(
-            "verify: {} rows compared, {} differences, {} repaired, {} left; {asker}",
-            report.rows_compared,
-            report.differences.len(),
-            report.repaired,
-            report.left
-        ),
+        Ok(report) => format!("verify: {}; {asker}", report.summary()),
         Err(error) => format!("verify: could not be compared, {}; {asker}", chain(&error)),
     };
     note(&pool, Some(&target), &what).await;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
-use super::{Journal, OperatorEntry, QueueError};
+use super::{Asked, Journal, QueueError};
 use crate::domain::{AnnouncedKey, DatabaseTime, ShownKey, TargetId};
 
 /// One entry.
@@ -145,40 +145,42 @@ async fn body(pool: &PgPool, id: i64) -> Result<Option<Vec<u8>>, QueueError> {
         .map_err(QueueError::on("read the body of a dead letter"))
 }
 
-/// Makes rows dirty again with all that was known of them, removes their letters, and logs who asked for it in the same
-/// transaction, if any was there. Bodies are left alone. Returns how many rows there were.
-pub async fn retry_rows(pool: &PgPool, ids: &[i64], asked: Option<OperatorEntry>) -> Result<u64, QueueError> {
+/// Makes rows dirty again with all that was known of them, removes their letters, and logs who asked for each in the same
+/// transaction. Bodies are left alone. Returns how many rows there were.
+pub async fn retry_rows(pool: &PgPool, ids: &[i64], asked: &Asked) -> Result<u64, QueueError> {
     let failed = || QueueError::on("retry dead letters");
     let mut transaction = pool.begin().await.map_err(failed())?;
-    let rows = sqlx::query!(
-        "with letter as (
+    let retried = sqlx::query_scalar!(
+        r#"with letter as (
              delete from nxt_mirror.dead_row where id = any($1)
-             returning target_id, row_key, notification_id, deleted_at, delete_received_at, announced, changed_at
+             returning id, target_id, row_key, notification_id, deleted_at, delete_received_at, announced, changed_at
+         ), retried as (
+             insert into nxt_mirror.dirty_row as dirty
+                 (target_id, row_key, due_at, waiting_since, notification_id, deleted_at, delete_received_at, announced,
+                  changed_at)
+             select target_id, row_key, now(), now(), notification_id, deleted_at, delete_received_at, announced,
+                    changed_at
+               from letter order by target_id, row_key
+             on conflict on constraint dirty_row_pkey do update set
+                 generation = excluded.generation, priority = 0, due_at = least(dirty.due_at, now()), attempts = 0,
+                 announced = dirty.announced or excluded.announced,
+                 deleted_at = greatest(dirty.deleted_at, excluded.deleted_at),
+                 delete_received_at = greatest(dirty.delete_received_at, excluded.delete_received_at)
          )
-         insert into nxt_mirror.dirty_row as dirty
-             (target_id, row_key, due_at, waiting_since, notification_id, deleted_at, delete_received_at, announced,
-              changed_at)
-         select target_id, row_key, now(), now(), notification_id, deleted_at, delete_received_at, announced, changed_at
-           from letter order by target_id, row_key
-         on conflict on constraint dirty_row_pkey do update set
-             generation = excluded.generation, priority = 0, due_at = least(dirty.due_at, now()), attempts = 0,
-             announced = dirty.announced or excluded.announced,
-             deleted_at = greatest(dirty.deleted_at, excluded.deleted_at),
-             delete_received_at = greatest(dirty.delete_received_at, excluded.delete_received_at)",
+         select id as "id!" from letter"#,
         ids
     )
-    .execute(&mut *transaction)
+    .fetch_all(&mut *transaction)
     .await
-    .map(|done| done.rows_affected())
     .map_err(failed())?;
-    commit(transaction, asked.filter(|_| rows > 0)).await.map_err(failed())?;
-    Ok(rows)
+    commit(transaction, asked, &retried).await.map_err(failed())?;
+    Ok(retried.len() as u64)
 }
 
-/// Commits what was done, and who asked for it.
-async fn commit(transaction: Transaction<'static, Postgres>, asked: Option<OperatorEntry>) -> Result<(), sqlx::Error> {
+/// Commits what was done to these letters, and who asked for it.
+async fn commit(transaction: Transaction<'static, Postgres>, asked: &Asked, done: &[i64]) -> Result<(), sqlx::Error> {
     let mut journal = Journal::default();
-    asked.into_iter().for_each(|asked| journal.ask(asked));
+    asked.entries(done).for_each(|entry| journal.ask(entry));
     journal.commit(transaction).await
 }
 
@@ -298,20 +300,19 @@ pub async fn clear_dead(connection: &mut PgConnection, target: TargetId, keys: &
     .map_err(QueueError::on("remove letters of rows that came right"))
 }
 
-/// Removes letters for good, and logs who asked for it in the same transaction, if any was there. Returns how many there
-/// were.
-pub async fn remove(pool: &PgPool, ids: &[i64], asked: Option<OperatorEntry>) -> Result<u64, QueueError> {
+/// Removes letters for good, and logs who asked for each in the same transaction. Returns how many there were.
+pub async fn remove(pool: &PgPool, ids: &[i64], asked: &Asked) -> Result<u64, QueueError> {
     let failed = || QueueError::on("remove dead letters");
     let mut transaction = pool.begin().await.map_err(failed())?;
     let removed = sqlx::query_scalar!(
         r#"with row as (delete from nxt_mirror.dead_row where id = any($1) returning id),
                 body as (delete from nxt_mirror.quarantine where id = any($1) returning id)
-           select (select count(*) from row) + (select count(*) from body) as "removed!""#,
+           select id as "id!" from row union all select id from body"#,
         ids
     )
-    .fetch_one(&mut *transaction)
+    .fetch_all(&mut *transaction)
     .await
     .map_err(failed())?;
-    commit(transaction, asked.filter(|_| removed > 0)).await.map_err(failed())?;
-    Ok(u64::try_from(removed).unwrap_or_default())
+    commit(transaction, asked, &removed).await.map_err(failed())?;
+    Ok(removed.len() as u64)
 }

@@ -1,6 +1,6 @@
 //! Reading the ledger back: replay, and the story of one row.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
@@ -22,6 +22,23 @@ pub struct ReplayRange {
     pub company: Option<i64>,
     /// Only of this table.
     pub table: Option<TableName>,
+}
+
+/// As the sync log tells it: `since 2026-02-01T10:00:00Z of company 2000001`.
+impl fmt::Display for ReplayRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "since {}", self.since)?;
+        if let Some(until) = self.until {
+            write!(f, " until {until}")?;
+        }
+        if let Some(company) = self.company {
+            write!(f, " of company {company}")?;
+        }
+        if let Some(table) = &self.table {
+            write!(f, " of table {table}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Marks the rows of stored notifications for another fetch, behind live work. Nothing is announced by it: the source

@@ -15,6 +15,7 @@ pub mod activity;
 mod announced;
 mod append;
 mod aside;
+mod asked;
 mod block;
 pub mod changes;
 mod claim;
@@ -46,6 +47,7 @@ pub use accept::{AcceptError, Accepted, Acceptor, Delivery, DeliveryId, Notifica
 pub use announced::{announced_columns, announced_counts, announced_key};
 pub use append::Appender;
 pub use aside::set_target_aside;
+pub use asked::Asked;
 pub use claim::{Age, Claimable, DirtyRow, Priority, Wanted};
 pub use error::QueueError;
 pub use evidence::{HasEvidence, Pending, evidence, has_evidence};

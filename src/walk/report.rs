@@ -108,6 +108,12 @@ impl Report {
         tenant.map_or_else(|| self.table.clone(), |tenant| format!("{} of {tenant}", self.table))
     }
 
+    /// What it comes to, in words.
+    pub fn summary(&self) -> String {
+        let Self { rows_compared, differences, repaired, left, .. } = self;
+        format!("{rows_compared} rows compared, {} differences, {repaired} repaired, {left} left", differences.len())
+    }
+
     /// Its place among others: by company, customer and table.
     pub fn place(&self) -> (Option<i64>, Option<i64>, &str) {
         (self.company_no, self.customer_no, &self.table)

@@ -11,7 +11,7 @@ use crate::{
     database::Connector,
     domain::Exclusions,
     queue::{
-        AcceptError, Acceptor, Appender, Delivery, DeliveryId, Notification, OperatorEntry, QueueError,
+        AcceptError, Acceptor, Appender, Asked, Delivery, DeliveryId, Notification, QueueError,
         dead_letter::{self, DeadLetter},
     },
     telemetry::Metrics,
@@ -53,9 +53,9 @@ pub async fn retry(
     connector: Connector,
     exclusions: Arc<Exclusions>,
     ids: &[i64],
-    asked: Option<&OperatorEntry>,
+    asked: &Asked,
 ) -> Result<Retried, RetryError> {
-    let rows = dead_letter::retry_rows(pool, ids, asked.cloned()).await?;
+    let rows = dead_letter::retry_rows(pool, ids, asked).await?;
     let mut retried = Retried { rows, ..Retried::default() };
     let (acceptor, appender) = Appender::new(connector, exclusions, Arc::new(Notify::new()), Arc::new(Metrics::new()));
     let task = tokio::spawn(appender.run());
@@ -74,7 +74,7 @@ async fn retry_body(
     acceptor: &Acceptor,
     letter: DeadLetter,
     body: Vec<u8>,
-    asked: Option<&OperatorEntry>,
+    asked: &Asked,
     retried: &mut Retried,
 ) -> Result<(), RetryError> {
     let understood = match understand(&body) {
@@ -92,6 +92,6 @@ async fn retry_body(
         body: Bytes::from(body),
     };
     acceptor.accept(Delivery::Notification(notification)).await?;
-    retried.bodies += dead_letter::remove(pool, &[letter.id], asked.cloned()).await?;
+    retried.bodies += dead_letter::remove(pool, &[letter.id], asked).await?;
     Ok(())
 }

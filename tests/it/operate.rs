@@ -47,6 +47,58 @@ async fn a_row_that_was_set_aside_finds_its_way_back() {
 }
 
 #[tokio::test]
+async fn what_commands_do_stands_in_the_sync_log_with_who_asked() {
+    let mut app = TestApp::builder().set("NXT_FETCH_ROWS_MAX", 4).start().await;
+    app.set("SUDO_USER", "kari");
+    let key = object(json!({ "orderNo": 2 }));
+    app.simulator.fault(Fault { key: key.clone(), ..Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")) });
+    for number in 1..=3 {
+        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+    }
+    assert_eq!(app.post("not json").await.status(), 202);
+    app.settle().await;
+    app.simulator.clear_faults();
+    let letters: Vec<(i64, String)> = sqlx::query_as("select id, kind from nxt_mirror.dead_letter order by kind desc")
+        .fetch_all(&app.pool)
+        .await
+        .unwrap();
+    let [(row, _), (body, _)] = letters.as_slice() else { panic!("{letters:?}") };
+    // The body stays, since it is still not understood: nothing was done, and nothing is logged.
+    assert!(!app.command(&["dead-letters", "retry", "--all"]).await.status.success());
+    assert_eq!(json_of(&app, &["dead-letters", "drop", "--all", "--json"]).await["dropped"], 1);
+    json_of(&app, &["replay", "--since", "2020-01-01T00:00:00Z", "--company", "2000001", "--json"]).await;
+    app.settle().await;
+    json_of(&app, &["verify", "--table", "Order", "--company", "2000001", "--json"]).await;
+
+    let logged: Vec<(Option<String>, Option<String>, String)> = sqlx::query_as(
+        "select table_name, key::text, reason from nxt_mirror.recent_activity where action = 'operator' order by id",
+    )
+    .fetch_all(&app.pool)
+    .await
+    .unwrap();
+    let who = "asked by a command of kari, database role ";
+    let told: Vec<_> = logged
+        .iter()
+        .map(|(table, key, reason)| {
+            let (what, asker) = reason.split_once(", asked").unwrap_or_else(|| panic!("{reason}"));
+            assert!(format!("asked{asker}").starts_with(who) && !asker.ends_with(' '), "{reason}");
+            (table.as_deref(), key.as_deref(), what.to_owned())
+        })
+        .collect();
+    let order = Some("Order");
+    assert_eq!(
+        told,
+        [
+            (order, Some(r#"{"order_no": 2}"#), format!("retry dead letter {row}")),
+            (None, None, format!("drop dead letter {body}")),
+            (None, None, "replay since 2020-01-01T00:00:00.000000Z of company 2000001: 3 rows".to_owned()),
+            (None, None, "verify of Order of company 2000001".to_owned()),
+            (order, None, "verify: 3 rows compared, 0 differences, 0 repaired, 0 left".to_owned()),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_row_that_comes_right_by_itself_leaves_the_dead_letters() {
     let app = TestApp::builder().set("NXT_FETCH_ROWS_MAX", 4).start().await;
     let row = object(json!({ "orderNo": 2 }));

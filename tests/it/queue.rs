@@ -11,8 +11,8 @@ use nxt_mirror::{
         settle::{Doubted, Rechecks},
     },
     queue::{
-        self, Accepted, Acceptor, Appender, Claimable, Claims, Delivery, Notification, Outcome, Priority, Quarantine,
-        Queue, Wanted, dead_letter, ledger, maintenance, status, target,
+        self, Accepted, Acceptor, Appender, Asked, Claimable, Claims, Delivery, Notification, Outcome, Priority,
+        Quarantine, Queue, Wanted, dead_letter, ledger, maintenance, status, target,
     },
     telemetry::Metrics,
 };
@@ -277,7 +277,7 @@ async fn a_body_that_the_database_refuses_harms_no_other() {
     assert!(letters.iter().any(|letter| letter.reason.contains("the database cannot store it")), "{letters:?}");
     let (_, body) = dead_letter::show(&world.pool, letters[1].id).await.unwrap().unwrap();
     assert!(body.is_some());
-    assert_eq!(dead_letter::remove(&world.pool, &[letters[0].id], None).await.unwrap(), 1);
+    assert_eq!(dead_letter::remove(&world.pool, &[letters[0].id], &Asked::default()).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -360,7 +360,7 @@ async fn every_outcome_is_written_and_dead_rows_find_back() {
     assert_eq!(dead_letter::requeue_dead(&mut connection, target, 10).await.unwrap(), 1);
     let letters = dead_letter::list(&world.pool, 0, 10).await.unwrap();
     assert_eq!(letters[0].table_name.as_deref(), Some("Order"));
-    assert_eq!(dead_letter::retry_rows(&world.pool, &[letters[0].id], None).await.unwrap(), 1);
+    assert_eq!(dead_letter::retry_rows(&world.pool, &[letters[0].id], &Asked::default()).await.unwrap(), 1);
     let due = world.claim_all(me, &claims).await;
     let priorities: Vec<_> = due.iter().flat_map(|claim| &claim.rows).map(|row| row.priority).collect();
     assert_eq!(priorities.iter().filter(|priority| **priority == Priority::Deferred).count(), 1);

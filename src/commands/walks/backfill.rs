@@ -17,6 +17,7 @@ use crate::{
 /// Walks tables into the mirror. Exit code 0 only if every one came to its end.
 pub(in crate::commands) async fn backfill(config: Option<&Path>, targets: Targets) -> anyhow::Result<ExitCode> {
     let mut bench = Bench::open(config, targets).await?;
+    bench.log(None, &format!("backfill{}", bench.scope())).await;
     let order = Order::begin(bench.pool(), &bench.targets).await?;
     if order.is_new() {
         bench.describe_anew().await?;

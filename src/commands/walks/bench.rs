@@ -11,11 +11,14 @@ use crate::{
     cli::Targets,
     commands::{
         Usage,
+        asker::asker,
         own_server::{OwnServer, connector},
     },
     config::{MirrorSettings, Role, Settings, Source},
     database,
-    domain::{TableName, TargetTable},
+    domain::{TableName, TargetId, TargetTable},
+    ops::Scope,
+    queue,
     telemetry::{self, Metrics, chain},
     walk::{self, Loader, Selection, Unreachable, Verifier},
     worker::{Parts, Worker},
@@ -90,6 +93,22 @@ impl Bench {
         for part in &self.unknown {
             complain!("{part}: skipped, {}", chain(&part.error));
         }
+    }
+
+    /// Into the sync log: what is done, and who asked for it. What it is about is done whether it can be logged or not.
+    pub(super) async fn log(&self, target: Option<TargetId>, what: &str) {
+        let asked = async {
+            let asker = asker(self.pool()).await?;
+            Ok::<_, anyhow::Error>(queue::log_operator(self.pool(), target, &format!("{what}, {asker}")).await?)
+        };
+        if let Err(error) = asked.await {
+            complain!("not in the sync log: {what}, {}", chain(&*error));
+        }
+    }
+
+    /// What was named, in words.
+    pub(super) fn scope(&self) -> String {
+        Scope { companies: &self.selection.companies, tables: &self.selection.tables }.to_string()
     }
 
     pub(super) async fn close(self) -> anyhow::Result<()> {

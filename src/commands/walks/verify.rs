@@ -33,6 +33,8 @@ pub(in crate::commands) async fn verify(
             return Ok(ExitCode::from(COULD_NOT_TELL));
         }
     };
+    let repair = if is_repairing { " with repair" } else { "" };
+    bench.log(None, &format!("verify{}{repair}", bench.scope())).await;
     let (verifier, display) = (bench.verifier(), Display::new());
     let verified = match is_repairing {
         true => bench.worker().run_while(verify_all(&bench, &verifier, &display, Repair::ByWorkers)).await,
@@ -59,7 +61,13 @@ async fn verify_all(bench: &Bench, verifier: &Verifier, display: &Display, repai
     stream::iter(&bench.targets)
         .map(async |target| {
             let watch = display.watch(target);
-            (target.clone(), verifier.verify(target, &watch.progress, repair).await)
+            let result = verifier.verify(target, &watch.progress, repair).await;
+            let what = match &result {
+                Ok(report) => format!("verify: {}", report.summary()),
+                Err(error) => format!("verify: could not be compared, {}", chain(error)),
+            };
+            bench.log(Some(target.id), &what).await;
+            (target.clone(), result)
         })
         .buffer_unordered(TABLES_AT_ONCE)
         .collect()
@@ -141,12 +149,8 @@ impl Failure {
 }
 
 fn print(report: &Report) {
-    let Report { rows_compared, differences, repaired, left, unreadable, unreadable_rows, .. } = report;
-    say!(
-        "{}: {rows_compared} rows compared, {} differences, {repaired} repaired, {left} left",
-        report.name(),
-        differences.len()
-    );
+    let Report { differences, unreadable, unreadable_rows, .. } = report;
+    say!("{}: {}", report.name(), report.summary());
     if *unreadable > 0 {
         say!("  {unreadable} rows could not be compared");
     }
