@@ -42,6 +42,7 @@ pub use model::Owner;
 pub use oddity::{OddValue, Oddities, RetryAfter};
 pub use sender::{Knobs, SenderCounters};
 pub use store::Edit;
+pub use trading::Trader;
 pub use wording::Wording;
 
 use fault::Faults;
@@ -394,6 +395,11 @@ impl Simulator {
     /// A trading company at work, until the token is cancelled.
     pub fn trade(&self, changes_per_second: f64, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
         tokio::spawn(trading::work(Arc::clone(&self.world), changes_per_second, stop))
+    }
+
+    /// The same company, which makes a change only when it is told to.
+    pub fn trader(&self) -> Trader {
+        Trader::new(Arc::clone(&self.world))
     }
 
     /// Fills the companies with a small trading company's data, silently.

@@ -92,7 +92,8 @@ fn price(hundredths: i64) -> Json {
     text.parse::<serde_json::Number>().map_or(Json::Null, Json::Number)
 }
 
-/// What the company has going on.
+/// What a company has going on.
+#[derive(Debug)]
 struct Office {
     owner: Owner,
     next_order: i64,
@@ -100,28 +101,55 @@ struct Office {
     open_entries: Vec<i64>,
 }
 
-/// Works at this rate until told to stop.
-pub(super) async fn work(world: Arc<World>, changes_per_second: f64, stop: CancellationToken) {
-    let mut random = StdRng::seed_from_u64(world.options.seed.wrapping_add(2));
-    let mut offices: Vec<Office> = companies(&world.store())
-        .into_iter()
-        .map(|(company, _)| Office {
-            owner: Owner::Company(company),
-            next_order: 1,
-            open_orders: vec![],
-            open_entries: vec![],
-        })
-        .collect();
-    if offices.is_empty() {
-        return;
+/// A trading company at work.
+#[derive(Debug)]
+pub struct Trader {
+    world: Arc<World>,
+    random: StdRng,
+    offices: Vec<Office>,
+}
+
+impl Trader {
+    pub(super) fn new(world: Arc<World>) -> Self {
+        let random = StdRng::seed_from_u64(world.options.seed.wrapping_add(2));
+        let offices = companies(&world.store())
+            .into_iter()
+            .map(|(company, _)| Office {
+                owner: Owner::Company(company),
+                next_order: 1,
+                open_orders: vec![],
+                open_entries: vec![],
+            })
+            .collect();
+        Self { world, random, offices }
     }
-    let mut timer = tokio::time::interval(Duration::from_secs_f64(1.0 / changes_per_second.max(0.01)));
-    while stop.run_until_cancelled(timer.tick()).await.is_some() {
+
+    /// Makes so many changes, one after the other. By one seed they are the same ones each time.
+    pub fn work(&mut self, changes: u32) {
+        for _ in 0..changes {
+            self.change();
+        }
+    }
+
+    fn change(&mut self) {
+        if self.offices.is_empty() {
+            return;
+        }
+        let Self { world, random, offices } = self;
         let office = random.random_range(0..offices.len());
-        let done = world.change(true, |store| offices[office].act(store, &mut random).map(|changes| ((), changes)));
+        let done = world.change(true, |store| offices[office].act(store, random).map(|changes| ((), changes)));
         if let Err(error) = done {
             tracing::warn!(%error, "the trading company could not make a change");
         }
+    }
+}
+
+/// Works at this rate until told to stop.
+pub(super) async fn work(world: Arc<World>, changes_per_second: f64, stop: CancellationToken) {
+    let mut trader = Trader::new(world);
+    let mut timer = tokio::time::interval(Duration::from_secs_f64(1.0 / changes_per_second.max(0.01)));
+    while stop.run_until_cancelled(timer.tick()).await.is_some() {
+        trader.change();
     }
 }
 
