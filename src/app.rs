@@ -118,6 +118,7 @@ impl App {
         });
         let model = parts.as_ref().map(|parts| model::Parts {
             upstream: parts.upstream.clone(),
+            catalogue: Arc::clone(&parts.catalogue),
             mirror: parts.mirror.clone(),
             language: settings.mirror.language,
             walk_interval: settings.mirror.walk_interval,

@@ -10,15 +10,18 @@ mod names;
 mod relations;
 mod tenants;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Language, Owner},
+    domain::{Language, Owner, TableSpec},
     mirror::{Mirror, SchemaError},
     telemetry::chain,
-    upstream::{ModelShape, Upstream, UpstreamError},
+    upstream::{Catalogue, ModelShape, Upstream, UpstreamError},
 };
 
 /// How often it is looked whether anything is to be asked for.
@@ -35,6 +38,8 @@ const INTERVAL_MAX: Duration = Duration::from_secs(3_600);
 pub struct Parts {
     /// The API.
     pub upstream: Upstream,
+    /// Descriptions of the API's tables, as the settings want them.
+    pub catalogue: Arc<Catalogue>,
     /// The mirrored tables, and what is said of them.
     pub mirror: Mirror,
     /// `NXT_LANGUAGE`.
@@ -59,18 +64,22 @@ enum ModelError {
 /// Keeps it in step until told to stop.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     stop.run_until_cancelled(async {
-        parts.explain_all().await;
-        Keeper::new(parts).keep().await;
+        let changed = parts.look_at_all().await;
+        Keeper::new(parts, changed).keep().await;
     })
     .await;
 }
 
 impl Parts {
-    /// Comments and views follow what is known at the start: another language, a view that was dropped.
-    async fn explain_all(&self) {
+    /// Comments and views follow what is known at the start: another language, a view that was dropped. Returns the
+    /// tables that the settings want otherwise than they were last made.
+    async fn look_at_all(&self) -> Vec<Arc<TableSpec>> {
         let specs = match self.mirror.descriptions().await {
             Ok(specs) => specs,
-            Err(error) => return tracing::warn!(error = %chain(&error), "comments and readable views not looked at"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "comments and readable views not looked at");
+                return vec![];
+            }
         };
         for spec in &specs {
             self.mirror.explain_or_note(spec).await;
@@ -78,11 +87,19 @@ impl Parts {
         if let Err(error) = self.mirror.give_common_rights().await {
             tracing::warn!(error = %chain(&error), "rights of those who were let in are not complete");
         }
+        specs.iter().filter_map(|spec| self.wanted_otherwise(spec)).collect()
+    }
+
+    fn wanted_otherwise(&self, made: &TableSpec) -> Option<Arc<TableSpec>> {
+        let wanted = self.catalogue.peek(made.level, &made.name, None)?.ok()?;
+        (wanted.columns != made.columns).then_some(wanted)
     }
 }
 
 struct Keeper {
     parts: Parts,
+    /// Tables that are not yet as the settings want them. Where nothing changes, nobody else would ever touch them.
+    changed: Vec<Arc<TableSpec>>,
     began: Instant,
     interval: Duration,
     /// What the model is like, and since when that is known; `None` in it where the API has none.
@@ -91,9 +108,9 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(parts: Parts) -> Self {
+    fn new(parts: Parts, changed: Vec<Arc<TableSpec>>) -> Self {
         let interval = parts.walk_interval.map_or(INTERVAL_MAX, |interval| interval.min(INTERVAL_MAX));
-        Self { parts, began: Instant::now(), interval, shape: None, related: relations::Related::default() }
+        Self { parts, changed, began: Instant::now(), interval, shape: None, related: relations::Related::default() }
     }
 
     async fn keep(&mut self) {
@@ -101,6 +118,7 @@ impl Keeper {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             timer.tick().await;
+            self.align_changed().await;
             self.parts.mirror.ensure_rest().await;
             self.parts.mirror.explain_rest().await;
             let relations = self.keep_relations().await;
@@ -114,6 +132,15 @@ impl Keeper {
             self.note("labels", labels).await;
             let names = self.keep_names().await;
             self.note("names of values", names).await;
+        }
+    }
+
+    async fn align_changed(&mut self) {
+        for spec in std::mem::take(&mut self.changed) {
+            if let Err(error) = self.parts.mirror.ensure(&spec).await {
+                tracing::warn!(row.table = %spec.name, error = %chain(&error), "table is not yet as the settings want it");
+                self.changed.push(spec);
+            }
         }
     }
 

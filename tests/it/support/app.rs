@@ -248,6 +248,13 @@ impl TestApp {
     }
 
     /// Reasons of the dead letters.
+    /// Requests that rows cost so far: for rows, and for descriptions of their tables. What is asked about the model comes
+    /// when it comes.
+    pub fn row_requests(&self) -> u64 {
+        let operations = self.simulator.counters().operations;
+        ["Rows", "TableDescription", "TableDescriptions"].iter().filter_map(|name| operations.get(*name)).sum()
+    }
+
     pub async fn metrics(&self) -> String {
         self.http.get(format!("{}/metrics", self.daemon.ops)).send().await.unwrap().text().await.unwrap()
     }
