@@ -49,12 +49,12 @@ async fn a_delete_removes_the_row_without_asking_the_source() {
     app.accept(&serde_json::from_str(PUBLISHED).unwrap()).await;
     app.settle().await;
     app.simulator.delete_silently(EXAMPLE, "OrderLine", published_key()).unwrap();
-    let requests = app.simulator.counters().graphql_requests;
+    let requests = app.row_requests();
     let now = (Utc::now() + TimeDelta::seconds(1)).to_rfc3339();
     app.accept(&delete_of_published(&now)).await;
     app.settle().await;
     assert!(app.mirrored("order_line").await.is_empty());
-    assert_eq!(app.simulator.counters().graphql_requests, requests);
+    assert_eq!(app.row_requests(), requests);
 }
 
 #[tokio::test]

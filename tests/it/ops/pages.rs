@@ -107,6 +107,8 @@ async fn names_stand_beside_identifiers_and_numbers_and_are_text_whatever_they_h
     let hostile = r#"<img src=x onerror=alert(1)>"' & Söner"#;
     app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
     app.settle().await;
+    app.wait_for("a place for labels", 1, "select count(*) from nxt_mirror.explanation where table_name = 'Order'")
+        .await;
     // As the daemon keeps them; another one must not ask for them again while this is looked at.
     app.restart(async |pool| {
         for sql in [
