@@ -75,10 +75,13 @@ async fn migrate_once(pool: &PgPool) -> Result<(), DatabaseError> {
     Ok(closed?)
 }
 
-/// A lock was not to be had in time.
+/// A lock was not to be had in time, or only by whoever waited for one of ours.
 fn was_locked_out(error: &MigrateError) -> bool {
     let (MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error else { return false };
-    cause.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+    cause
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| matches!(code.as_ref(), "55P03" | "40P01"))
 }
 
 async fn record(pool: &PgPool) -> Result<Record, sqlx::Error> {

@@ -30,6 +30,7 @@ mod queue;
 mod readable;
 mod receive;
 mod relations;
+mod replicas;
 mod restore;
 mod rights;
 mod security;

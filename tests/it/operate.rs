@@ -1,16 +1,10 @@
 //! What operators ask and do.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
-
 use nxt_mirror::config::Role;
 use nxt_simulator::{Fault, FaultKind};
-use nxt_testkit::{SECRET, object, sign};
+use nxt_testkit::{SECRET, object};
 use serde_json::{Value, json};
 use tokio::io::AsyncBufReadExt;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     PROGRAM,
@@ -343,94 +337,6 @@ async fn a_missing_setting_is_one_line_and_an_exit_code() {
     }
     let health = app.command(&["healthcheck"]).await;
     assert!(!health.status.success());
-}
-
-/// Two receivers behind a proxy that tries the other one when a connection is refused, which is all that proxies repeat.
-#[tokio::test]
-async fn a_rolling_restart_refuses_no_notification() {
-    let mut app = TestApp::builder().role(Role::Receiver).start().await;
-    let other = app.another(Role::Receiver).await;
-    let addresses = Arc::new(Mutex::new([app.daemon.webhook_url(), other.webhook_url()]));
-    let stop = CancellationToken::new();
-    let posting = tokio::spawn({
-        let (addresses, stop, http) = (Arc::clone(&addresses), stop.clone(), app.http.clone());
-        async move {
-            let mut accepted = 0;
-            while !stop.is_cancelled() {
-                let body = json!({
-                    "tableIdentifier": "Order", "customerNo": 1_000_001, "companyNo": 2_000_001, "event": "UPDATE",
-                    "primaryKeys": [{ "OrderNo": accepted }], "timestamp": "2026-01-01T00:00:00Z",
-                    "changedByUser": "x", "changedColumns": [],
-                })
-                .to_string();
-                let [first, second] = addresses.lock().unwrap().clone();
-                let post = async |url: &str| {
-                    let signature = sign(SECRET, body.as_bytes());
-                    let request = http.post(url).header("x-vwd-signature-v1", signature).header("connection", "close");
-                    request.body(body.clone()).send().await
-                };
-                let answer = match post(if accepted % 2 == 0 { &first } else { &second }).await {
-                    Err(error) if error.is_connect() => post(if accepted % 2 == 0 { &second } else { &first }).await,
-                    answer => answer,
-                };
-                assert_eq!(answer.expect("a refused connection is tried once more").status().as_u16(), 202);
-                accepted += 1;
-            }
-            accepted
-        }
-    });
-    let more = async |app: &TestApp| {
-        let stored = async || app.count("select count(*) from nxt_mirror.notification").await;
-        let before = stored().await;
-        while stored().await < before + 20 {
-            assert!(!posting.is_finished(), "posting has failed");
-            tokio::task::yield_now().await;
-        }
-    };
-    more(&app).await;
-    other.stop().await;
-    more(&app).await;
-    let other = app.another(Role::Receiver).await;
-    addresses.lock().unwrap()[1] = other.webhook_url();
-    more(&app).await;
-    std::mem::replace(&mut app.daemon, other).stop().await;
-    more(&app).await;
-    stop.cancel();
-    let accepted: i64 = posting.await.expect("nothing was refused");
-    assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, accepted);
-}
-
-/// Waits until a timer has found a row that no notification told of.
-async fn found_by_a_timer(app: &TestApp, number: i64) {
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
-    for _ in 0..4_500 {
-        let rows = sqlx::query_scalar("select count(*) from business_nxt.\"order\"").fetch_one(&app.pool).await;
-        // Fails until the table is made.
-        if rows.unwrap_or(0_i64) == number {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("no timer found row {number}");
-}
-
-#[tokio::test]
-async fn timers_run_on_one_replica_and_move_on_when_it_stops() {
-    let mut app = TestApp::builder()
-        .set("NXT_TABLES", "Order")
-        .set("NXT_COMPANIES", 2_000_001)
-        .set("NXT_SWEEP_SECONDS", 1)
-        .start()
-        .await;
-    app.simulator.set_knobs(|knobs| knobs.loss = 1.0);
-    let mut replicas = vec![app.another(Role::All).await, app.another(Role::All).await];
-    found_by_a_timer(&app, 1).await;
-    // Each of the three stops once, so that whoever had the timers has passed them on.
-    for number in 2..=3 {
-        let next = replicas.pop().expect("there are two more");
-        std::mem::replace(&mut app.daemon, next).stop().await;
-        found_by_a_timer(&app, number).await;
-    }
 }
 
 #[tokio::test]

@@ -7,9 +7,12 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::{ORDERS, PATIENCE, PRODUCTS, assert_all_accepted, count, eventually, execute};
-use crate::support::{
-    app::{Builder, COMPANY, TestApp},
-    cluster, database, site,
+use crate::{
+    replicas::change_schema,
+    support::{
+        app::{Builder, COMPANY, TestApp},
+        cluster, database, site,
+    },
 };
 
 const OTHER: Owner = Owner::Company(2_000_002);
@@ -282,7 +285,6 @@ async fn rows_that_row_level_security_refuses_are_set_aside_with_the_reason() {
     assert_set_aside(obstacle, remedy, "row-level security").await;
 }
 
-/// What a newer version does while older replicas still run.
 #[tokio::test]
 async fn columns_that_the_next_version_adds_do_not_disturb_a_running_daemon() {
     let often = TestApp::builder().set("NXT_SWEEP_SECONDS", 1).set("NXT_WALK_SECONDS", 2);
@@ -290,14 +292,7 @@ async fn columns_that_the_next_version_adds_do_not_disturb_a_running_daemon() {
     app.post("not understood").await;
     app.simulator.delete(COMPANY, "Order", object(json!({ "orderNo": 20 }))).unwrap();
     app.assert_equal().await;
-    let upgrade = "do $$ declare name text; begin
-            for name in select oid::regclass::text from pg_class
-                         where relnamespace = 'nxt_mirror'::regnamespace and relkind in ('r', 'p')
-                           and not relispartition loop
-                execute format('alter table %s add column from_the_next_version text', name);
-            end loop;
-        end $$";
-    execute(&app.pool, upgrade).await;
+    change_schema(&app.pool).await;
     change_all(&app, "after the upgrade");
     wait_for_orders(&app, "after the upgrade").await;
     app.post("not understood either").await;
