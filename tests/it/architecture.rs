@@ -1,5 +1,5 @@
 //! `docs/architecture.md` says who may import whom, and which SQL statements are checked when they are compiled. The code
-//! keeps to it.
+//! keeps to it. So do the documents to the names of tests and modules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -149,4 +149,29 @@ fn imports_are_seen_in_every_form() {
     let text = "use crate::queue;\nuse crate::{\n    domain::{Row, Time},\n    mirror,\n};\nlet x = crate::walk::y();";
     let expected = ["domain", "mirror", "queue", "walk"].map(str::to_owned);
     assert_eq!(imports(text), BTreeSet::from(expected));
+}
+
+#[test]
+fn tests_and_modules_that_documents_name_are_there() {
+    let mut sources = vec![];
+    for folder in ["src", "tests", "crates"] {
+        files(&root().join(folder), &mut sources);
+    }
+    let code: String = sources.iter().map(|file| fs::read_to_string(file).expect("a readable file")).collect();
+    let defined: BTreeSet<&str> =
+        code.split_whitespace().map(|word| word.split(['(', '<', ';']).next().unwrap_or(word)).collect();
+    let is_path = |name: &str| {
+        name.contains("::") && name.chars().all(|letter| letter.is_ascii_lowercase() || "_:".contains(letter))
+    };
+    let mut named = 0;
+    for document in fs::read_dir(root().join("docs")).expect("the folder can be read") {
+        let path = document.expect("an entry").path();
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for name in quoted(&text).iter().filter(|name| is_path(name)) {
+            let last = name.rsplit("::").next().expect("a last part");
+            assert!(defined.contains(last), "{}: `{name}` is nowhere", path.display());
+            named += 1;
+        }
+    }
+    assert!(named > 100, "only {named} names were found");
 }
