@@ -57,6 +57,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct App {
     pool: PgPool,
+    /// Of pages and all else that is asked from outside.
+    operators: PgPool,
     ops: Bound,
     public: Option<Bound>,
     appender: Option<Appender>,
@@ -135,8 +137,9 @@ impl App {
             None => (None, None, None),
         };
         let OpsSettings { listen, token, requests_per_minute } = settings.ops.clone();
+        let operators = database::connect_for_operators(&connector).await?;
         let ops_data = Ops::new(OpsParts {
-            pool: pool.clone(),
+            pool: operators.clone(),
             connector,
             metrics,
             token,
@@ -147,6 +150,7 @@ impl App {
         Ok(Self {
             ops: bind(listen)?,
             pool,
+            operators,
             public,
             appender,
             receiver,
@@ -205,6 +209,7 @@ impl App {
             leave(&queue, me).await;
         }
         ops.finish().await;
+        self.operators.close().await;
         self.pool.close().await;
         tracing::info!("stopped");
         Ok(())

@@ -1,4 +1,4 @@
-//! The pool that all parts share, kept on a host that takes writes.
+//! The pools of connections, kept on a host that takes writes: one that all working parts share, and one for operators.
 
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use super::{
 };
 use crate::telemetry::chain;
 
-/// Connections of one daemon, the receiver's own and the watching one aside.
+/// Connections of the working parts of one daemon, the receiver's own and the watching one aside.
 const CONNECTIONS_MAX: u32 = 16;
+/// The same for pages, metrics and all else that operators and their programs ask.
+const OPERATORS_CONNECTIONS_MAX: u32 = 4;
 /// How long a caller waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection may take to say that it is alive.
@@ -31,6 +33,15 @@ const VERSION_MIN: i32 = 140_000;
 /// A pool that has connected once, to a database that can be used. It follows the host that takes writes until it is
 /// closed.
 pub async fn connect(connector: &Connector) -> Result<PgPool, DatabaseError> {
+    connect_at_most(connector, CONNECTIONS_MAX).await
+}
+
+/// The same for those who look. However many there are and however long they ask, no working part waits for them.
+pub async fn connect_for_operators(connector: &Connector) -> Result<PgPool, DatabaseError> {
+    connect_at_most(connector, OPERATORS_CONNECTIONS_MAX).await
+}
+
+async fn connect_at_most(connector: &Connector, connections_max: u32) -> Result<PgPool, DatabaseError> {
     for name in &connector.address().without_effect {
         tracing::warn!("DATABASE_URL: {name} has no effect here");
     }
@@ -40,7 +51,7 @@ pub async fn connect(connector: &Connector) -> Result<PgPool, DatabaseError> {
     pooler::refuse_transaction_mode(connector, &mut opened.connection).await?;
     is_usable(&mut opened.connection).await?;
     let pool = PgPoolOptions::new()
-        .max_connections(CONNECTIONS_MAX)
+        .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // The question below tells as much and costs the same.
         .test_before_acquire(false)

@@ -56,6 +56,27 @@ async fn restart(app: &mut TestApp) {
     std::mem::replace(&mut app.daemon, next).stop().await;
 }
 
+/// However many people look, and however long that takes.
+#[tokio::test]
+async fn pages_that_wait_hold_up_no_row() {
+    const WAITING: &str = "select count(*) from pg_stat_activity
+                            where datname = current_database() and wait_event_type = 'Lock'";
+    let app = stocked(TestApp::builder()).await;
+    let mut user = app.pool.begin().await.unwrap();
+    // Only pages read it, and the one who takes samples.
+    sqlx::query("lock table nxt_mirror.sample in access exclusive mode").execute(&mut *user).await.unwrap();
+    let pages: Vec<_> = (0..40).map(|_| tokio::spawn(app.http.get(format!("{}/", app.daemon.ops)).send())).collect();
+    eventually("pages wait", async || count(&app.pool, WAITING).await >= 3).await;
+    change_all(&app, "while they wait");
+    assert_all_accepted(&app.simulator).await;
+    wait_for_orders(&app, "while they wait").await;
+    assert!(count(&app.pool, WAITING).await >= 3, "the pages still wait");
+    user.rollback().await.unwrap();
+    for page in pages {
+        page.await.unwrap().expect("an answer");
+    }
+}
+
 #[tokio::test]
 async fn a_table_that_a_user_locks_holds_up_neither_receiving_nor_other_tables() {
     let app = stocked(TestApp::builder()).await;
