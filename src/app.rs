@@ -81,7 +81,7 @@ struct Bound {
 impl App {
     /// Connects, migrates, binds. Nothing is received or fetched before [`App::run`].
     pub async fn build(settings: &Settings, connector: Connector) -> anyhow::Result<Self> {
-        let pool = database::connect(&connector).await?;
+        let database::Pools { work: pool, operators } = database::connect_daemon(&connector).await?;
         database::migrate(&pool).await?;
         for finding in database::environment::findings(&pool).await? {
             tracing::warn!("{}: {}", finding.what, finding.remedy);
@@ -137,7 +137,6 @@ impl App {
             None => (None, None, None),
         };
         let OpsSettings { listen, token, requests_per_minute } = settings.ops.clone();
-        let operators = database::connect_for_operators(&connector).await?;
         let ops_data = Ops::new(OpsParts {
             pool: operators.clone(),
             connector,

@@ -15,5 +15,5 @@ mod session;
 pub use connector::{Connector, State};
 pub use error::DatabaseError;
 pub use migrations::{is_current, migrate};
-pub use pool::{connect, connect_for_operators};
+pub use pool::{Pools, connect, connect_daemon};
 pub use session::{Client, Session, client};

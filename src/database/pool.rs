@@ -30,18 +30,34 @@ const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
 /// The oldest PostgreSQL that is supported.
 const VERSION_MIN: i32 = 140_000;
 
+/// A daemon's pools.
+#[derive(Debug)]
+pub struct Pools {
+    /// Of the working parts.
+    pub work: PgPool,
+    /// Of those who look. However many there are and however long they ask, no working part waits for them.
+    pub operators: PgPool,
+}
+
 /// A pool that has connected once, to a database that can be used. It follows the host that takes writes until it is
 /// closed.
 pub async fn connect(connector: &Connector) -> Result<PgPool, DatabaseError> {
-    connect_at_most(connector, CONNECTIONS_MAX).await
+    let opened = open(connector).await?;
+    let pool = pool(&opened, CONNECTIONS_MAX);
+    tokio::spawn(follow(connector.clone(), vec![pool.clone()], opened));
+    Ok(pool)
 }
 
-/// The same for those who look. However many there are and however long they ask, no working part waits for them.
-pub async fn connect_for_operators(connector: &Connector) -> Result<PgPool, DatabaseError> {
-    connect_at_most(connector, OPERATORS_CONNECTIONS_MAX).await
+/// The same for a daemon. Both pools follow together, until that of the working parts is closed.
+pub async fn connect_daemon(connector: &Connector) -> Result<Pools, DatabaseError> {
+    let opened = open(connector).await?;
+    let (work, operators) = (pool(&opened, CONNECTIONS_MAX), pool(&opened, OPERATORS_CONNECTIONS_MAX));
+    tokio::spawn(follow(connector.clone(), vec![work.clone(), operators.clone()], opened));
+    Ok(Pools { work, operators })
 }
 
-async fn connect_at_most(connector: &Connector, connections_max: u32) -> Result<PgPool, DatabaseError> {
+/// A first connection, to a database that can be used.
+async fn open(connector: &Connector) -> Result<Opened, DatabaseError> {
     for name in &connector.address().without_effect {
         tracing::warn!("DATABASE_URL: {name} has no effect here");
     }
@@ -50,16 +66,18 @@ async fn connect_at_most(connector: &Connector, connections_max: u32) -> Result<
     // Before anything is prepared, which would stay behind in a session that others use.
     pooler::refuse_transaction_mode(connector, &mut opened.connection).await?;
     is_usable(&mut opened.connection).await?;
-    let pool = PgPoolOptions::new()
+    Ok(opened)
+}
+
+fn pool(opened: &Opened, connections_max: u32) -> PgPool {
+    PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // The question below tells as much and costs the same.
         .test_before_acquire(false)
         .before_acquire(|connection, _| Box::pin(async { Ok(may_be_used(connection).await) }))
         .after_connect(|connection, _| Box::pin(begin_or_leave(connection)))
-        .connect_lazy_with(opened.options.clone());
-    tokio::spawn(follow(connector.clone(), pool.clone(), opened));
-    Ok(pool)
+        .connect_lazy_with(opened.options.clone())
 }
 
 async fn is_usable(connection: &mut PgConnection) -> Result<(), DatabaseError> {
@@ -99,10 +117,11 @@ async fn begin_or_leave(connection: &mut PgConnection) -> Result<(), sqlx::Error
     }
 }
 
-/// Looks at the host through a connection of its own, and leads the pool to another one when it takes no writes any
-/// more. A connection that is asked now and then also notices a host that answers no more.
-async fn follow(connector: Connector, pool: PgPool, mut opened: Opened) {
-    let closed = pool.close_event();
+/// Looks at the host through a connection of its own, and leads the pools to another one when it takes no writes any
+/// more, until the first of them is closed. A connection that is asked now and then also notices a host that answers no
+/// more.
+async fn follow(connector: Connector, pools: Vec<PgPool>, mut opened: Opened) {
+    let closed = pools[0].close_event();
     let following = async {
         loop {
             let reason = until_left(&mut opened.connection).await;
@@ -110,7 +129,7 @@ async fn follow(connector: Connector, pool: PgPool, mut opened: Opened) {
             tracing::warn!(host = %opened.host, %reason, "the database is left");
             let left = opened.host.clone();
             opened = search(&connector).await;
-            pool.set_connect_options(opened.options.clone());
+            pools.iter().for_each(|pool| pool.set_connect_options(opened.options.clone()));
             connector.note(State::Writable);
             if opened.host == left {
                 tracing::info!(host = %opened.host, "the database takes writes again");

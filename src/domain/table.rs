@@ -291,6 +291,21 @@ impl TableSpec {
         Self { columns, ..self }
     }
 
+    /// A table of companies without any column, for tests that are about something else.
+    #[cfg(test)]
+    pub(crate) fn plain(name: &str) -> Self {
+        Self {
+            name: TableName::new(name).expect("a name"),
+            field: name.to_lowercase(),
+            sql_name: naming::snake_case(name),
+            level: TableLevel::Company,
+            columns: vec![],
+            key: vec![],
+            origin: Origin::default(),
+            joins: vec![],
+        }
+    }
+
     /// The same table without these columns, none of which is part of the key.
     pub fn without(&self, is_left_out: impl Fn(&Column) -> bool) -> Self {
         let is_kept = |column: &&Column| !is_left_out(column);

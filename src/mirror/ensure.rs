@@ -39,13 +39,13 @@ struct Entry {
     is_distributed: AtomicBool,
 }
 
-/// A table that was brought in line.
+/// A table that was brought in line, or is to be.
 #[derive(Debug, Clone)]
 struct Aligned {
     /// With this description,
     described: Arc<TableSpec>,
-    /// or with this part of it.
-    effective: Arc<TableSpec>,
+    /// or with this part of it; `None` as long as it is to be.
+    effective: Option<Arc<TableSpec>>,
     /// When the rest is tried again.
     retry_at: Option<Instant>,
     /// Tries that left something, one after the other.
@@ -81,13 +81,18 @@ impl Mirror {
         Ok(effective)
     }
 
-    /// Tries again to add what could not be added to a table the last time, when its time has come: one that nothing is
-    /// written to would wait for ever.
+    /// Has [`Mirror::ensure_rest`] bring a table in line that nothing may ever be written to.
+    pub(crate) fn expect(&self, spec: &Arc<TableSpec>) {
+        self.tables.entry(&spec.sql_name).expect(spec, Instant::now());
+    }
+
+    /// Brings tables in line that are expected to be, and tries again to add what could not be added to a table the last
+    /// time, when its time has come: one that nothing is written to would wait for ever.
     pub(crate) async fn ensure_rest(&self) {
         for spec in self.tables.due(Instant::now()) {
             if let Err(error) = self.ensure(&spec).await {
                 self.tables.entry(&spec.sql_name).put_off(Instant::now());
-                tracing::debug!(row.table = %spec.name, error = %chain(&error), "table is still not in line");
+                tracing::warn!(row.table = %spec.name, error = %chain(&error), "table is not yet in line; it is tried again");
             }
         }
     }
@@ -127,6 +132,18 @@ impl Entry {
         aligned.as_ref().filter(is_due).map(|aligned| Arc::clone(&aligned.described))
     }
 
+    /// The table is to have all of the description, unless somebody has brought it in line already.
+    fn expect(&self, described: &Arc<TableSpec>, now: Instant) {
+        let (described, retry_at) = (Arc::clone(described), Some(now));
+        lock(&self.aligned).get_or_insert(Aligned {
+            described,
+            effective: None,
+            retry_at,
+            tries: 0,
+            put_off_until: None,
+        });
+    }
+
     /// The table has this of the description now.
     fn note(&self, described: &Arc<TableSpec>, effective: &Arc<TableSpec>, is_complete: bool, now: Instant) {
         let mut aligned = lock(&self.aligned);
@@ -134,7 +151,7 @@ impl Entry {
         let tries = if is_complete { 0 } else { before.saturating_add(1) };
         *aligned = Some(Aligned {
             described: Arc::clone(described),
-            effective: Arc::clone(effective),
+            effective: Some(Arc::clone(effective)),
             retry_at: (!is_complete).then(|| now + backoff(tries, RETRY_PAUSE, RETRY_PAUSE_MAX)),
             tries,
             put_off_until: None,
@@ -152,14 +169,14 @@ impl Entry {
     /// What the table has of this description, unless that is to be looked at.
     fn current(&self, spec: &Arc<TableSpec>) -> Option<Arc<TableSpec>> {
         let aligned = lock(&self.aligned);
-        let found = aligned.as_ref().filter(|aligned| aligned.is_of(spec))?;
-        (!found.is_due(Instant::now())).then(|| Arc::clone(&found.effective))
+        let found = aligned.as_ref().filter(|aligned| aligned.is_of(spec) && !aligned.is_due(Instant::now()))?;
+        found.effective.clone()
     }
 
     /// What the table had of this description when it was last looked at.
     fn last(&self, spec: &Arc<TableSpec>) -> Option<Arc<TableSpec>> {
         let aligned = lock(&self.aligned);
-        aligned.as_ref().filter(|aligned| aligned.is_of(spec)).map(|aligned| Arc::clone(&aligned.effective))
+        aligned.as_ref().filter(|aligned| aligned.is_of(spec))?.effective.clone()
     }
 }
 
@@ -181,19 +198,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Origin, TableLevel, TableName};
 
     fn spec() -> Arc<TableSpec> {
-        Arc::new(TableSpec {
-            name: TableName::new("Order").unwrap(),
-            field: "order".into(),
-            sql_name: "order".into(),
-            level: TableLevel::Company,
-            columns: vec![],
-            key: vec![],
-            origin: Origin::default(),
-            joins: vec![],
-        })
+        Arc::new(TableSpec::plain("Order"))
     }
 
     /// How often it is tried in an hour, looked at every two seconds as the keeper does.
@@ -220,6 +227,20 @@ mod tests {
         assert!((10..=20).contains(&incomplete), "{incomplete} tries");
         assert!((10..=20).contains(&failing), "{failing} tries");
         assert_eq!(complete, 1);
+    }
+
+    #[test]
+    fn what_is_expected_is_tried_until_it_is_in_line_and_writers_wait_for_it() {
+        let (tables, spec, now) = (Tables::default(), spec(), Instant::now());
+        let entry = tables.entry(&spec.sql_name);
+        entry.expect(&spec, now);
+        assert_eq!(tables.due(now).len(), 1);
+        assert!(entry.current(&spec).is_none() && entry.last(&spec).is_none());
+        entry.put_off(now);
+        assert!(tables.due(now).is_empty() && !tables.due(now + RETRY_PAUSE).is_empty());
+        entry.note(&spec, &spec, true, now);
+        entry.expect(&spec, now);
+        assert!(tables.due(now + RETRY_PAUSE_MAX).is_empty() && entry.current(&spec).is_some());
     }
 
     #[test]

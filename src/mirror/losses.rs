@@ -60,6 +60,9 @@ async fn forget_emptied(connection: &mut PgConnection, spec: &TableSpec) -> Resu
     .fetch_all(&mut *connection)
     .await?;
     let emptied = without_rows(&mut *connection, spec, &numbers).await?;
+    if emptied.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         r#"with emptied as (
                update nxt_mirror.target as target set rows = 0
@@ -74,9 +77,7 @@ async fn forget_emptied(connection: &mut PgConnection, spec: &TableSpec) -> Resu
     )
     .execute(connection)
     .await?;
-    if !emptied.is_empty() {
-        tracing::warn!(row.table = %spec.name, tenants = ?emptied, "rows are gone from the mirrored table; they are loaded anew");
-    }
+    tracing::warn!(row.table = %spec.name, tenants = ?emptied, "rows are gone from the mirrored table; they are loaded anew");
     Ok(())
 }
 

@@ -64,21 +64,20 @@ enum ModelError {
 /// Keeps it in step until told to stop.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     stop.run_until_cancelled(async {
-        let changed = parts.look_at_all().await;
-        Keeper::new(parts, changed).keep().await;
+        parts.look_at_all().await;
+        Keeper::new(parts).keep().await;
     })
     .await;
 }
 
 impl Parts {
-    /// Comments and views follow what is known at the start: another language, a view that was dropped. Returns the
-    /// tables that the settings want otherwise than they were last made.
-    async fn look_at_all(&self) -> Vec<Arc<TableSpec>> {
+    /// Comments and views follow what is known at the start: another language, a view that was dropped. Tables follow the
+    /// settings: where nothing changes, nobody else would ever touch them.
+    async fn look_at_all(&self) {
         let specs = match self.mirror.descriptions().await {
             Ok(specs) => specs,
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "comments and readable views not looked at");
-                return vec![];
+                return tracing::warn!(error = %chain(&error), "tables, comments and readable views not looked at");
             }
         };
         for spec in &specs {
@@ -87,9 +86,10 @@ impl Parts {
         if let Err(error) = self.mirror.give_common_rights().await {
             tracing::warn!(error = %chain(&error), "rights of those who were let in are not complete");
         }
-        specs.iter().filter_map(|spec| self.wanted_otherwise(spec)).collect()
+        specs.iter().filter_map(|spec| self.wanted_otherwise(spec)).for_each(|spec| self.mirror.expect(&spec));
     }
 
+    /// The description that the settings make of one, if its table was last made otherwise.
     fn wanted_otherwise(&self, made: &TableSpec) -> Option<Arc<TableSpec>> {
         let wanted = self.catalogue.peek(made.level, &made.name, None)?.ok()?;
         (wanted.columns != made.columns).then_some(wanted)
@@ -98,8 +98,6 @@ impl Parts {
 
 struct Keeper {
     parts: Parts,
-    /// Tables that are not yet as the settings want them. Where nothing changes, nobody else would ever touch them.
-    changed: Vec<Arc<TableSpec>>,
     began: Instant,
     interval: Duration,
     /// What the model is like, and since when that is known; `None` in it where the API has none.
@@ -108,9 +106,9 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(parts: Parts, changed: Vec<Arc<TableSpec>>) -> Self {
+    fn new(parts: Parts) -> Self {
         let interval = parts.walk_interval.map_or(INTERVAL_MAX, |interval| interval.min(INTERVAL_MAX));
-        Self { parts, changed, began: Instant::now(), interval, shape: None, related: relations::Related::default() }
+        Self { parts, began: Instant::now(), interval, shape: None, related: relations::Related::default() }
     }
 
     async fn keep(&mut self) {
@@ -118,7 +116,6 @@ impl Keeper {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             timer.tick().await;
-            self.align_changed().await;
             self.parts.mirror.ensure_rest().await;
             self.parts.mirror.explain_rest().await;
             let relations = self.keep_relations().await;
@@ -132,15 +129,6 @@ impl Keeper {
             self.note("labels", labels).await;
             let names = self.keep_names().await;
             self.note("names of values", names).await;
-        }
-    }
-
-    async fn align_changed(&mut self) {
-        for spec in std::mem::take(&mut self.changed) {
-            if let Err(error) = self.parts.mirror.ensure(&spec).await {
-                tracing::warn!(row.table = %spec.name, error = %chain(&error), "table is not yet as the settings want it");
-                self.changed.push(spec);
-            }
         }
     }
 

@@ -12,7 +12,7 @@ use super::{comment, run, server_version};
 use crate::{
     domain::{Relation, TableSpec, naming, relations},
     mirror::{
-        Mirror, clause,
+        Mirror, clause, cluster,
         identifier::{Identifier, SCHEMA, list},
     },
     telemetry::chain,
@@ -47,8 +47,10 @@ impl Mirror {
         }
         let wanted = wanted(tables, &relations(tables));
         let mut statements = obsolete(&mut connection, &wanted).await?;
+        // A table that is distributed has its own rules.
+        let has_nodes = cluster::has_nodes(&mut connection).await?;
         for key in wanted {
-            if key.is_missing(&mut connection).await? {
+            if !has_nodes && key.is_missing(&mut connection).await? {
                 statements.push(key.create());
             }
         }
@@ -87,8 +89,7 @@ impl ForeignKey {
         })
     }
 
-    /// Whether it can be made and nobody has made it. PostgreSQL would refuse types of different kinds, and a table that
-    /// is distributed has its own rules.
+    /// Whether it can be made and nobody has made it. PostgreSQL would refuse types of different kinds.
     async fn is_missing(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
         sqlx::query_scalar!(
             r#"with pair as (
@@ -115,8 +116,7 @@ impl ForeignKey {
                   and not exists (
                       select from pg_constraint as people_s
                        where people_s.conrelid = to_regclass($1) and people_s.conname = $5
-                         and obj_description(people_s.oid, 'pg_constraint') is distinct from $6)
-                  and not exists (select from pg_extension where extname = 'citus') as "is_missing!""#,
+                         and obj_description(people_s.oid, 'pg_constraint') is distinct from $6) as "is_missing!""#,
             self.from_table,
             &self.from_columns,
             self.to_table,

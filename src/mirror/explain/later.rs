@@ -79,20 +79,10 @@ impl Unexplained {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Origin, TableLevel, TableName};
 
     #[test]
     fn a_view_in_use_is_told_once_and_tried_less_and_less_often() {
-        let table = TableSpec {
-            name: TableName::new("Order").unwrap(),
-            field: "order".into(),
-            sql_name: "order".into(),
-            level: TableLevel::Company,
-            columns: vec![],
-            key: vec![],
-            origin: Origin::default(),
-            joins: vec![],
-        };
+        let table = TableSpec::plain("Order");
         let (unexplained, begin) = (Unexplained::default(), Instant::now());
         let (mut tries, mut told) = (0, 0);
         // As the keeper looks, for two hours in which somebody reads the view.

@@ -65,52 +65,41 @@ impl Mirror {
     pub(crate) async fn gather_met_values(&self) -> Result<(), sqlx::Error> {
         // One table a statement: where the names are on every node, no statement can change them and others.
         let mut transaction = self.pool.begin().await?;
-        let met = sqlx::query!("delete from nxt_mirror.met_value returning *").fetch_all(&mut *transaction).await?;
-        if met.is_empty() {
+        let parts = sqlx::query!(
+            r#"with met as (delete from nxt_mirror.met_value returning *)
+             select table_name, column_name, value as whole, tenant_kind, tenant_no,
+                    case when is_flags then 1::bigint << bit else value end as "value!"
+               from met, generate_series(0, case when is_flags then 63 else 0 end) as bit
+              where not is_flags or value & (1::bigint << bit) <> 0"#
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
+        if parts.is_empty() {
             return transaction.commit().await;
         }
-        let tables: Vec<String> = met.iter().map(|met| met.table_name.clone()).collect();
-        let columns: Vec<String> = met.iter().map(|met| met.column_name.clone()).collect();
-        let values: Vec<i64> = met.iter().map(|met| met.value).collect();
-        let are_flags: Vec<bool> = met.iter().map(|met| met.is_flags).collect();
-        let kinds: Vec<String> = met.iter().map(|met| met.tenant_kind.clone()).collect();
-        let numbers: Vec<i64> = met.iter().map(|met| met.tenant_no).collect();
+        let tables: Vec<String> = parts.iter().map(|part| part.table_name.clone()).collect();
+        let columns: Vec<String> = parts.iter().map(|part| part.column_name.clone()).collect();
+        let values: Vec<i64> = parts.iter().map(|part| part.value).collect();
+        let wholes: Vec<i64> = parts.iter().map(|part| part.whole).collect();
+        let kinds: Vec<String> = parts.iter().map(|part| part.tenant_kind.clone()).collect();
+        let numbers: Vec<i64> = parts.iter().map(|part| part.tenant_no).collect();
         sqlx::query!(
-            "with met as (
-                 select * from unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::text[], $6::bigint[])
-                     as given (table_name, column_name, value, is_flags, tenant_kind, tenant_no)
-             ), part as (
-                 select table_name, column_name, value as whole, tenant_kind, tenant_no,
-                        case when is_flags then 1::bigint << bit else value end as value
-                   from met, generate_series(0, case when is_flags then 63 else 0 end) as bit
-                  where not is_flags or value & (1::bigint << bit) <> 0
-             )
-             insert into business_nxt_model.enum_member (table_name, column_name, value)
-             select distinct table_name, column_name, value from part
+            "insert into business_nxt_model.enum_member (table_name, column_name, value)
+             select distinct table_name, column_name, value
+               from unnest($1::text[], $2::text[], $3::bigint[]) as part (table_name, column_name, value)
              on conflict on constraint enum_member_pkey do nothing",
             &tables,
             &columns,
-            &values,
-            &are_flags,
-            &kinds,
-            &numbers
+            &values
         )
         .execute(&mut *transaction)
         .await?;
         sqlx::query!(
-            "with met as (
-                 select * from unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::text[], $6::bigint[])
-                     as given (table_name, column_name, value, is_flags, tenant_kind, tenant_no)
-             ), part as (
-                 select table_name, column_name, value as whole, tenant_kind, tenant_no,
-                        case when is_flags then 1::bigint << bit else value end as value
-                   from met, generate_series(0, case when is_flags then 63 else 0 end) as bit
-                  where not is_flags or value & (1::bigint << bit) <> 0
-             )
-             insert into nxt_mirror.unnamed_value (table_name, column_name, value, tenant_kind, tenant_no)
+            "insert into nxt_mirror.unnamed_value (table_name, column_name, value, tenant_kind, tenant_no)
              select distinct on (part.table_name, part.column_name, part.whole)
                     part.table_name, part.column_name, part.whole, part.tenant_kind, part.tenant_no
-               from part
+               from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[])
+                      as part (table_name, column_name, value, whole, tenant_kind, tenant_no)
               where not exists (
                         select from business_nxt_model.enum_member as known
                          where known.table_name = part.table_name and known.column_name = part.column_name
@@ -120,7 +109,7 @@ impl Mirror {
             &tables,
             &columns,
             &values,
-            &are_flags,
+            &wholes,
             &kinds,
             &numbers
         )

@@ -9,7 +9,6 @@ use crate::{
     domain::{Relation, TableSpec, naming, relations},
     mirror::{
         Mirror, clause,
-        error::is_lock_timeout,
         identifier::{Identifier, list},
     },
     telemetry::chain,
@@ -116,11 +115,7 @@ impl Mirror {
                     columns = wanted.columns.join(", "),
                     "index for joins made"
                 ),
-                Err(error) if is_lock_timeout(&error) => {
-                    tracing::info!(row.table = wanted.sql_name, "index for joins put off: somebody is at the table");
-                    are_made = false;
-                }
-                // Such as a table of another role: that is no matter of the other tables.
+                // Whatever it is, it concerns this table alone: somebody is at it, or owns it.
                 Err(error) if error.as_database_error().is_some() => {
                     tracing::info!(row.table = wanted.sql_name, error = %chain(&error), "index for joins put off");
                     are_made = false;

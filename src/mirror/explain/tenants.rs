@@ -14,7 +14,7 @@ impl Mirror {
         pause: Duration,
     ) -> Result<bool, sqlx::Error> {
         // Asked apart: where the names are on every node, nothing can be changed by them in the same statement.
-        let is_nameless = self.has_nameless_tenant().await?;
+        let is_nameless = self.has_nameless_tenant(pause).await?;
         sqlx::query!(
             "update nxt_mirror.tenant_names set asked_at = now()
               where asked_at < now() - make_interval(secs => $1) or asked_at < now() - make_interval(secs => $2)
@@ -29,14 +29,19 @@ impl Mirror {
         .map(|done| done.rows_affected() > 0)
     }
 
-    async fn has_nameless_tenant(&self) -> Result<bool, sqlx::Error> {
+    /// Whether a tenant that is mirrored has no name. All targets are looked at for it, and only when the pause is over.
+    async fn has_nameless_tenant(&self, pause: Duration) -> Result<bool, sqlx::Error> {
         sqlx::query_scalar!(
-            r#"select exists (
+            r#"select case when exists (
+                   select from nxt_mirror.tenant_names where asked_at < now() - make_interval(secs => $1))
+               then exists (
                    select from nxt_mirror.target as target
                     where target.tenant_kind = 'company' and not exists (
                               select from business_nxt_model.company where company_no = target.tenant_no)
                        or target.tenant_kind = 'customer' and not exists (
-                              select from business_nxt_model.customer where customer_no = target.tenant_no)) as "found!""#
+                              select from business_nxt_model.customer where customer_no = target.tenant_no))
+               else false end as "found!""#,
+            pause.as_secs_f64()
         )
         .fetch_one(&self.pool)
         .await

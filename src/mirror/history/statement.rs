@@ -1,7 +1,7 @@
 //! Texts of statements on history tables. The history table is `h`; all else is as in [`crate::mirror::clause`].
 
 use crate::{
-    domain::TableSpec,
+    domain::{TableSpec, naming},
     mirror::{
         clause::{Input, column_name, key_columns, key_output, looked_up, other_columns, primary_key, same_key, table},
         identifier::{HISTORY_SCHEMA, Identifier, list},
@@ -169,7 +169,7 @@ pub(super) fn add_columns(spec: &TableSpec, typed: &[(String, String)]) -> Strin
 /// The planner sees through it, which it cannot where the table is distributed: there it has to be a function of its own.
 pub(super) fn create_as_of(spec: &TableSpec, is_distributed: bool) -> String {
     let history = history(spec);
-    let name = Identifier(&crate::domain::naming::as_of_name(&spec.sql_name));
+    let name = Identifier(&naming::as_of_name(&spec.sql_name));
     let rows = format!("select * from {history} where _valid_from <= $1 and (_valid_to is null or _valid_to > $1)");
     let body = match is_distributed {
         true => format!("language plpgsql stable as $as_of$ begin return query {rows}; end $as_of$"),

@@ -247,7 +247,6 @@ impl TestApp {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("the count works")
     }
 
-    /// Reasons of the dead letters.
     /// Requests that rows cost so far: for rows, and for descriptions of their tables. What is asked about the model comes
     /// when it comes.
     pub fn row_requests(&self) -> u64 {
@@ -259,6 +258,7 @@ impl TestApp {
         self.http.get(format!("{}/metrics", self.daemon.ops)).send().await.unwrap().text().await.unwrap()
     }
 
+    /// Reasons of the dead letters.
     pub async fn dead_letters(&self) -> Vec<String> {
         let sql = "select reason from nxt_mirror.dead_letter order by id";
         sqlx::query_scalar(sql).fetch_all(&self.pool).await.expect("the dead letters can be read")
