@@ -31,7 +31,8 @@ use crate::{
     database::{self, Connector},
     demo,
     domain::table::BadTableName,
-    shutdown, telemetry,
+    shutdown,
+    telemetry::{self, Traces},
 };
 
 /// How long the daemon may take to answer a health check.
@@ -88,15 +89,22 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: Option<&Path>, role: Role) -> anyhow::Result<ExitCode> {
     let settings = Settings::read(&Source::from_process(config)?, role)?;
-    telemetry::start(&settings.log);
+    let traces = Traces::start(&settings.log)?;
+    let result = keep_serving(&settings).await;
+    traces.finish().await;
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Serves on a database that is there, or on one of its own.
+async fn keep_serving(settings: &Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let (connector, server) = connector(&settings.database).await?;
     let kept = server.map(|server| Kept::start(server, stop.clone()));
-    let result = run_daemon(&settings, connector, stop).await;
+    let result = run_daemon(settings, connector, stop).await;
     if let Some(kept) = kept {
         kept.finish().await?;
     }
-    result.map(|()| ExitCode::SUCCESS)
+    result
 }
 
 async fn run_daemon(settings: &Settings, connector: Connector, stop: CancellationToken) -> anyhow::Result<()> {

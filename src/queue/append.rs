@@ -16,7 +16,7 @@ use crate::{
     database::{Connector, DatabaseError, Session},
     domain::Exclusions,
     failpoint::Failpoint,
-    telemetry::{Metrics, chain},
+    telemetry::{Metrics, chain, spans},
 };
 
 /// Deliveries in one commit. A notification's place in its block has 10 bits of its id.
@@ -85,7 +85,7 @@ impl Appender {
         let (deliveries, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|waiting| (waiting.delivery, waiting.answer)).unzip();
         let begun_at = Instant::now();
-        let result = self.store_in_time(&deliveries).await;
+        let result = spans::within(spans::append(deliveries.len()), self.store_in_time(&deliveries)).await;
         self.metrics.commit_duration.observe(begun_at.elapsed().as_secs_f64());
         match result {
             Ok(stored) => {

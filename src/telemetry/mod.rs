@@ -1,17 +1,30 @@
-//! Logs and metrics: how they are set up, and what everything is called.
+//! Logs, metrics and traces: how they are set up, and what everything is called.
 
+#[cfg(any(feature = "otlp", test))]
+mod collector;
+#[cfg(feature = "otlp")]
+mod export;
 mod metrics;
 mod purpose;
 mod repeats;
+pub mod spans;
 mod text;
+mod traces;
 
 use std::{error::Error, fmt, io::IsTerminal};
 
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::filter_fn,
+    layer::{Identity, SubscriberExt},
+    util::SubscriberInitExt,
+};
 
 pub use metrics::Metrics;
 pub use purpose::Purpose;
 pub use repeats::{tell_last_repeats, tell_repeats};
+pub use traces::Traces;
 
 use crate::config::{LogFormat, LogSettings};
 
@@ -26,7 +39,22 @@ pub const OPERATORS: &str = "nxt_mirror::operators";
 
 /// Starts logging to standard error. Does nothing if the process already logs.
 pub fn start(settings: &LogSettings) {
-    let filter = EnvFilter::new(format!("{QUIET},{}", settings.filter));
+    start_with(settings, None::<Identity>);
+}
+
+fn start_with(settings: &LogSettings, spans: Option<impl Layer<Registry> + Send + Sync + 'static>) {
+    if subscriber(settings, spans).try_init().is_err() {
+        tracing::debug!("logging was already set up");
+    }
+}
+
+/// Writes to standard error, and gives spans to whoever takes them. Otherwise there are none.
+fn subscriber(
+    settings: &LogSettings,
+    spans: Option<impl Layer<Registry> + Send + Sync + 'static>,
+) -> impl Subscriber + Send + Sync {
+    let level = if spans.is_some() { "info" } else { "off" };
+    let filter = EnvFilter::new(format!("{QUIET},{},{}={level}", settings.filter, spans::SPANS));
     let terminal = std::io::stderr().is_terminal();
     let format = settings.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let layer = tracing_subscriber::fmt::layer()
@@ -38,10 +66,12 @@ pub fn start(settings: &LogSettings) {
         LogFormat::Text => layer.event_format(text::Text::new()).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
-    let started = tracing_subscriber::registry().with(filter).with(repeats::Repeats::default()).with(layer).try_init();
-    if started.is_err() {
-        tracing::debug!("logging was already set up");
-    }
+    // Lines of the log say nothing of the spans that they are written in.
+    let layer = match &spans {
+        Some(_) => layer.with_filter(filter_fn(|metadata| metadata.target() != spans::SPANS)).boxed(),
+        None => layer,
+    };
+    tracing_subscriber::registry().with(spans).with(filter).with(repeats::Repeats::default()).with(layer)
 }
 
 /// Shows an error with all its causes, separated by colons.
@@ -58,4 +88,21 @@ pub fn chain(error: &(dyn Error + 'static)) -> impl fmt::Display {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_somebody_who_takes_them_there_are_no_spans_whatever_is_logged() {
+        let everything = LogSettings { filter: "trace".into(), format: Some(LogFormat::Json) };
+        tracing::subscriber::with_default(subscriber(&everything, None::<Identity>), || {
+            assert!(spans::fetch(1, 1).is_disabled());
+        });
+        let nothing = LogSettings { filter: "off".into(), format: None };
+        tracing::subscriber::with_default(subscriber(&nothing, Some(Identity::new())), || {
+            assert!(!spans::fetch(1, 1).is_disabled());
+        });
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
     config::UpstreamSettings,
     domain::{DatabaseTime, Owner, Tenant},
     failpoint::Failpoint,
-    telemetry::{Metrics, Purpose, chain},
+    telemetry::{Metrics, Purpose, chain, spans},
 };
 
 /// The API cuts synchronous requests at 59 s (release note 2023-12-07). Waiting a little longer lets it end them,
@@ -94,6 +94,23 @@ impl Upstream {
     /// own; a 429 pauses all replicas.
     pub(super) async fn post(&self, tenants: &[Tenant], share: Share, body: &Value) -> Result<Answer, UpstreamError> {
         self.post_telling(tenants, share, body, &|| {}).await
+    }
+
+    /// Asks for so many rows of so many targets, by [`Upstream::post_telling`].
+    pub(super) async fn post_for_rows(
+        &self,
+        (targets, rows): (usize, usize),
+        tenants: &[Tenant],
+        share: Share,
+        body: &Value,
+        on_sent: &(dyn Fn() + Send + Sync),
+    ) -> Result<Answer, UpstreamError> {
+        let (span, begun_at) = (spans::fetch(targets, rows), Instant::now());
+        let noting = || {
+            spans::note_wait(&span, begun_at.elapsed());
+            on_sent();
+        };
+        spans::within(span.clone(), self.post_telling(tenants, share, body, &noting)).await
     }
 
     /// As [`Upstream::post`]; tells when the request is sent, after it has waited for the budget.

@@ -59,7 +59,8 @@ impl Upstream {
             let request = request(&parts, asks);
             let keys: usize = parts.iter().map(|part| part.keys.len()).sum();
             self.metrics().rows_fetched.inc_by(keys as u64);
-            let answer = self.post_telling(&request.tenants, share, &request.body, on_sent).await?;
+            let count = (parts.chunk_by(|one, next| one.ask == next.ask).count(), keys);
+            let answer = self.post_for_rows(count, &request.tenants, share, &request.body, on_sent).await?;
             let started_at = answer.started_at;
             let mut pages = self.read_pages(answer, &request.places);
             give_up_unless_explained(&mut pages);

@@ -153,7 +153,8 @@ impl Upstream {
     ) -> Result<Answer, UpstreamError> {
         let body = request(tenant, table, &ask, &self.page_filter(table, &ask));
         let purpose = if ask.changed_since.is_some() { Purpose::Sweep } else { self.purpose() };
-        self.for_purpose(purpose).post(&[tenant], Share::Background, &body).await
+        let upstream = self.for_purpose(purpose);
+        upstream.post_for_rows((1, ask.rows_max), &[tenant], Share::Background, &body, &|| {}).await
     }
 
     fn page_filter(&self, table: &TableSpec, ask: &PageAsk<'_>) -> Value {

@@ -23,7 +23,7 @@ use crate::{
     mirror::WalkId,
     queue::{self, Journal, Priority},
     reconcile::{Page, ReconcileError, Writer},
-    telemetry::chain,
+    telemetry::{chain, spans},
     upstream::TablePage,
 };
 
@@ -132,7 +132,8 @@ impl PageWriter {
     async fn write_patiently(&self, batch: Batch<'_>) -> Result<(), WalkError> {
         let mut retries = Retries::new(self.patience);
         loop {
-            match self.write(batch).await {
+            let span = spans::settle(self.target.tenant, &self.target.table.name, batch.rows.len());
+            match spans::within(span, self.write(batch)).await {
                 Ok(()) => return Ok(()),
                 Err(error) => retries.pause(&self.target, error).await?,
             }

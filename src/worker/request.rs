@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use tracing::Instrument;
 
 use super::{
     failure::Blame,
@@ -18,7 +19,7 @@ use crate::{
     mirror::MirrorError,
     queue::{Claim, DirtyRow, Priority},
     reconcile::Item,
-    telemetry::chain,
+    telemetry::{chain, spans},
     upstream::{Ask, AskError, Share, Sight, UpstreamError},
 };
 
@@ -178,11 +179,14 @@ impl Worker {
             return Some((answers, sent.elapsed().unwrap_or_else(|| started.elapsed())));
         }
         let noted = sent.clone();
-        let mut asking = self.tasks.spawn(async move {
-            let answers = upstream.fetch_telling(&asks, share, &|| noted.note()).await;
-            drop(place);
-            answers
-        });
+        let mut asking = self.tasks.spawn(
+            async move {
+                let answers = upstream.fetch_telling(&asks, share, &|| noted.note()).await;
+                drop(place);
+                answers
+            }
+            .in_current_span(),
+        );
         let slow = async {
             while sent.elapsed().is_none_or(|elapsed| elapsed < SLOW) {
                 tokio::time::sleep(SLOW_POLL).await;
@@ -232,7 +236,8 @@ impl Worker {
         let _gate = self.tables.gate(&work.table.table.sql_name).await;
         let new = items.iter().filter(|item| item.claimed.is_new());
         let ages: Vec<_> = new.map(|item| item.claimed.age).collect();
-        match self.parts.writer.settle_apart(&work.table, items).await {
+        let span = spans::settle(work.table.tenant, &work.table.table.name, items.len());
+        match spans::within(span, self.parts.writer.settle_apart(&work.table, items)).await {
             Ok(settled) => {
                 self.count(&settled.tally);
                 let delay = &self.parts.metrics.settle_delay;

@@ -7,6 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 use super::{
     Parts,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     domain::{TargetId, TargetTable},
     queue::{self, Claim, Claimable, Due, Priority, QueueError, Wanted},
-    telemetry::chain,
+    telemetry::{chain, spans},
     upstream::Share,
 };
 
@@ -294,7 +295,8 @@ impl Worker {
             let worker = self.clone();
             self.tasks.spawn(async move {
                 let _done = Done { worker: &worker, targets: targets.iter().map(|(target, _)| *target).collect() };
-                worker.serve(works, share, place).await;
+                let span = spans::serve(works.len(), works.iter().map(Work::len).sum());
+                worker.serve(works, share, place).instrument(span).await;
             });
         }
         straggler.is_some()
