@@ -134,6 +134,11 @@ impl Daemon {
         self.0.kill().await.expect("the process can be killed");
     }
 
+    /// As service managers do: it ends in its own time.
+    pub fn terminate(&self) {
+        signal::kill(self.pid(), Signal::SIGTERM).expect("the process can be signalled");
+    }
+
     /// As a machine does that stands still: nothing is closed, and nothing said.
     pub fn freeze(&self) {
         signal::kill(self.pid(), Signal::SIGSTOP).expect("the process can be stopped");
