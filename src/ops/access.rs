@@ -8,7 +8,7 @@ use std::{
 };
 
 use actix_web::{
-    FromRequest, HttpMessage, HttpRequest, HttpResponse,
+    FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError,
     body::MessageBody,
     dev::{Payload, ServiceRequest, ServiceResponse},
     http::{
@@ -94,11 +94,11 @@ pub(super) async fn gate(
                 request.extensions_mut().insert(asker);
             }
             let response = next.call(request).await?.map_into_boxed_body();
-            let refusal = response.response().error().and_then(|error| error.as_error::<Refusal>());
-            match refusal.filter(|_| wants_page).map(pages::refused) {
-                Some(page) => Ok(response.into_response(page)),
-                None => Ok(response),
-            }
+            let Some(error) = response.response().error() else { return Ok(response) };
+            let of_library = Refusal::of_library(response.status());
+            let refusal = error.as_error::<Refusal>().unwrap_or(&of_library);
+            let answer = if wants_page { pages::refused(refusal) } else { refusal.error_response() };
+            Ok(response.into_response(answer))
         }
         Err(Refusal::Unauthorized) if wants_page => {
             let to_login = HttpResponse::SeeOther().insert_header((header::LOCATION, "/login")).finish();

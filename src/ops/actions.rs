@@ -128,7 +128,11 @@ pub(super) async fn verify(asker: Asker, ops: web::Data<Ops>, body: web::Bytes) 
     Ok(HttpResponse::Accepted().json(json!({ "status": "accepted" })))
 }
 
+/// Options have names: a list, which serde would take for a struct, too, has none.
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refusal::Wrong("the body is not a JSON object".to_owned()));
+    }
     serde_json::from_slice(body).map_err(|error| Refusal::Wrong(format!("the body is not understood: {error}")))
 }
 

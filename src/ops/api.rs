@@ -44,7 +44,7 @@ impl Range {
     }
 }
 
-fn number(name: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
+pub(super) fn number(name: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
     let wrong = |text: &str| Refusal::Wrong(format!("{name}: {text:?} is not a number"));
     text.filter(|text| !text.is_empty()).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
 }

@@ -149,7 +149,8 @@ const CONTENT_POLICY: &str = "default-src 'none'; style-src 'self'; script-src '
 
 /// Mounts the operators' paths.
 pub fn configure(config: &mut web::ServiceConfig, ops: Ops) {
-    let at = |path: &str, route: Route| only(web::resource(path).route(route));
+    let read = |path: &str, route: Route| only("GET", web::resource(path).route(route));
+    let act = |path: &str, route: Route| only("POST", web::resource(path).route(route));
     let headers = DefaultHeaders::new()
         .add((header::CONTENT_SECURITY_POLICY, CONTENT_POLICY))
         .add((header::X_FRAME_OPTIONS, "DENY"))
@@ -159,31 +160,29 @@ pub fn configure(config: &mut web::ServiceConfig, ops: Ops) {
         .wrap(from_fn(access::gate))
         .wrap(headers)
         .app_data(
-            web::FormConfig::default()
-                .limit(BODY_BYTES_MAX)
-                .error_handler(|error, _| Refusal::Wrong(error.to_string()).into()),
+            web::FormConfig::default().limit(BODY_BYTES_MAX).error_handler(|error, _| Refusal::of_form(&error).into()),
         )
-        .app_data(web::QueryConfig::default().error_handler(|error, _| Refusal::Wrong(error.to_string()).into()))
+        .app_data(web::QueryConfig::default().error_handler(|error, _| Refusal::of_query(&error).into()))
         .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
-        .service(at("/healthz", web::get().to(health::alive)))
-        .service(at("/readyz", web::get().to(health::ready)))
-        .service(at("/metrics", web::get().to(health::metrics)))
-        .service(at("/api/status", web::get().to(api::status)))
-        .service(at("/api/activity", web::get().to(api::activity)))
-        .service(at("/api/changes", web::get().to(api::changes)))
-        .service(at("/api/rows/{table}", web::get().to(api::row)))
-        .service(at("/api/dead-letters/{id}/retry", web::post().to(actions::retry)))
-        .service(at("/api/dead-letters/{id}", web::delete().to(actions::drop_letter)))
-        .service(at("/api/replay", web::post().to(actions::replay)))
-        .service(at("/api/verify", web::post().to(actions::verify)))
-        .service(at("/", web::get().to(pages::overview)))
-        .service(at("/tables/{table}", web::get().to(pages::target)))
-        .service(at("/rows/{table}", web::get().to(pages::row)))
-        .service(at("/activity", web::get().to(pages::activity)))
-        .service(at("/dead-letters", web::get().to(pages::dead_letters)))
-        .service(at("/assets/{name}", web::get().to(pages::asset)))
-        .service(only(login))
-        .service(at("/logout", web::post().to(pages::logout)))
+        .service(read("/healthz", web::get().to(health::alive)))
+        .service(read("/readyz", web::get().to(health::ready)))
+        .service(read("/metrics", web::get().to(health::metrics)))
+        .service(read("/api/status", web::get().to(api::status)))
+        .service(read("/api/activity", web::get().to(api::activity)))
+        .service(read("/api/changes", web::get().to(api::changes)))
+        .service(read("/api/rows/{table}", web::get().to(api::row)))
+        .service(act("/api/dead-letters/{id}/retry", web::post().to(actions::retry)))
+        .service(only("DELETE", web::resource("/api/dead-letters/{id}").delete(actions::drop_letter)))
+        .service(act("/api/replay", web::post().to(actions::replay)))
+        .service(act("/api/verify", web::post().to(actions::verify)))
+        .service(read("/", web::get().to(pages::overview)))
+        .service(read("/tables/{table}", web::get().to(pages::target)))
+        .service(read("/rows/{table}", web::get().to(pages::row)))
+        .service(read("/activity", web::get().to(pages::activity)))
+        .service(read("/dead-letters", web::get().to(pages::dead_letters)))
+        .service(read("/assets/{name}", web::get().to(pages::asset)))
+        .service(only("GET, POST", login))
+        .service(act("/logout", web::post().to(pages::logout)))
         .default_service(web::to(async || Err::<&str, _>(Refusal::NothingHere)));
     config.app_data(web::Data::new(ops)).service(all);
 }
@@ -192,6 +191,6 @@ pub fn configure(config: &mut web::ServiceConfig, ops: Ops) {
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// A path whose other methods are refused.
-fn only(resource: Resource) -> Resource {
-    resource.default_service(web::to(async || Err::<&str, _>(Refusal::Method)))
+fn only(methods: &'static str, resource: Resource) -> Resource {
+    resource.default_service(web::to(move || async move { Err::<&str, _>(Refusal::Method(methods)) }))
 }

@@ -1,9 +1,13 @@
 //! What is refused, and in which words: one `error` line fit for strangers.
 
-use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError, http::StatusCode, http::header};
+use actix_web::{
+    HttpResponse, HttpResponseBuilder, ResponseError,
+    error::{QueryPayloadError, UrlencodedError},
+    http::{StatusCode, header},
+};
 use serde_json::json;
 
-use super::{named::NamedTableError, status::StatusError, story::StoryError};
+use super::{BODY_BYTES_MAX, named::NamedTableError, status::StatusError, story::StoryError};
 use crate::{queue::QueueError, telemetry::chain, webhook::RetryError};
 
 /// Why a request is not answered.
@@ -25,8 +29,11 @@ pub(super) enum Refusal {
     NothingHere,
     #[error("{0}")]
     Gone(String),
-    #[error("method not allowed")]
-    Method,
+    /// The path takes this method alone.
+    #[error("this path takes {0} alone")]
+    Method(&'static str),
+    #[error("the body is longer than {BODY_BYTES_MAX} bytes")]
+    TooLarge,
     #[error("{0}")]
     Wrong(String),
     /// It cannot be done as things are.
@@ -46,7 +53,8 @@ impl ResponseError for Refusal {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NoToken | Self::CrossSite | Self::ForeignHost => StatusCode::FORBIDDEN,
             Self::NothingHere | Self::Gone(_) => StatusCode::NOT_FOUND,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Wrong(_) => StatusCode::BAD_REQUEST,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooManyTries(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -65,11 +73,37 @@ impl Refusal {
         let mut builder = HttpResponse::build(self.status_code());
         match self {
             Self::Unauthorized => builder.insert_header((header::WWW_AUTHENTICATE, "Bearer")),
+            Self::Method(allowed) => builder.insert_header((header::ALLOW, *allowed)),
             Self::TooManyTries(seconds) => builder.insert_header((header::RETRY_AFTER, seconds.to_string())),
             Self::Crowded | Self::Away => builder.insert_header((header::RETRY_AFTER, "5")),
             _ => &mut builder,
         };
         builder
+    }
+
+    /// What the server's library refuses by itself, in our words: its own are neither JSON nor meant for strangers.
+    pub(super) fn of_library(status: StatusCode) -> Self {
+        match status {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge,
+            StatusCode::NOT_FOUND => Self::NothingHere,
+            _ => Self::Wrong("the request cannot be read".to_owned()),
+        }
+    }
+
+    /// A form that is not one.
+    pub(super) fn of_form(error: &UrlencodedError) -> Self {
+        match error {
+            UrlencodedError::Overflow { .. } => Self::TooLarge,
+            _ => Self::Wrong("the form is not understood: send it as application/x-www-form-urlencoded".to_owned()),
+        }
+    }
+
+    /// Parameters of an address that are not understood.
+    pub(super) fn of_query(error: &QueryPayloadError) -> Self {
+        match error {
+            QueryPayloadError::Deserialize(error) => Self::Wrong(format!("the address is not understood: {error}")),
+            _ => Self::Wrong("the address is not understood".to_owned()),
+        }
     }
 
     /// What went wrong inside is told to the log, and nothing of it to the one who asked.

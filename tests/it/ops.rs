@@ -234,6 +234,43 @@ async fn what_is_refused_is_refused_in_one_line() {
     assert_eq!(header("referrer-policy").as_deref(), Some("same-origin"));
 }
 
+/// What never reaches a handler: bodies, forms and parameters that the server's library does not take.
+#[tokio::test]
+async fn what_no_handler_sees_is_refused_in_the_same_words() {
+    let app = start().await;
+    let post = |path: &str, body: Vec<u8>| ask(&app, Method::POST, path).body(body).send();
+    let large = vec![b' '; 70_000];
+    for path in ["/api/replay", "/api/verify"] {
+        let (status, error) = refusal(post(path, large.clone()).await.unwrap()).await;
+        assert!(status == 413 && error.contains("65536 bytes"), "{path}: {status} {error}");
+        for body in ["[]", "null", r#"["2026-01-01T00:00:00Z",null,null,null]"#] {
+            let (status, error) = refusal(post(path, body.into()).await.unwrap()).await;
+            assert!(status == 400 && error.contains("not a JSON object"), "{path} {body}: {status} {error}");
+        }
+    }
+    let form = |body: Vec<u8>| {
+        let request = app.http.post(format!("{}/login", app.daemon.ops)).body(body);
+        request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").send()
+    };
+    assert_eq!(refusal(form([b"token=".to_vec(), large].concat()).await.unwrap()).await.0, 413);
+    let (status, error) = refusal(post("/login", vec![]).await.unwrap()).await;
+    assert!(status == 400 && error.contains("form"), "{status} {error}");
+    for path in ["/api/activity?company=1&company=2", "/tables/Order?company=x", "/api/changes?after=1&after=2"] {
+        let (status, error) = refusal(ask(&app, Method::GET, path).send().await.unwrap()).await;
+        assert!(status == 400 && !error.contains("eserialize") && !error.contains("digit"), "{path}: {status} {error}");
+    }
+    for (method, path, allowed) in [
+        (Method::POST, "/api/status", "GET"),
+        (Method::GET, "/api/replay", "POST"),
+        (Method::GET, "/api/dead-letters/1", "DELETE"),
+        (Method::PUT, "/login", "GET, POST"),
+    ] {
+        let answer = ask(&app, method, path).send().await.unwrap();
+        assert_eq!(answer.headers().get(header::ALLOW).map(|value| value.to_str().unwrap()), Some(allowed), "{path}");
+        assert_eq!(refusal(answer).await.0, 405);
+    }
+}
+
 #[tokio::test]
 async fn without_a_token_everybody_on_this_machine_may_look_and_nobody_may_act() {
     let app = TestApp::start().await;

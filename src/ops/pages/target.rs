@@ -20,6 +20,7 @@ use crate::{
         Ops,
         access::MayAct,
         advice,
+        api::number,
         refusal::Refusal,
         status::Status,
         story::{self, StoryError},
@@ -35,18 +36,21 @@ use crate::{
 /// Whose table.
 #[derive(Debug, Deserialize)]
 pub(in crate::ops) struct Whose {
-    company: Option<i64>,
-    customer: Option<i64>,
+    company: Option<String>,
+    customer: Option<String>,
 }
 
 impl Whose {
-    fn is(&self, tenant: Tenant) -> bool {
-        match (self.company, self.customer, tenant) {
+    /// Whether a tenant is the one that is named, or none is.
+    fn read(&self) -> Result<impl Fn(Tenant) -> bool, Refusal> {
+        let company = number("company", self.company.as_deref())?;
+        let customer = number("customer", self.customer.as_deref())?;
+        Ok(move |tenant| match (company, customer, tenant) {
             (Some(company), _, Tenant::Company(number)) => company == number,
             (_, Some(customer), Tenant::Customer(number)) => customer == number,
             (None, None, _) => true,
             _ => false,
-        }
+        })
     }
 }
 
@@ -102,10 +106,10 @@ pub(in crate::ops) async fn target(
 }
 
 async fn find(ops: &Ops, table: &str, whose: &Whose) -> Result<Target, Refusal> {
-    let wanted = naming::folded(table);
+    let (wanted, is_meant) = (naming::folded(table), whose.read()?);
     let targets = queue::target::list(&ops.pool).await?;
     let mut found =
-        targets.into_iter().filter(|target| naming::folded(target.table.as_str()) == wanted && whose.is(target.tenant));
+        targets.into_iter().filter(|target| naming::folded(target.table.as_str()) == wanted && is_meant(target.tenant));
     found.next().ok_or_else(|| Refusal::Gone(format!("nothing is known of table {table} of this company")))
 }
 
