@@ -152,12 +152,17 @@ async fn create(connection: &mut PgConnection, spec: &TableSpec, has_nodes: bool
     Ok(())
 }
 
-/// Only where it was dropped: `if not exists` would need rights that it does not need otherwise.
+/// Only where it was dropped: `if not exists` would need rights that it does not need otherwise. Who was let in is let in
+/// there, too.
 pub(super) async fn create_schema(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
     let exists: bool = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, schema)
         .fetch_one(&mut *connection)
         .await?;
-    if exists { Ok(()) } else { execute(connection, format!("create schema {}", Identifier(schema))).await }
+    if exists {
+        return Ok(());
+    }
+    execute(&mut *connection, format!("create schema {}", Identifier(schema))).await?;
+    sqlx::query!("call nxt_mirror.give_common_rights()").execute(connection).await.map(drop)
 }
 
 /// Adds the columns that the table lacks. Returns those that could not be added now.

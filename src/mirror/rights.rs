@@ -9,8 +9,10 @@ use sqlx::PgConnection;
 
 use super::{Mirror, SchemaError, cluster};
 
-/// Nobody waits long behind a change of rights.
-const BEGIN: &str = "begin; set local lock_timeout = '500ms'";
+/// Whoever changes rights does so alone, since PostgreSQL refuses the second of two that change the rights of one thing
+/// ("tuple concurrently updated"). Nobody else waits long behind a change of rights.
+const BEGIN: &str = "begin; set local lock_timeout = '10s'; \
+     select pg_advisory_xact_lock(hashtextextended('nxt_mirror rights', 2)); set local lock_timeout = '500ms'";
 /// How often a table that somebody has locked is tried again, and how long between.
 const TRIES_MAX: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -73,7 +75,7 @@ impl Mirror {
         for name in &names {
             self.give_rights_patiently(name).await?;
         }
-        sqlx::query!("call nxt_mirror.give_common_rights()").execute(&self.pool).await?;
+        self.give_rights_on_schemas().await?;
         Ok(self.descriptions().await?.len())
     }
 
@@ -93,8 +95,15 @@ impl Mirror {
         for name in self.readable_names().await? {
             self.give_rights(&name).await?;
         }
-        let given = sqlx::query!("call nxt_mirror.give_common_rights()").execute(&self.pool).await;
-        given.map(drop).map_err(|source| SchemaError::of("nxt_mirror", source))
+        self.give_rights_on_schemas().await
+    }
+
+    /// Without tables: on schemas, views of `nxt_mirror` and functions.
+    async fn give_rights_on_schemas(&self) -> Result<(), SchemaError> {
+        let failed = |source| SchemaError::of("nxt_mirror", source);
+        let mut transaction = self.pool.begin_with(BEGIN).await.map_err(failed)?;
+        sqlx::query!("call nxt_mirror.give_common_rights()").execute(&mut *transaction).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)
     }
 
     async fn give_rights_patiently(&self, name: &str) -> Result<(), SchemaError> {

@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
+use futures_util::future::join_all;
 use nxt_simulator::Owner;
-use nxt_testkit::object;
+use nxt_testkit::{Wait, object};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
@@ -103,6 +104,42 @@ async fn a_role_that_is_let_in_reads_what_people_read_and_nothing_else() {
     );
     nothing_else_is_open(&mut reader).await;
     app.assert_equal().await;
+}
+
+#[tokio::test]
+async fn rights_come_back_with_schemas_and_tables_that_were_dropped() {
+    let app = with_two_companies().await;
+    grant(&app, &["--company", "2000001"]).await;
+    for schema in ["business_nxt_readable", "business_nxt_history"] {
+        sqlx::query(AssertSqlSafe(format!("drop schema {schema} cascade"))).execute(&app.pool).await.unwrap();
+    }
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 4, "name": "own" }))).unwrap();
+    app.settle().await;
+    for relation in ["business_nxt_readable.\"order\"", "business_nxt_history.\"order\""] {
+        let sql = format!("select count(*) from {relation}");
+        let look = async || {
+            let found =
+                sqlx::query_scalar(AssertSqlSafe(sql.clone())).fetch_one(&mut session(&app, READER).await).await;
+            match found {
+                Ok(4_i64) => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        };
+        Wait::seconds(120).until(relation, look).await.unwrap_or_else(|late| panic!("{late}"));
+    }
+    app.assert_equal().await;
+}
+
+/// PostgreSQL refuses the second of two that change the rights of one thing at the same time.
+#[tokio::test]
+async fn roles_are_let_in_by_several_at_the_same_time() {
+    let app = with_two_companies().await;
+    let granted = join_all((0..6).map(|_| app.command(&["grant", READER, "--company", "2000001"]))).await;
+    for output in granted {
+        assert!(output.status.success(), "{output:?}");
+    }
+    let mut reader = session(&app, READER).await;
+    assert_eq!(count(&mut reader, "select count(*) from business_nxt.\"order\"").await, 3);
 }
 
 /// Of the daemon's own schema the four views, of all others nothing but what is mirrored; nothing that writes.

@@ -45,9 +45,11 @@ impl Mirror {
     /// those read both who were let in.
     pub async fn explain(&self, table: &TableSpec) -> Result<(), SchemaError> {
         let failed = |source| SchemaError::of(&table.sql_name, source);
-        self.explain_part(table, comment_on_table).await.map_err(failed)?;
-        self.explain_part(table, align_view).await.map_err(failed)?;
-        self.give_rights(&table.sql_name).await
+        let comments = self.explain_part(table, comment_on_table).await;
+        let view = self.explain_part(table, align_view).await;
+        // Whatever became of the view, the tables may be new.
+        self.give_rights(&table.sql_name).await?;
+        comments.and(view).map_err(failed)
     }
 
     /// The caller's description may have been overtaken by another one since it was read: what counts is the one that the
@@ -99,6 +101,7 @@ async fn align_view(connection: &mut PgConnection, spec: &TableSpec) -> Result<(
         && state.readable_shown.is_some()
         && state.readable_shown == definition(connection, &name).await?;
     if !is_current {
+        align::create_schema(connection, "business_nxt_readable").await?;
         align::execute(connection, statement.clone()).await?;
         run(connection, grants).await?;
     }
