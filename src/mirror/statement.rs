@@ -21,10 +21,13 @@ pub(super) fn known(spec: &TableSpec, is_distributed: bool) -> String {
     )
 }
 
-/// Living rows of the key `$2`, `$3` and so on: of the tenant `$1`, or of all if it is null.
+/// Living rows of the key `$2`, `$3` and so on, in whichever spelling: of the tenant `$1`, or of all if it is null.
 pub(super) fn living_rows(spec: &TableSpec) -> String {
     let tenant = spec.level.tenant_column();
-    let is_part = |(place, column): (usize, &Column)| format!("m.{} = ${}", Identifier(&column.sql_name), place + 2);
+    let is_part = |(place, column): (usize, &Column)| {
+        let mirrored = format!("m.{}", Identifier(&column.sql_name));
+        format!("{} = {}", folded(column, &mirrored), folded(column, &format!("${}", place + 2)))
+    };
     let key: Vec<_> = spec.key_columns().enumerate().map(is_part).collect();
     format!(
         "select m.{tenant} as tenant_no, m._changed_at as changed_at, m._fetched_at as fetched_at,

@@ -81,6 +81,7 @@ impl Story {
             key: row_key.announced(&spec)?,
             key_json: row_key.shown(&spec),
             folded_key: row_key.folded_text(),
+            has_text: row_key.has_text(),
             company: tenant.filter(|tenant| tenant.level() == TableLevel::Company).map(Tenant::number),
             customer: tenant.filter(|tenant| tenant.level() == TableLevel::Customer).map(Tenant::number),
         };

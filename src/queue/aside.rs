@@ -75,7 +75,7 @@ async fn move_aside(
                  delete_received_at = greatest(dead.delete_received_at, excluded.delete_received_at),
                  changed_at = greatest(dead.changed_at, excluded.changed_at), of_target = true
          )
-         select nxt_mirror.shown_key(gone.row_key, mirrored.spec)::text as "key_json!", gone.notification_id
+         select nxt_mirror.shown_key(gone.row_key, mirrored.spec, gone.notification_id)::text as "key_json!", gone.notification_id
            from gone
            join nxt_mirror.target as target on target.id = $1
            left join nxt_mirror.mirrored_table as mirrored on mirrored.table_name = target.table_name"#,

@@ -119,6 +119,8 @@ pub struct Subject {
     pub key_json: String,
     /// The key that tombstones go by (see `RowKey::folded_text`).
     pub folded_key: String,
+    /// Whether the source may hold other spellings of the key equal.
+    pub has_text: bool,
     /// Only of this company.
     pub company: Option<i64>,
     /// Only of this customer.
@@ -167,7 +169,9 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
                and ($6::bigint is null or (tenant_kind = 'customer' and tenant_no = $6))
          ), logged as materialized (
             select log.at, log.target_id, log.action, log.reason, log.notification_id, log.fetch_started_at
-              from nxt_mirror.sync_log as log join chosen on chosen.id = log.target_id where log.key = $3::jsonb
+              from nxt_mirror.sync_log as log join chosen on chosen.id = log.target_id
+             where log.key = $3::jsonb
+                or ($7 and nxt_mirror.folded_key(log.key::text) = nxt_mirror.folded_key(($3::jsonb)::text))
          ), event as (
             select block.received_at as at, chosen.id as target_id, 'notification' as source,
                    entry.event || coalesce(' of ' || coalesce(entry.changed_at, entry.deleted_at), '')
@@ -179,7 +183,9 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
                                 as entry (is_company, tenant_no, table_name, row_key, event, changed_at, deleted_at,
                                           changed_by, position)
               join chosen on (chosen.tenant_kind = 'company') = entry.is_company and chosen.tenant_no = entry.tenant_no
-             where block.row_key @> array[$2] and entry.row_key = $2
+             where ($7 or block.row_key @> array[$2])
+               and (entry.row_key = $2
+                    or ($7 and nxt_mirror.folded_key(entry.row_key) = nxt_mirror.folded_key($2)))
                and lower(entry.table_name collate "C") = lower($1 collate "C")
             union all
             select at, target_id, 'sync', action || ': ' || reason, notification_id, fetch_started_at from logged
@@ -193,7 +199,8 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
                        || coalesce(', different in ' || array_to_string(entry.changed_columns, ', '), ''),
                    entry.notification_id, null
               from nxt_mirror.change_log as entry join chosen on chosen.id = entry.target_id
-             where entry.key = $3::jsonb
+             where (entry.key = $3::jsonb
+                    or ($7 and nxt_mirror.folded_key(entry.key::text) = nxt_mirror.folded_key(($3::jsonb)::text)))
                and not exists (select from logged
                                 where logged.target_id = entry.target_id and logged.at = entry.at
                                   and logged.action in ('inserted', 'updated', 'deleted'))
@@ -201,13 +208,15 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
             select dirty.waiting_since, dirty.target_id, 'waiting',
                    'waits for a fetch, due ' || dirty.due_at || coalesce(', last error: ' || dirty.last_error, ''),
                    dirty.notification_id, null
-              from nxt_mirror.dirty_row as dirty join chosen on chosen.id = dirty.target_id where dirty.row_key = $2
+              from nxt_mirror.dirty_row as dirty join chosen on chosen.id = dirty.target_id
+             where dirty.row_key = $2 or ($7 and nxt_mirror.folded_key(dirty.row_key) = nxt_mirror.folded_key($2))
             union all
             select stone.received_at, stone.target_id, 'tombstone', 'deleted at ' || stone.deleted_at, null, null
               from nxt_mirror.tombstone as stone join chosen on chosen.id = stone.target_id where stone.folded_key = $4
             union all
             select dead.last_at, dead.target_id, 'dead letter', 'set aside: ' || dead.reason, dead.notification_id, null
-              from nxt_mirror.dead_row as dead join chosen on chosen.id = dead.target_id where dead.row_key = $2
+              from nxt_mirror.dead_row as dead join chosen on chosen.id = dead.target_id
+             where dead.row_key = $2 or ($7 and nxt_mirror.folded_key(dead.row_key) = nxt_mirror.folded_key($2))
          )
          select event.at as "at!: _",
                 case when chosen.tenant_kind = 'company' then chosen.tenant_no end as "company_no?",
@@ -221,7 +230,8 @@ pub async fn explain(pool: &PgPool, subject: &Subject) -> Result<Vec<Event>, Que
         &subject.key_json as _,
         &subject.folded_key,
         subject.company,
-        subject.customer
+        subject.customer,
+        subject.has_text
     )
     .fetch_all(pool)
     .await

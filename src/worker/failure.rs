@@ -291,14 +291,25 @@ impl Worker {
 
     /// Rows that cannot be mirrored as things are.
     pub(super) async fn set_rows_aside(&self, table: &TargetTable, rows: Vec<(DirtyRow, String)>) {
+        // A key with other columns than the table's, or a value that is none of theirs, has no names there.
+        let unnamed: Vec<i64> = rows
+            .iter()
+            .filter(|(row, _)| row.key.resolve(&table.table).is_err())
+            .filter_map(|(row, _)| row.notification_id)
+            .collect();
+        let keys = self.notified_keys(&unnamed).await;
+        let shown = |row: &DirtyRow| match row.key.resolve(&table.table) {
+            Ok(key) => key.shown(&table.table),
+            Err(_) => as_notified(row, &keys),
+        };
         let outcomes = rows.into_iter().map(|(row, reason)| dead_letter(row, reason)).collect();
-        self.settle_unwritten(table.id, |row| shown(row, table), outcomes).await;
+        self.settle_unwritten(table.id, shown, outcomes).await;
     }
 
     /// Rows of a target whose table cannot be mirrored.
     pub(super) async fn set_aside(self, mut claim: Claim, reason: String) {
         let rows = std::mem::take(&mut claim.rows);
-        let keys = self.notified_keys(&rows).await;
+        let keys = self.notified_keys(&notifications(&rows)).await;
         let outcomes = rows.into_iter().map(|row| dead_letter(row, reason.clone())).collect();
         self.settle_unwritten(claim.target.id, |row| as_notified(row, &keys), outcomes).await;
     }
@@ -306,7 +317,7 @@ impl Worker {
     /// Rows outside what is mirrored.
     pub(super) async fn ignore(self, mut claim: Claim, why: &'static str) {
         let rows = std::mem::take(&mut claim.rows);
-        let keys = self.notified_keys(&rows).await;
+        let keys = self.notified_keys(&notifications(&rows)).await;
         let done = |row: DirtyRow| {
             let generation = row.generation;
             (row, Outcome::Done { generation }, why.to_owned())
@@ -315,10 +326,9 @@ impl Worker {
         self.settle_unwritten(claim.target.id, |row| as_notified(row, &keys), outcomes).await;
     }
 
-    /// How the notifications of rows spell their keys, as far as that can be read.
-    async fn notified_keys(&self, rows: &[DirtyRow]) -> HashMap<i64, String> {
-        let ids: Vec<i64> = rows.iter().filter_map(|row| row.notification_id).collect();
-        queue::ledger::notified_keys(&self.parts.pool, &ids).await.unwrap_or_else(|error| {
+    /// How these notifications spell their keys, as far as that can be read.
+    async fn notified_keys(&self, ids: &[i64]) -> HashMap<i64, String> {
+        queue::ledger::notified_keys(&self.parts.pool, ids).await.unwrap_or_else(|error| {
             tracing::warn!(error = %chain(&error), "keys are logged in lower case");
             HashMap::new()
         })
@@ -390,6 +400,10 @@ type Keyed = (DirtyRow, RowKey);
 fn dead_letter(row: DirtyRow, reason: String) -> (DirtyRow, Outcome, String) {
     let outcome = Outcome::DeadLetter { generation: row.generation, reason: reason.clone(), of_target: false };
     (row, outcome, reason)
+}
+
+fn notifications(rows: &[DirtyRow]) -> Vec<i64> {
+    rows.iter().filter_map(|row| row.notification_id).collect()
 }
 
 /// The row's key as people read it.

@@ -403,6 +403,7 @@ async fn replay_and_explain_read_the_ledger_and_maintenance_empties_it() {
         key: key(1),
         key_json: r#"{"order_no": 1}"#.to_owned(),
         folded_key: "[1]".to_owned(),
+        has_text: false,
         company: Some(1),
         customer: None,
     };

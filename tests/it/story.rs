@@ -63,6 +63,32 @@ async fn what_a_load_and_a_sweep_wrote_is_told_of_a_row_and_what_live_work_wrote
     assert!(page.contains("Added to the mirror") && page.contains("by a load or a sweep"), "{page}");
 }
 
+/// As the source holds texts equal, whatever their case and the blanks behind them.
+#[tokio::test]
+async fn a_row_is_told_of_whole_whichever_way_its_key_is_spelled() {
+    let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
+    app.simulator.put_all(COMPANY, "Product", &[object(json!({ "productNo": "Ærfugl 1" }))], false).unwrap();
+    for (spelled, event) in [("ÆRFUGL 1", "INSERT"), ("ærfugl 1  ", "UPDATE")] {
+        app.accept(&json!({
+            "tableIdentifier": "Product", "companyNo": 2_000_001, "customerNo": 0, "event": event,
+            "primaryKeys": [{ "ProductNo": spelled }], "timestamp": "2026-11-25T08:00:00Z",
+        }))
+        .await;
+        app.settle().await;
+    }
+    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "Ærfugl 11" }))).unwrap();
+    app.settle().await;
+    for spelled in ["Ærfugl 1", "ÆRFUGL 1 ", "ærfugl 1"] {
+        let output = app.command(&["explain", "Product", spelled, "--json"]).await;
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let events = document["events"].as_array().unwrap().iter();
+        let told: Vec<_> = events.map(|event| event["what"].as_str().unwrap()).collect();
+        for what in ["INSERT", "inserted: ", "UPDATE"] {
+            assert_eq!(told.iter().filter(|told| told.starts_with(what)).count(), 1, "{spelled}: {told:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_living_row_is_told_of_when_no_entry_is_kept_any_more() {
     let app = TestApp::start().await;
