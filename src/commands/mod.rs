@@ -28,7 +28,7 @@ use crate::{
     app::App,
     cli::{Cli, Command},
     config::{ConfigError, DatabaseSettings, LogSettings, OpsSettings, Role, Settings, Source},
-    database::{self, Connector},
+    database::{self, Connector, DatabaseError},
     demo,
     domain::table::BadTableName,
     shutdown,
@@ -49,7 +49,10 @@ struct Usage(String);
 /// The exit code of a command that ended with an error: 2 if it was asked wrongly, else 1.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<ConfigError>() || cause.is::<Usage>() || cause.is::<BadTableName>()
+        cause.is::<ConfigError>()
+            || cause.is::<Usage>()
+            || cause.is::<BadTableName>()
+            || cause.downcast_ref().is_some_and(DatabaseError::is_wrong_address)
     };
     match error.chain().any(is_usage) {
         true => ExitCode::from(USAGE),

@@ -4,6 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
 use nxt_embedded_postgres::EmbeddedPostgres;
+use serde::Serialize;
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -13,7 +14,7 @@ use crate::{
     config::{DatabaseSettings, LogSettings, MirrorSettings, Source},
     database::{self, Connector},
     domain::{DatabaseTime, TableName, Tenant},
-    ops::{self, GivenKey, NamedTableError, Story},
+    ops::{self, GivenKey, NamedTableError, Story, StoryError},
     queue::{
         self, Asked,
         dead_letter::{self, DeadLetter},
@@ -117,12 +118,19 @@ async fn list(pool: &PgPool, as_json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What `show` prints.
+#[derive(Debug, Serialize)]
+struct WithBody {
+    #[serde(flatten)]
+    letter: DeadLetter,
+    body: Option<String>,
+}
+
 async fn show(pool: &PgPool, id: i64, as_json: bool) -> anyhow::Result<ExitCode> {
     let (letter, body) = dead_letter::show(pool, id).await?.with_context(|| format!("there is no dead letter {id}"))?;
     let body = body.map(|body| String::from_utf8_lossy(&body).into_owned());
-    let mut document = serde_json::to_value(&letter)?;
-    document["body"] = body.into();
-    say!("{}", if as_json { document.to_string() } else { format!("{document:#}") });
+    let shown = WithBody { letter, body };
+    say!("{}", if as_json { serde_json::to_string(&shown)? } else { serde_json::to_string_pretty(&shown)? });
     Ok(ExitCode::SUCCESS)
 }
 
@@ -186,7 +194,11 @@ pub(super) async fn explain(
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let (pool, _) = open(config).await?;
-    let story = Story::read(&pool, &table, &GivenKey::InOrder(key), company.map(Tenant::Company)).await?;
+    let story = Story::read(&pool, &table, &GivenKey::InOrder(key), company.map(Tenant::Company)).await;
+    let story = story.map_err(|error| match error {
+        StoryError::OtherColumns { .. } | StoryError::Key(_) => Usage(error.to_string()).into(),
+        error => anyhow::Error::from(error),
+    })?;
     if as_json {
         say!("{}", serde_json::to_string(&story)?);
         return Ok(ExitCode::SUCCESS);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
 use super::{
@@ -22,8 +22,11 @@ pub(super) fn webhook(source: &Source, required: bool) -> Result<Option<WebhookS
     let listen = address(source, "NXT_LISTEN", "127.0.0.1:8080")?;
     let path = source.text("NXT_WEBHOOK_PATH").unwrap_or("/webhooks/business-nxt").to_owned();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
-    if !path.starts_with('/') || path.len() < 2 || !path.chars().all(plain) || path == "/healthz" {
-        return Err(wrong("NXT_WEBHOOK_PATH", "must start with / and have only letters, digits and /-_.~"));
+    if !path.starts_with('/') || path.len() < 2 || !path.chars().all(plain) {
+        return Err(wrong("NXT_WEBHOOK_PATH", "must start with / and have only letters, digits and /-_.~ behind it"));
+    }
+    if path == "/healthz" {
+        return Err(wrong("NXT_WEBHOOK_PATH", "/healthz is where health checks ask"));
     }
     let body_bytes_max = in_range(source, "NXT_WEBHOOK_BODY_MAX", 1_048_576, 1..=268_435_456)?;
     let Some(list) = source.secret(NAME)? else {
@@ -174,6 +177,13 @@ fn language(source: &Source) -> Result<Language, ConfigError> {
     })
 }
 
+/// A word by itself is a level. The filter would take any other for the name of a part whose lines alone are wanted, so
+/// that a slip of the pen silenced the daemon.
+fn is_misspelt_level(part: &str) -> bool {
+    let is_name = part.is_empty() || part.contains(['=', '[', ':']) || part.starts_with("nxt_");
+    !is_name && part.parse::<LevelFilter>().is_err()
+}
+
 fn relation_indexes(source: &Source) -> Result<bool, ConfigError> {
     const NAME: &str = "NXT_RELATION_INDEXES";
     match source.text(NAME) {
@@ -186,6 +196,9 @@ fn relation_indexes(source: &Source) -> Result<bool, ConfigError> {
 pub(super) fn log(source: &Source) -> Result<LogSettings, ConfigError> {
     let filter = source.text("NXT_LOG").unwrap_or("info").to_owned();
     EnvFilter::try_new(&filter).map_err(|error| wrong("NXT_LOG", error))?;
+    if let Some(word) = filter.split(',').map(str::trim).find(|part| is_misspelt_level(part)) {
+        return Err(wrong("NXT_LOG", format!("{word:?} is none of the levels off, error, warn, info, debug, trace")));
+    }
     let format = match source.text("NXT_LOG_FORMAT") {
         None => None,
         Some("text") => Some(LogFormat::Text),
@@ -208,11 +221,22 @@ fn keys(source: &Source) -> Result<BTreeMap<TableName, Vec<String>>, ConfigError
         if let Some(bad) = columns.iter().find(|column| !naming::is_well_formed(column)) {
             return Err(wrong(NAME, format!("{bad:?} in {entry:?} is not a column name")));
         }
+        if let Some(twice) = repeated(&columns) {
+            return Err(wrong(NAME, format!("{entry:?} names column {twice} twice")));
+        }
         if keys.insert(table(NAME, name.trim())?, columns).is_some() {
             return Err(wrong(NAME, format!("table {} is given twice", name.trim())));
         }
     }
     Ok(keys)
+}
+
+/// A name that an earlier one differs from in case at most.
+fn repeated(names: &[String]) -> Option<&String> {
+    let mut rest = names.iter().enumerate();
+    let is_known =
+        |(place, name): &(usize, &String)| names[..*place].iter().any(|other| other.eq_ignore_ascii_case(name));
+    rest.find(is_known).map(|(_, name)| name)
 }
 
 /// `Order.MyDme_approvedBy=string;Order.MyDme_score=decimal`
@@ -333,6 +357,7 @@ mod tests {
             ("NXT_LISTEN", "8080"),
             ("NXT_OPS_LISTEN", "localhost"),
             ("NXT_WEBHOOK_PATH", "hooks"),
+            ("NXT_WEBHOOK_PATH", "/healthz"),
             ("NXT_WEBHOOK_BODY_MAX", "1MB"),
             ("NXT_WEBHOOK_SECRETS", "a,,b"),
             ("NXT_TOKEN_URL", "ftp://x"),
@@ -341,6 +366,7 @@ mod tests {
             ("NXT_COMPANIES", "1,x"),
             ("NXT_KEYS", "Voucher"),
             ("NXT_KEYS", "Voucher=a+"),
+            ("NXT_KEYS", "Voucher=batchNo+BatchNo"),
             ("NXT_EXTENSION_COLUMNS", "Order.MyDme_score"),
             ("NXT_EXTENSION_COLUMNS", "MyDme_score=decimal"),
             ("NXT_EXTENSION_COLUMNS", "Order.MyDme score=decimal"),
@@ -356,6 +382,8 @@ mod tests {
             ("NXT_SWEEP_SECONDS", "1.5"),
             ("NXT_SOURCE_TIMEZONE", "Oslo"),
             ("NXT_LOG", "nxt_mirror=loud=very"),
+            ("NXT_LOG", "inof"),
+            ("NXT_LOG", "warning,nxt_mirror=debug"),
             ("NXT_LOG_FORMAT", "xml"),
         ] {
             let error = Settings::read(&source(&[(name, value)]), Role::All).expect_err(name).to_string();

@@ -16,7 +16,7 @@ pub enum DatabaseError {
     #[error(transparent)]
     Address(#[from] ConfigError),
     /// No connection or a failed statement.
-    #[error("the database cannot be reached")]
+    #[error("the database cannot be reached by DATABASE_URL")]
     Sql(#[from] sqlx::Error),
     /// A host that does not answer.
     #[error("{host} does not answer within {seconds} s")]
@@ -80,6 +80,12 @@ impl DatabaseError {
             }
             _ => Self::Sql(error),
         }
+    }
+
+    /// Whether the server answers and does not know the user, the password or the database: what is wrong is the address.
+    pub fn is_wrong_address(&self) -> bool {
+        let Self::Sql(sqlx::Error::Database(refusal)) = self else { return false };
+        refusal.code().is_some_and(|code| code.starts_with("28") || code == "3D000")
     }
 
     /// What each host failed with; there is at least one.

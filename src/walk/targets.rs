@@ -80,7 +80,12 @@ pub async fn targets(
 /// The table as a company's, else as a customer's.
 pub(super) async fn describe(catalogue: &Catalogue, name: &TableName) -> Result<Arc<TableSpec>, CatalogError> {
     match catalogue.table(TableLevel::Company, name, None).await {
-        Err(CatalogError::Unknown { .. }) => catalogue.table(TableLevel::Customer, name, None).await,
+        Err(CatalogError::Unknown { .. }) => match catalogue.table(TableLevel::Customer, name, None).await {
+            Err(CatalogError::Unknown { table, .. }) => {
+                Err(CatalogError::Unknown { table, level: "company or customer" })
+            }
+            found => found,
+        },
         result => result,
     }
 }

@@ -317,7 +317,9 @@ async fn a_failure_names_its_trace_whatever_its_status() {
 
 #[tokio::test]
 async fn a_missing_setting_is_one_line_and_an_exit_code() {
-    let app = TestApp::start().await;
+    let mut app = TestApp::start().await;
+    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.settle().await;
     for (arguments, variable) in
         [(vec!["serve"], "NXT_WEBHOOK_SECRETS"), (vec!["serve", "--role", "worker"], "NXT_CLIENT_ID")]
     {
@@ -331,12 +333,63 @@ async fn a_missing_setting_is_one_line_and_an_exit_code() {
         &["dead-letters", "retry"],
         &["backfill", "--table", "No Table"],
         &["explain"],
+        &["explain", "Order", "x"],
+        &["explain", "Order", "1", "2"],
     ] {
         let output = app.command(wrong).await;
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
     let health = app.command(&["healthcheck"]).await;
     assert!(!health.status.success());
+
+    // A server that answers and knows no such database: the address is wrong, and the line names the setting.
+    let elsewhere = app.database.url().replace("?", "_of_nobody?");
+    let elsewhere = if elsewhere == app.database.url() { format!("{elsewhere}_of_nobody") } else { elsewhere };
+    app.set("DATABASE_URL", elsewhere);
+    let output = app.command(&["status"]).await;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && errors.contains("DATABASE_URL"), "{output:?}");
+}
+
+/// What of a row cannot be matched with its table has no mirrored names: then those count that its notification gives.
+#[tokio::test]
+async fn keys_of_what_was_set_aside_are_written_as_everywhere_and_in_the_table_s_order() {
+    let app = TestApp::builder().set("NXT_FETCH_ROWS_MAX", 4).start().await;
+    let row = object(json!({ "orderNo": 7, "lineNo": 2 }));
+    app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 1, "lineNo": 1 }))).unwrap();
+    app.simulator.fault(Fault { key: row.clone(), ..Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("OrderLine")) });
+    app.simulator.put(COMPANY, "OrderLine", row).unwrap();
+    app.accept(&json!({
+        "tableIdentifier": "OrderLine", "companyNo": 2_000_001, "customerNo": 0, "event": "UPDATE",
+        "primaryKeys": [{ "OrderNo": 7 }, { "SubLineNo": 3 }], "timestamp": "2026-11-25T08:00:00Z",
+    }))
+    .await;
+    app.wait_for("both set aside", 2, "select count(*) from nxt_mirror.dead_letter").await;
+    let ids: Vec<i64> = sqlx::query_scalar("select id from nxt_mirror.dead_letter order by key ? 'sub_line_no'")
+        .fetch_all(&app.pool)
+        .await
+        .unwrap();
+    let shown = app.command(&["dead-letters", "show", &ids[0].to_string(), "--json"]).await.stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(shown.contains(r#""key":{"order_no":7,"line_no":2}"#), "{shown}");
+    for relation in ["dead_letter", "recent_activity where action = 'dead_letter'"] {
+        let sql = format!("select key::text from nxt_mirror.{relation}");
+        let keys: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&app.pool).await.unwrap();
+        assert!(keys.contains(&r#"{"order_no": 7, "sub_line_no": 3}"#.to_owned()), "{relation}: {keys:?}");
+    }
+}
+
+#[tokio::test]
+async fn verify_prints_a_document_also_when_it_could_not_tell() {
+    let app = TestApp::builder().set("NXT_TABLES", "Order").start().await;
+    let mut elsewhere = app.environment();
+    elsewhere.retain(|(name, _)| *name != "NXT_TOKEN_URL");
+    elsewhere.push(("NXT_TOKEN_URL", "http://127.0.0.1:1/token".to_owned()));
+    let output = std::process::Command::new(PROGRAM).args(["verify", "--json"]).envs(elsewhere).output().unwrap();
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    assert_eq!((output.status.code(), &document["equal"]), (Some(2), &json!(false)), "{document}");
+    assert_eq!((&document["tables"], &document["failures"][0]["table"]), (&json!([]), &Value::Null), "{document}");
+    assert!(document["failures"][0]["error"].as_str().unwrap().contains("no access token"), "{document}");
 }
 
 #[tokio::test]

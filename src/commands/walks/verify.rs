@@ -29,7 +29,11 @@ pub(in crate::commands) async fn verify(
     let bench = match open(config, targets).await {
         Ok(bench) => bench,
         Err(error) => {
-            complain!("nxt-mirror: {}", chain(&*error));
+            let reason = chain(&*error).to_string();
+            complain!("nxt-mirror: {reason}");
+            if as_json {
+                say!("{}", serde_json::to_string(&Document::nothing(reason))?);
+            }
             return Ok(ExitCode::from(COULD_NOT_TELL));
         }
     };
@@ -82,12 +86,12 @@ struct Document {
     failures: Vec<Failure>,
 }
 
-/// A table that could not be compared.
+/// What could not be compared: one table, or, without its name, all of them.
 #[derive(Debug, Serialize)]
 struct Failure {
     company_no: Option<i64>,
     customer_no: Option<i64>,
-    table: String,
+    table: Option<TableName>,
     error: String,
 }
 
@@ -104,6 +108,12 @@ impl Document {
         tables.sort_by(|one, other| one.place().cmp(&other.place()));
         let equal = failures.is_empty() && !tables.is_empty() && tables.iter().all(Report::is_equal);
         Self { equal, tables, failures }
+    }
+
+    /// Nothing could be compared at all.
+    fn nothing(error: String) -> Self {
+        let failure = Failure { company_no: None, customer_no: None, table: None, error };
+        Self { equal: false, tables: vec![], failures: vec![failure] }
     }
 
     fn exit_code(&self) -> ExitCode {
@@ -133,7 +143,7 @@ impl Failure {
             Some(Tenant::Customer(number)) => (None, Some(number)),
             None => (None, None),
         };
-        Self { company_no, customer_no, table: table.to_string(), error: chain(error).to_string() }
+        Self { company_no, customer_no, table: Some(table.clone()), error: chain(error).to_string() }
     }
 
     fn tenant(&self) -> Option<Tenant> {
@@ -141,9 +151,10 @@ impl Failure {
     }
 
     fn name(&self) -> String {
+        let table = self.table.as_ref().map_or("all tables", TableName::as_str);
         match self.tenant() {
-            Some(tenant) => format!("{} of {tenant}", self.table),
-            None => self.table.clone(),
+            Some(tenant) => format!("{table} of {tenant}"),
+            None => table.to_owned(),
         }
     }
 }
