@@ -16,13 +16,16 @@ const GAP_BY_SCARCITY: Duration = Duration::from_millis(4_000);
 const CLAIMS_FOR_DEFERRED: u64 = 4;
 /// How long rows gather while so many arrive that a request soon fills.
 const GAP_OF_FLOOD: Duration = Duration::from_millis(300);
+/// How many times in a row the last request of a flood is held back: rows of a small target would wait for ever beside
+/// large ones.
+const HELD_BACK_MAX: u8 = 3;
 
 /// When to claim.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     last: Option<(Instant, usize)>,
-    /// Whether rows that were claimed last were held back.
-    held_back: bool,
+    /// How many times in a row some of the claimed rows were held back.
+    held_back: u8,
     /// How often rows were claimed.
     claims: u64,
 }
@@ -31,16 +34,16 @@ impl Pace {
     /// How long to wait before claiming. `used` is the share of the budget in use, `full` the rows of a full request.
     pub(super) fn delay(&self, used: f64, full: usize, now: Instant) -> Duration {
         let Some((last, rows)) = self.last else { return Duration::ZERO };
-        if rows >= full && !self.held_back {
+        if rows >= full && self.held_back == 0 {
             return Duration::ZERO;
         }
         let flood = if rows * 4 >= full { GAP_OF_FLOOD } else { Duration::ZERO };
         gap(used).max(flood).saturating_sub(now.saturating_duration_since(last))
     }
 
-    /// Whether rows may be held back: never two times, one after the other.
+    /// Whether rows may be held back once more.
     pub(super) fn may_hold_back(&self) -> bool {
-        !self.held_back
+        self.held_back < HELD_BACK_MAX
     }
 
     /// Whether rows that may wait go first this time. A target whose rows change all the time always has live ones, and
@@ -51,7 +54,8 @@ impl Pace {
 
     /// So many rows were claimed.
     pub(super) fn claimed(&mut self, rows: usize, held_back: bool, now: Instant) {
-        (self.last, self.held_back) = (Some((now, rows)), held_back);
+        self.last = Some((now, rows));
+        self.held_back = if held_back { self.held_back + 1 } else { 0 };
         self.claims += 1;
     }
 }
@@ -88,12 +92,16 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_held_back_once_and_gather_as_in_a_flood() {
+    fn rows_that_are_held_back_gather_as_in_a_flood_and_not_for_ever() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        assert!(pace.may_hold_back());
-        pace.claimed(700, true, now);
+        for _ in 0..HELD_BACK_MAX {
+            assert!(pace.may_hold_back());
+            pace.claimed(700, true, now);
+            assert_eq!(pace.delay(0.0, 500, now), GAP_OF_FLOOD);
+        }
         assert!(!pace.may_hold_back());
-        assert_eq!(pace.delay(0.0, 500, now), GAP_OF_FLOOD);
+        pace.claimed(700, false, now);
+        assert!(pace.may_hold_back());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which claims share a request.
 //!
 //! Claims of many targets travel together as long as none fills half a request by itself; a target that failed, or that is
-//! slow, is asked apart. Of a flood, what fills less than half a request waits for a moment, since more is on its way.
+//! slow, is asked apart. Of a flood, what does not nearly fill a request waits for a moment, since more is on its way.
 
 use crate::queue::Priority;
 
@@ -37,13 +37,14 @@ pub(super) fn requests(seats: &[Seat], rows_max: usize) -> Vec<Vec<usize>> {
     requests
 }
 
-/// The request that is worth holding back: the last one of live rows, if others go before it and it is less than half full.
+/// The request that is worth holding back: the last one of live rows, if others go before it and a quarter of it or more
+/// is empty.
 pub(super) fn straggler(requests: &[Vec<usize>], seats: &[Seat], rows_max: usize) -> Option<usize> {
     let is_live = |request: &Vec<usize>| request.iter().all(|&index| seats[index].priority == Priority::Live);
     let last = requests.iter().rposition(is_live)?;
     let rows: usize = requests[last].iter().map(|&index| seats[index].rows).sum();
     let is_apart = requests[last].iter().any(|&index| seats[index].is_apart);
-    (last > 0 && !is_apart && rows * 2 < rows_max).then_some(last)
+    (last > 0 && !is_apart && rows * 4 <= rows_max * 3).then_some(last)
 }
 
 #[cfg(test)]
@@ -67,9 +68,10 @@ mod tests {
     }
 
     #[test]
-    fn the_last_request_of_a_flood_is_held_back_unless_it_is_half_full() {
+    fn the_last_request_of_a_flood_is_held_back_unless_it_is_nearly_full() {
         let held = |seats: &[Seat]| straggler(&requests(seats, 100), seats, 100);
         assert_eq!(held(&[seat(40), seat(40), seat(40)]), Some(1));
+        assert_eq!(held(&[seat(40), seat(40), seat(40), seat(35)]), Some(1));
         assert_eq!(held(&[seat(40), seat(40), seat(40), seat(40)]), None);
         assert_eq!(held(&[seat(40)]), None, "nothing goes before it");
         assert_eq!(held(&[seat(60), Seat { is_apart: true, ..seat(1) }]), None);
