@@ -76,6 +76,7 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>, has_history: boo
     if !is_same || previous.as_ref().is_some_and(is_incomplete) {
         have_loaded_anew(&mut transaction, spec).await.map_err(failed)?;
     }
+    announce(&mut transaction, spec, previous.as_ref()).await.map_err(failed)?;
     let note = note(spec, &existing, previous.as_ref(), &left_out, &narrow);
     remember(&mut transaction, spec, note).await.map_err(failed)?;
     widen::remember(&mut transaction, spec, &narrow).await.map_err(failed)?;
@@ -243,6 +244,28 @@ pub(super) async fn recognize(connection: &mut PgConnection, spec: &TableSpec) -
     .await?;
     // One that was never made has lost nothing.
     Ok(found.map_or((false, true), |found| (found.is_there, found.is_same)))
+}
+
+/// Columns that are new to the table are announced as a notification would: a worker whose description lacks them
+/// renews it before it writes another row. Otherwise a row that it brings after a walk would stay without until the next.
+async fn announce(
+    connection: &mut PgConnection,
+    spec: &TableSpec,
+    previous: Option<&TableSpec>,
+) -> Result<(), sqlx::Error> {
+    let Some(previous) = previous else { return Ok(()) };
+    let is_new = |column: &&Column| previous.columns.iter().all(|known| known.name != column.name);
+    let new: Vec<&str> = spec.columns.iter().filter(is_new).map(|column| column.name.as_str()).collect();
+    sqlx::query!(
+        "insert into nxt_mirror.announced_column (table_name, column_name)
+         select $1, column_name from unnest($2::text[]) as new (column_name)
+         on conflict on constraint announced_column_pkey do nothing",
+        spec.name.as_str(),
+        &new as _
+    )
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// There is no such table, so that no target has rows.

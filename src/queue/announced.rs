@@ -1,4 +1,5 @@
-//! Columns that notifications announced. They become visible together with the rows whose notifications announced them.
+//! Columns that notifications announced, and those that mirrored tables have gained. The former become visible together
+//! with the rows whose notifications announced them, the latter with the description that has them.
 
 use std::collections::HashMap;
 
@@ -13,7 +14,7 @@ use crate::domain::{
 /// Blocks that are searched for a notification of a table.
 const BLOCKS_MAX: i64 = 10_000;
 
-/// Columns of a table that notifications have announced, as received.
+/// Columns of a table that were announced, as received.
 pub async fn announced_columns(pool: &PgPool, table: &TableName) -> Result<Vec<String>, QueueError> {
     sqlx::query_scalar!(
         r#"select column_name from nxt_mirror.announced_column
@@ -25,7 +26,7 @@ pub async fn announced_columns(pool: &PgPool, table: &TableName) -> Result<Vec<S
     .map_err(QueueError::on("read announced columns"))
 }
 
-/// How many columns of each of these tables notifications have announced, by the table's name in lower case; none of a
+/// How many columns of each of these tables were announced, by the table's name in lower case; none of a
 /// table that is not among them. A number that grew tells of new ones.
 pub async fn announced_counts(pool: &PgPool, tables: &[&str]) -> Result<HashMap<String, i64>, QueueError> {
     let counts = sqlx::query!(

@@ -302,11 +302,7 @@ impl Tables {
         {
             found = self.catalogue.table(level, &target.table, Some(&key)).await;
         }
-        let spec = found?;
-        if !self.catalogue.announce(&spec, announced) {
-            return Ok(spec);
-        }
-        self.catalogue.table(level, &target.table, None).await
+        self.catalogue.with_columns(found?, announced).await
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Id, Entry>> {

@@ -57,6 +57,38 @@ async fn several_tables_that_gain_columns_at_once_have_them_at_once() {
     app.assert_equal().await;
 }
 
+/// A command walks the table by a description that is newer than the daemon's.
+#[tokio::test]
+async fn a_column_that_somebody_else_has_met_is_mirrored_with_every_row_from_then_on() {
+    let app = with_orders().await;
+    app.simulator.add_column("Order", "priority", "Int").unwrap();
+    assert!(app.command(&["backfill", "--table", "Order"]).await.status.success());
+    // Its notification does not name the column.
+    put(&app, json!({ "orderNo": 4, "name": "after the walk" }));
+    app.assert_equal().await;
+    assert_eq!(mirrored(&app, "priority").await, [Value::Null, Value::Null, Value::Null, json!(0)]);
+}
+
+#[tokio::test]
+async fn a_column_that_somebody_else_has_met_is_filled_by_the_next_walk() {
+    // One target: the pages of several would be spread over half a day.
+    let app = TestApp::builder()
+        .set("NXT_SWEEP_SECONDS", 0)
+        .set("NXT_TABLES", "Order")
+        .set("NXT_COMPANIES", 2_000_001)
+        .start()
+        .await;
+    put(&app, json!({ "orderNo": 1, "name": "at first" }));
+    app.assert_equal().await;
+    app.simulator.add_column("Order", "priority", "Int").unwrap();
+    assert!(app.command(&["backfill", "--table", "Order"]).await.status.success());
+    let changed = object(json!({ "orderNo": 1, "priority": 9 }));
+    app.simulator.put_all(COMPANY, "Order", &[changed], false).unwrap();
+    let walked_long_ago = "update nxt_mirror.walk set last_finished_at = now() - interval '2 days'";
+    sqlx::query(walked_long_ago).execute(&app.pool).await.unwrap();
+    app.wait_for("the value", 1, "select count(*) from business_nxt.\"order\" where priority = 9").await;
+}
+
 /// The new daemon begins with the descriptions that the old one left behind.
 #[tokio::test]
 async fn an_announced_column_is_mirrored_after_a_restart() {

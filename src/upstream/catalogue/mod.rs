@@ -162,6 +162,15 @@ impl Catalogue {
         self.inner.with_entry(table.level, &table.name, |entry| !entry.lacking(table, announced, now).is_empty())
     }
 
+    /// The table's description, renewed first if it lacks columns that were announced.
+    pub async fn with_columns(
+        &self,
+        table: Arc<TableSpec>,
+        announced: &[String],
+    ) -> Result<Arc<TableSpec>, CatalogError> {
+        if self.announce(&table, announced) { self.table(table.level, &table.name, None).await } else { Ok(table) }
+    }
+
     /// As [`Catalogue::lacks`], and renews the description when it is so.
     pub fn announce(&self, table: &TableSpec, announced: &[String]) -> bool {
         let now = Instant::now();

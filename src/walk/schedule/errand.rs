@@ -88,10 +88,22 @@ impl Errand {
             Some(table) => table,
             None => {
                 let _waiting = self.progress.wait();
-                catalogue.table(level, &target.table, None).await
+                self.describe_with_announced(&target).await
             }
         };
         (target, table)
+    }
+
+    /// With every column that anybody has met, be it another process.
+    async fn describe_with_announced(&self, target: &Target) -> Result<Arc<TableSpec>, CatalogError> {
+        let table = self.parts.catalogue.table(target.tenant.level(), &target.table, None).await?;
+        match queue::announced_columns(&self.parts.pool, &target.table).await {
+            Ok(announced) => self.parts.catalogue.with_columns(table, &announced).await,
+            Err(error) => {
+                tracing::warn!(%target, error = %chain(&error), "announced columns are not known");
+                Ok(table)
+            }
+        }
     }
 
     async fn load(&self, targets: &[TargetTable]) -> Vec<Result<Loaded, WalkError>> {
