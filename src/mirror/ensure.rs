@@ -4,11 +4,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use super::{
     Mirror, SchemaError,
@@ -104,13 +106,13 @@ impl Mirror {
 
     /// To be called when the table is not as it was thought to be: the next [`Mirror::ensure`] looks at it again.
     pub fn forget(&self, table: &TableSpec) {
-        *lock(&self.tables.entry(&table.sql_name).aligned) = None;
+        *self.tables.entry(&table.sql_name).aligned.lock() = None;
     }
 }
 
 impl Tables {
     fn entry(&self, sql_name: &str) -> Arc<Entry> {
-        let mut entries = lock(&self.entries);
+        let mut entries = self.entries.lock();
         match entries.get(sql_name) {
             Some(entry) => Arc::clone(entry),
             None => Arc::clone(entries.entry(sql_name.to_owned()).or_default()),
@@ -118,14 +120,14 @@ impl Tables {
     }
 
     fn due(&self, now: Instant) -> Vec<Arc<TableSpec>> {
-        lock(&self.entries).values().filter_map(|entry| entry.due(now)).collect()
+        self.entries.lock().values().filter_map(|entry| entry.due(now)).collect()
     }
 }
 
 impl Entry {
     /// The description of which something is left that is to be tried again now.
     fn due(&self, now: Instant) -> Option<Arc<TableSpec>> {
-        let aligned = lock(&self.aligned);
+        let aligned = self.aligned.lock();
         let is_due = |aligned: &&Aligned| {
             aligned.is_due(now) && aligned.put_off_until.is_none_or(|put_off_until| put_off_until <= now)
         };
@@ -135,7 +137,7 @@ impl Entry {
     /// The table is to have all of the description, unless somebody has brought it in line already.
     fn expect(&self, described: &Arc<TableSpec>, now: Instant) {
         let (described, retry_at) = (Arc::clone(described), Some(now));
-        lock(&self.aligned).get_or_insert(Aligned {
+        self.aligned.lock().get_or_insert(Aligned {
             described,
             effective: None,
             retry_at,
@@ -146,7 +148,7 @@ impl Entry {
 
     /// The table has this of the description now.
     fn note(&self, described: &Arc<TableSpec>, effective: &Arc<TableSpec>, is_complete: bool, now: Instant) {
-        let mut aligned = lock(&self.aligned);
+        let mut aligned = self.aligned.lock();
         let before = aligned.as_ref().filter(|before| before.is_of(described)).map_or(0, |before| before.tries);
         let tries = if is_complete { 0 } else { before.saturating_add(1) };
         *aligned = Some(Aligned {
@@ -160,7 +162,7 @@ impl Entry {
 
     /// It could not even be looked at. Whoever has something to write still tries, and is told why not.
     fn put_off(&self, now: Instant) {
-        if let Some(aligned) = lock(&self.aligned).as_mut() {
+        if let Some(aligned) = self.aligned.lock().as_mut() {
             aligned.tries = aligned.tries.saturating_add(1);
             aligned.put_off_until = Some(now + backoff(aligned.tries, RETRY_PAUSE, RETRY_PAUSE_MAX));
         }
@@ -168,14 +170,14 @@ impl Entry {
 
     /// What the table has of this description, unless that is to be looked at.
     fn current(&self, spec: &Arc<TableSpec>) -> Option<Arc<TableSpec>> {
-        let aligned = lock(&self.aligned);
+        let aligned = self.aligned.lock();
         let found = aligned.as_ref().filter(|aligned| aligned.is_of(spec) && !aligned.is_due(Instant::now()))?;
         found.effective.clone()
     }
 
     /// What the table had of this description when it was last looked at.
     fn last(&self, spec: &Arc<TableSpec>) -> Option<Arc<TableSpec>> {
-        let aligned = lock(&self.aligned);
+        let aligned = self.aligned.lock();
         aligned.as_ref().filter(|aligned| aligned.is_of(spec))?.effective.clone()
     }
 }
@@ -188,11 +190,6 @@ impl Aligned {
     fn is_due(&self, now: Instant) -> bool {
         self.retry_at.is_some_and(|retry_at| retry_at <= now)
     }
-}
-
-/// Locks for a moment. What a panic left behind is whole: each value is replaced at once.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

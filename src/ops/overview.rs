@@ -1,7 +1,8 @@
 //! All that the overview shows, read together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sqlx::PgPool;
 use tokio::time::{Duration, Instant};
 
@@ -45,12 +46,12 @@ impl Overviews {
     /// As of now or, to those who follow live, of a moment ago.
     pub(super) async fn read(&self, pool: &PgPool, per_minute: u32, live: bool) -> Result<Arc<Overview>, Refusal> {
         let now = Instant::now();
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = self.0.lock().clone();
         if let Some((_, overview)) = last.filter(|(at, _)| live && now - *at < HOLDS) {
             return Ok(overview);
         }
         let overview = Arc::new(Overview::read(pool, per_minute).await?);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, Arc::clone(&overview)));
+        *self.0.lock() = Some((now, Arc::clone(&overview)));
         Ok(overview)
     }
 }

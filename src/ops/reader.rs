@@ -7,11 +7,12 @@ use std::{
     any::Any,
     net::Shutdown,
     os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use actix_web::{dev::Extensions, rt::net::TcpStream};
+use parking_lot::Mutex;
 use socket2::Socket;
 use tokio::time::Instant;
 
@@ -67,11 +68,11 @@ impl Reader {
     }
 
     fn set(&self, given: Option<Given>) {
-        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = given;
+        *self.given.lock() = given;
     }
 
     fn is_stalled(&self, handed_round: u64, behind_max: u64) -> bool {
-        let given = *self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = *self.given.lock();
         given.is_some_and(|given| {
             let is_behind = given.handed_round.is_some_and(|then| handed_round - then > behind_max);
             is_behind || given.at.elapsed() > TAKING_MAX
@@ -87,14 +88,14 @@ impl Readers {
     /// A new one.
     pub(super) fn add(&self, connection: Option<Connection>) -> Arc<Reader> {
         let reader = Arc::new(Reader { connection, given: Mutex::default() });
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&reader));
+        self.0.lock().push(Arc::downgrade(&reader));
         reader
     }
 
     /// Ends the connections of those that have stopped reading: they took a part of the stream for too long, or have
     /// not taken it while more than `behind_max` entries were handed round.
     pub(super) fn hang_up_on_stalled(&self, handed_round: u64, behind_max: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|reader| {
+        self.0.lock().retain(|reader| {
             let Some(reader) = reader.upgrade() else { return false };
             let is_stalled = reader.is_stalled(handed_round, behind_max);
             if let Some(connection) = reader.connection.as_ref().filter(|_| is_stalled) {

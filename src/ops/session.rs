@@ -1,13 +1,9 @@
 //! Sessions of browsers, and how often a token may be guessed. Both are kept in memory, by this process alone: a session
 //! ends with it, and each replica has its own.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -29,7 +25,7 @@ pub(super) struct Sessions(Mutex<HashMap<Uuid, Instant>>);
 impl Sessions {
     /// Begins one. Its id has 122 bits from the system's source of randomness.
     pub(super) fn begin(&self, now: Instant) -> Uuid {
-        let mut sessions = lock(&self.0);
+        let mut sessions = self.0.lock();
         sessions.retain(|_, ends_at| *ends_at > now);
         if sessions.len() >= SESSIONS_MAX
             && let Some(oldest) = sessions.iter().min_by_key(|(_, ends_at)| **ends_at).map(|(id, _)| *id)
@@ -43,12 +39,12 @@ impl Sessions {
 
     /// Whether a session lasts.
     pub(super) fn lasts(&self, id: Uuid, now: Instant) -> bool {
-        lock(&self.0).get(&id).is_some_and(|ends_at| *ends_at > now)
+        self.0.lock().get(&id).is_some_and(|ends_at| *ends_at > now)
     }
 
     /// Ends one.
     pub(super) fn end(&self, id: Uuid) {
-        lock(&self.0).remove(&id);
+        self.0.lock().remove(&id);
     }
 }
 
@@ -60,7 +56,7 @@ impl Tries {
     /// How long an address has to wait before its next token is looked at, if it has to. While more addresses guess
     /// than can be remembered, all others wait, too.
     pub(super) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
-        let tries = lock(&self.0);
+        let tries = self.0.lock();
         let Some((count, since)) = tries.get(&address) else {
             return (tries.len() >= ADDRESSES_MAX).then_some(WINDOW);
         };
@@ -70,7 +66,7 @@ impl Tries {
 
     /// Notes a wrong token.
     pub(super) fn note(&self, address: IpAddr, now: Instant) {
-        let mut tries = lock(&self.0);
+        let mut tries = self.0.lock();
         tries.retain(|_, (_, since)| now - *since < WINDOW);
         if tries.len() < ADDRESSES_MAX || tries.contains_key(&address) {
             tries.entry(address).or_insert((0, now)).0 += 1;
@@ -79,12 +75,8 @@ impl Tries {
 
     /// Forgets those of an address: it has given the right one.
     pub(super) fn forget(&self, address: IpAddr) {
-        lock(&self.0).remove(&address);
+        self.0.lock().remove(&address);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

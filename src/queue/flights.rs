@@ -3,8 +3,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
+
+use parking_lot::Mutex;
 
 use super::{Priority, claim::DirtyRow};
 use crate::domain::{Target, TargetId};
@@ -52,7 +54,7 @@ impl Claims {
 
     /// Rows in flight of this target.
     pub fn rows_of(&self, target: TargetId) -> usize {
-        self.lock().targets.get(&target).map_or(0, |rows| rows.values().filter(|flight| flight.is_held()).count())
+        self.0.lock().targets.get(&target).map_or(0, |rows| rows.values().filter(|flight| flight.is_held()).count())
     }
 
     /// Rows in flight of all targets.
@@ -60,7 +62,7 @@ impl Claims {
         let count = |flights: &HashMap<Arc<str>, Flight>, priority| {
             flights.values().filter(|flight| **flight == Flight::Held(priority)).count()
         };
-        let flights = self.lock();
+        let flights = self.0.lock();
         let by_priority = flights.targets.iter().flat_map(|(&target, rows)| {
             [Priority::Live, Priority::Deferred].map(|priority| InFlight {
                 target,
@@ -72,7 +74,7 @@ impl Claims {
     }
 
     pub(super) fn read(&self) -> Reading {
-        let mut flights = self.lock();
+        let mut flights = self.0.lock();
         let number = flights.next_read;
         flights.next_read += 1;
         flights.reads.insert(number);
@@ -80,12 +82,7 @@ impl Claims {
     }
 
     fn end(&self, target: TargetId, held: &[Arc<str>]) {
-        self.lock().end(target, held);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Flights> {
-        // Every method leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().end(target, held);
     }
 }
 
@@ -148,7 +145,7 @@ impl Flights {
 impl Reading {
     /// Holds what is free of the rows that were read, at most `rows_max`; `None` when nothing is.
     pub(super) fn hold(&self, target: Target, rows: Vec<DirtyRow>, rows_max: usize) -> Option<Claim> {
-        let mut flights = self.claims.lock();
+        let mut flights = self.claims.0.lock();
         let free = rows.into_iter().filter(|row| flights.hold(self.number, target.id, row));
         let rows: Vec<_> = free.take(rows_max).collect();
         drop(flights);
@@ -162,7 +159,7 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.claims.lock().end_read(self.number);
+        self.claims.0.lock().end_read(self.number);
     }
 }
 
@@ -261,7 +258,7 @@ mod tests {
         drop(before);
         assert_eq!(after.hold(target(), rows(0..2), 9).unwrap().rows.len(), 2);
         drop(after);
-        assert!(claims.lock().ended.is_empty() && claims.lock().targets.is_empty());
+        assert!(claims.0.lock().ended.is_empty() && claims.0.lock().targets.is_empty());
     }
 
     #[test]

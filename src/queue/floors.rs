@@ -7,9 +7,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use super::Priority;
 use crate::domain::{DatabaseTime, TargetId};
@@ -52,17 +54,17 @@ pub(super) struct From {
 impl Floors {
     /// Where to begin with this target; `None` at the beginning.
     pub(super) fn of(&self, target: TargetId, priority: Priority) -> Option<DatabaseTime> {
-        self.lock().floors.get(&(target, priority)).map(|floor| floor.due_at - MARGIN)
+        self.0.lock().floors.get(&(target, priority)).map(|floor| floor.due_at - MARGIN)
     }
 
     /// The first living row of a target was due at this time.
     pub(super) fn see(&self, target: TargetId, priority: Priority, due_at: DatabaseTime) {
-        self.lock().see(target, priority, due_at);
+        self.0.lock().see(target, priority, due_at);
     }
 
     /// Rows of a target became due at this time; there may be earlier ones.
     pub(super) fn add(&self, target: TargetId, priority: Priority, due_at: DatabaseTime) {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         match known.floors.get_mut(&(target, priority)) {
             Some(floor) => floor.seen = Instant::now(),
             None => known.see(target, priority, due_at),
@@ -71,7 +73,7 @@ impl Floors {
 
     /// All that are remembered.
     pub(super) fn all(&self) -> Vec<From> {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         known.floors.retain(|_, floor| floor.seen.elapsed() < REMEMBERED);
         let from = |(&(target, priority), floor): (&(TargetId, Priority), &Floor)| From {
             target,
@@ -83,18 +85,13 @@ impl Floors {
 
     /// How long until a look from the beginning is due.
     pub(super) fn until_full(&self) -> Duration {
-        self.lock().next_full.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))
+        self.0.lock().next_full.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))
     }
 
     /// A look from the beginning took the server this long, a time in which this process may have stood still. It has
     /// seen something that is due by itself in `next_in`.
     pub(super) fn note_full(&self, took: Duration, next_in: Option<Duration>) {
-        self.lock().next_full = Some(Instant::now() + pause_after_full(took, next_in));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        // Every method leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().next_full = Some(Instant::now() + pause_after_full(took, next_in));
     }
 }
 

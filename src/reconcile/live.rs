@@ -1,11 +1,9 @@
 //! Claimed rows: settled by what was seen of them, their dirty rows cleared in the same transaction.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
 use chrono::Duration;
+use parking_lot::Mutex;
 use sqlx::PgConnection;
 
 use super::{
@@ -176,7 +174,7 @@ impl Writer {
         }
         let (count, stopped) = (items.len(), Mutex::new(None));
         let found = isolate(items, diagnosis.reason, SEARCH, |parts| self.settle_parts(target, parts, &stopped)).await;
-        let stopped = stopped.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let stopped = stopped.into_inner();
         match stopped {
             Some(error) => Err(error),
             None if found.culprits.len() == count && count >= ALL_AT_FAULT => Err(ReconcileError::NoRowFits {
@@ -208,7 +206,7 @@ impl Writer {
             trials.push(if diagnosis.owner == Owner::Row {
                 Trial::Failed { items: part, error: diagnosis.reason }
             } else {
-                *stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *stopped.lock() = Some(error);
                 Trial::Stopped { items: part, error: diagnosis.reason }
             });
         }

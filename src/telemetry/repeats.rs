@@ -8,10 +8,10 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     callsite::Identifier,
@@ -72,7 +72,7 @@ struct Line {
 
 impl Repeats {
     fn admits(&self, line: &Line, now: Instant) -> bool {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         let same = Counted::Line(line.content);
         if counts.len() >= LINES_MAX && !counts.contains_key(&same) {
             return true;
@@ -95,7 +95,7 @@ impl Repeats {
 
     /// Takes what was left out for as long as a window, or all of it; forgets lines that came no more.
     fn take(&self, all: bool, now: Instant) -> Vec<LeftOut> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         let is_due = |left: &mut LeftOut| all || now - left.since >= WINDOW;
         let taken = counts.values_mut().filter_map(|count| count.left_out.take_if(is_due)).collect();
         counts.retain(|_, count| count.left_out.is_some() || now - count.since < WINDOW);
@@ -217,13 +217,13 @@ mod tests {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
             let mut content = Content::default();
             event.record(&mut content);
-            self.0.lock().unwrap().push((*event.metadata().level(), content.message));
+            self.0.lock().push((*event.metadata().level(), content.message));
         }
     }
 
     impl Written {
         fn count(&self, message: &str) -> usize {
-            self.0.lock().unwrap().iter().filter(|(_, own)| own == message).count()
+            self.0.lock().iter().filter(|(_, own)| own == message).count()
         }
     }
 
@@ -247,7 +247,7 @@ mod tests {
         });
         assert_eq!(written.count("not stored"), SAME_MAX as usize);
         assert_eq!(written.count("something else"), 1);
-        let told = written.0.lock().unwrap().last().cloned().unwrap();
+        let told = written.0.lock().last().cloned().unwrap();
         assert_eq!(told, (Level::WARN, "997 more lines like this one were left out in 1 s: not stored".to_owned()));
     }
 
@@ -279,7 +279,7 @@ mod tests {
         for message in ["company 2000001  OrderLine  1 changed", "an operator asked", "a detail"] {
             assert_eq!(written.count(message), 1_000, "{message}");
         }
-        assert_eq!(written.0.lock().unwrap().len(), 3_000);
+        assert_eq!(written.0.lock().len(), 3_000);
     }
 
     fn line(number: u64) -> Line {
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(admitted(60), 3);
         assert_eq!(repeats.take(false, at(120)).iter().map(|left| left.lines).sum::<u64>(), 114);
         assert!(repeats.take(false, at(600)).is_empty());
-        assert!(repeats.0.lock().unwrap().is_empty());
+        assert!(repeats.0.lock().is_empty());
     }
 
     #[test]
@@ -312,6 +312,6 @@ mod tests {
         let (repeats, now) = (Repeats::default(), Instant::now());
         let error = |number| Line { level: Level::ERROR, ..line(number) };
         assert!((0..2 * LINES_MAX as u64).all(|number| repeats.admits(&error(number), now)));
-        assert!(repeats.0.lock().unwrap().len() <= LINES_MAX);
+        assert!(repeats.0.lock().len() <= LINES_MAX);
     }
 }

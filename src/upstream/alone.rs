@@ -1,9 +1,8 @@
 //! The budget of a process that has no database yet: the same slots, known to it alone.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::budget::HOLD;
 
@@ -30,13 +29,9 @@ impl Alone {
         Self { state: Mutex::new(State { free_at: vec![None; slots], paused_until: None }) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A slot, or how long there may be none.
     pub(super) fn take(&self, now: Instant) -> Result<usize, Duration> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let Some(until) = state.paused_until.filter(|until| *until > now) {
             return Err(until - now);
         }
@@ -52,18 +47,18 @@ impl Alone {
 
     /// The request has ended.
     pub(super) fn give_back(&self, slot: usize, now: Instant) {
-        self.state().free_at[slot] = Some(now + WINDOW);
+        self.state.lock().free_at[slot] = Some(now + WINDOW);
     }
 
     /// Nothing is sent before.
     pub(super) fn pause(&self, until: Instant) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.paused_until = state.paused_until.max(Some(until));
     }
 
     /// Slots that are held.
     pub(super) fn used(&self, now: Instant) -> u32 {
-        let held = self.state().free_at.iter().flatten().filter(|free_at| **free_at > now).count();
+        let held = self.state.lock().free_at.iter().flatten().filter(|free_at| **free_at > now).count();
         u32::try_from(held).unwrap_or(u32::MAX)
     }
 }

@@ -5,10 +5,11 @@
 //! killed keeps its slot as if it had run for the longest time a request may take.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use sqlx::PgPool;
 
 use super::{UpstreamError, alone::Alone};
@@ -149,7 +150,7 @@ impl Budget {
 
     /// Slots in use now, by all replicas together. Asks the database at most five times a second.
     pub async fn used(&self) -> Result<u32, sqlx::Error> {
-        let known = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.used.lock();
         if let Some((_, used)) = known.filter(|(at, _)| at.elapsed() < USED_HOLDS) {
             return Ok(used);
         }
@@ -161,7 +162,7 @@ impl Budget {
             }
             Slots::Alone(alone) => alone.used(asked_at),
         };
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked_at, used));
+        *self.used.lock() = Some((asked_at, used));
         Ok(used)
     }
 

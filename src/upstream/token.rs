@@ -7,10 +7,11 @@
 //! (RFC 6749, section 2.3.1); `access_token` and `expires_in` in seconds come back, no refresh token.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, StatusCode, header::HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded::byte_serialize;
@@ -106,15 +107,11 @@ impl TokenCache {
     /// Forgets a token that the API refused, unless it has been replaced meanwhile.
     pub(super) fn forget(&self, refused: &SecretString) {
         let is_refused = |token: &mut Token| token.text.expose_secret() == refused.expose_secret();
-        drop(self.state().token.take_if(is_refused));
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        drop(self.state.lock().token.take_if(is_refused));
     }
 
     fn valid(&self, now: Instant) -> Option<Token> {
-        self.state().token.clone().filter(|token| token.expires_at.is_none_or(|end| now < end))
+        self.state.lock().token.clone().filter(|token| token.expires_at.is_none_or(|end| now < end))
     }
 
     /// What a request brings that was under way or is made now.
@@ -124,7 +121,7 @@ impl TokenCache {
             return Ok(token.text);
         }
         let now = Instant::now();
-        let shared = self.state().failed.clone().filter(|failed| failed.at >= since || now < failed.again_at);
+        let shared = self.state.lock().failed.clone().filter(|failed| failed.at >= since || now < failed.again_at);
         match shared {
             Some(failed) => Err(UpstreamError::Token(failed.reason)),
             None => self.ask().await.map(|token| token.text).map_err(|failure| UpstreamError::Token(failure.reason)),
@@ -139,7 +136,7 @@ impl TokenCache {
         tokio::spawn(async move {
             if let Err(failure) = cache.ask().await {
                 tracing::warn!(error = failure.reason, "the access token is not renewed yet; the old one still holds");
-                if let Some(token) = &mut cache.state().token {
+                if let Some(token) = &mut cache.state.lock().token {
                     token.renew_at = Instant::now() + RENEWAL_PAUSE.max(failure.pause.unwrap_or_default());
                 }
             }
@@ -151,7 +148,7 @@ impl TokenCache {
     async fn ask(&self) -> Result<Token, Failure> {
         let result = self.request().await;
         let now = Instant::now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match &result {
             Ok(token) => *state = State { token: Some(token.clone()), failed: None },
             Err(Failure { reason, pause }) => {
@@ -356,7 +353,7 @@ mod tests {
             endpoint(&[(0, 200, r#"{"access_token":"a","expires_in":3600}"#), (200, 200, r#"{"access_token":"b"}"#)])
                 .await;
         assert_eq!(text(&cache).await, "a");
-        cache.state().token.as_mut().unwrap().renew_at = Instant::now();
+        cache.state.lock().token.as_mut().unwrap().renew_at = Instant::now();
         let begun = Instant::now();
         assert_eq!((text(&cache).await, text(&cache).await), ("a".into(), "a".into()));
         assert!(begun.elapsed() < Duration::from_millis(150));
@@ -440,7 +437,7 @@ mod tests {
         assert!(matches!(cache.get().await, Err(UpstreamError::Token(why)) if why.contains("429")));
         assert!(cache.get().await.is_err());
         assert_eq!(asked.load(Ordering::SeqCst), 1, "asked again before the time told");
-        cache.state().failed.as_mut().unwrap().again_at = Instant::now();
+        cache.state.lock().failed.as_mut().unwrap().again_at = Instant::now();
         assert_eq!(text(&cache).await, "a");
     }
 

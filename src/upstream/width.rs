@@ -1,9 +1,8 @@
 //! How wide the rows of a table are, learned from answers, so that a request asks for no more than fits into memory.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
 
 use super::{Upstream, answer::Page};
 use crate::domain::{Row, TableSpec, Value};
@@ -25,7 +24,7 @@ impl Widths {
             return;
         }
         let seen = page.rows.iter().flatten().map(width).sum::<usize>() / rows;
-        let mut widths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut widths = self.0.lock();
         match widths.get_mut(&table.sql_name) {
             Some(known) => *known = seen.max(*known - *known / 8),
             None => drop(widths.insert(table.sql_name.clone(), seen)),
@@ -33,7 +32,7 @@ impl Widths {
     }
 
     fn rows_max(&self, table: &TableSpec) -> usize {
-        let widths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let widths = self.0.lock();
         let width = widths.get(&table.sql_name).copied().unwrap_or(UNSEEN_WIDTH);
         (REQUEST_BYTES / width.max(1)).max(1)
     }

@@ -1,6 +1,8 @@
 //! Comparing rows with the mirror: the dry run of writing them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::{
     Progress, WalkError,
@@ -50,11 +52,7 @@ impl Comparer {
 
     /// What was found so far.
     pub(super) fn take_found(&self) -> Found {
-        std::mem::take(&mut *self.found())
-    }
-
-    fn found(&self) -> MutexGuard<'_, Found> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+        std::mem::take(&mut *self.found.lock())
     }
 
     async fn note_met(&self, keys: &[&RowKey]) -> Result<(), WalkError> {
@@ -86,7 +84,7 @@ impl Visitor for Comparer {
         self.note_met_patiently(&keys).await?;
         let rows: Vec<&Row> = page.rows.iter().collect();
         let compared = compare_each(&self.writer, &self.target, &rows).await?;
-        let mut found = self.found();
+        let mut found = self.found.lock();
         found.differences.extend(compared.differences);
         found.uncompared.extend(compared.uncompared);
         found.uncompared.extend(page.unreadable.iter().cloned());
@@ -143,7 +141,7 @@ async fn compare_apart(
     let reason = error.diagnose().reason;
     let compared: Isolated<_, _, _> =
         isolate(rows.to_vec(), reason, SEARCH, |parts| compare_parts(writer, target, parts, &fatal)).await;
-    if let Some(fatal) = fatal.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(fatal) = fatal.into_inner() {
         return Err(fatal);
     }
     let alone = compared.culprits.into_iter().map(|(row, reason)| (row.key.clone(), reason));
@@ -171,7 +169,7 @@ async fn compare_parts<'a>(
             Err(error) if error.is_about_rows() => Trial::Failed { items, error: error.diagnose().reason },
             Err(error) => {
                 let reason = error.diagnose().reason;
-                *fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *fatal.lock() = Some(error);
                 Trial::Stopped { items, error: reason }
             }
         });

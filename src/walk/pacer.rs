@@ -1,10 +1,8 @@
 //! Spreading pages over time, so that walks of tables that are known to be right disturb nobody.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Lets one page through in each gap, over all tables that share it.
@@ -24,12 +22,12 @@ impl Pacer {
 
     /// Pages are this far apart from now on.
     pub(super) fn set_gap(&self, gap: Duration) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).gap = gap;
+        self.0.lock().gap = gap;
     }
 
     /// Waits for the next turn.
     pub(super) async fn wait(&self) {
-        let turn = self.0.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        let turn = self.0.lock().take(Instant::now());
         tokio::time::sleep_until(turn).await;
     }
 }

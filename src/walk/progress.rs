@@ -1,12 +1,11 @@
 //! How far a walk has come, for whoever watches.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 /// How far a walk has come, and whether it moves.
 #[derive(Debug, Default)]
@@ -55,7 +54,7 @@ impl Progress {
 
     /// Something begins that the walk waits for.
     pub(super) fn wait(&self) -> Waiting<'_> {
-        let mut waits = self.waits();
+        let mut waits = self.waits.lock();
         if waits.count == 0 {
             waits.since = Some(Instant::now());
         }
@@ -65,21 +64,17 @@ impl Progress {
 
     /// How long the walk has waited without anything coming to its end.
     pub(super) fn stalled_for(&self) -> Duration {
-        let waits = self.waits();
+        let waits = self.waits.lock();
         match (waits.count, waits.since) {
             (1.., Some(since)) => since.elapsed(),
             _ => Duration::ZERO,
         }
     }
-
-    fn waits(&self) -> MutexGuard<'_, Waits> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut waits = self.0.waits();
+        let mut waits = self.0.waits.lock();
         waits.count -= 1;
         waits.since = Some(Instant::now());
     }

@@ -5,9 +5,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use crate::domain::{Target, TargetId, Tenant};
 
@@ -56,7 +58,7 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.state().running.remove(&self.id);
+        self.places.0.lock().running.remove(&self.id);
     }
 }
 
@@ -77,19 +79,19 @@ impl Place {
 impl Sent {
     /// The request is sent now.
     pub(super) fn note(&self) {
-        if let Some(running) = self.places.state().running.get_mut(&self.id) {
+        if let Some(running) = self.places.0.lock().running.get_mut(&self.id) {
             running.sent.get_or_insert_with(Instant::now);
         }
     }
 
     /// How long ago it was sent; `None` while it waits for the budget.
     pub(super) fn elapsed(&self) -> Option<Duration> {
-        self.places.state().running.get(&self.id)?.sent.map(|sent| sent.elapsed())
+        self.places.0.lock().running.get(&self.id)?.sent.map(|sent| sent.elapsed())
     }
 
     /// The request goes on, but nobody waits for it any more: it counts for none of its tenants.
     pub(super) fn abandon(&self) {
-        if let Some(running) = self.places.state().running.get_mut(&self.id) {
+        if let Some(running) = self.places.0.lock().running.get_mut(&self.id) {
             running.targets.clear();
             running.is_ill = true;
         }
@@ -99,14 +101,14 @@ impl Sent {
 impl Places {
     /// Whether a request of this target may be sent now. `failures` are those of its health.
     pub(super) fn may(&self, target: &Target, failures: u32, now: Instant) -> bool {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.note_slow(now);
         state.may(target, failures, now)
     }
 
     /// Takes a place for a request of these targets.
     pub(super) fn take(&self, targets: &[(TargetId, Tenant)], is_ill: bool) -> Place {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let id = state.next;
         state.next += 1;
         state.running.insert(id, Running { sent: None, targets: targets.to_vec(), is_ill });
@@ -115,13 +117,13 @@ impl Places {
 
     /// Whether the target had better not share a request.
     pub(super) fn is_apart(&self, target: &Target, now: Instant) -> bool {
-        let state = self.state();
+        let state = self.0.lock();
         is_ahead(&state.apart, &target.id, now) || is_ahead(&state.slow, &target.tenant, now)
     }
 
     /// These targets failed together, or one of them is slow: each is asked for apart from now on.
     pub(super) fn set_apart(&self, targets: impl IntoIterator<Item = TargetId>, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         for target in targets {
             state.apart.insert(target, now + REMEMBERED);
         }
@@ -129,7 +131,7 @@ impl Places {
 
     /// A target that was asked apart answered in time.
     pub(super) fn answered(&self, target: &Target, elapsed: Duration) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.apart.remove(&target.id);
         if elapsed < SLOW {
             state.slow.remove(&target.tenant);
@@ -138,16 +140,12 @@ impl Places {
 
     /// Nothing is asked of the target for this long.
     pub(super) fn pause(&self, target: TargetId, until: Instant) {
-        self.state().targets_pause.insert(target, until);
+        self.0.lock().targets_pause.insert(target, until);
     }
 
     /// Nothing is asked of the tenant for this long: it has too many requests in progress.
     pub(super) fn pause_tenant(&self, tenant: Tenant, until: Instant) {
-        self.state().tenants_pause.insert(tenant, until);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().tenants_pause.insert(tenant, until);
     }
 }
 

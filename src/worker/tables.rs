@@ -5,10 +5,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use sqlx::PgPool;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -176,7 +177,7 @@ impl Tables {
     /// Waits for the turn to write a mirrored table.
     pub(super) async fn gate(&self, sql_name: &str) -> OwnedSemaphorePermit {
         let gate = {
-            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut gates = self.gates.lock();
             Arc::clone(gates.entry(sql_name.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(WRITERS_MAX))))
         };
         gate.acquire_owned().await.expect("a gate is never closed")
@@ -185,7 +186,7 @@ impl Tables {
     /// What is known of the target's table; what is old is renewed behind.
     pub(super) fn of(&self, target: &Target) -> Readiness {
         let id = id(target.tenant.level(), &target.table);
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         let entry = entries.entry(id.clone()).or_insert_with(|| Entry::new(target.clone()));
         let is_fresh = entry.known.as_ref().is_some_and(|(_, since)| since.elapsed() < FRESH);
         if entry.doubt == Doubt::Outdated || !is_fresh {
@@ -201,7 +202,7 @@ impl Tables {
     /// those of [`queue::announced_counts`]. If one was, the table is looked at again before it is used.
     pub(super) fn knows_columns(&self, target: &Target, counts: &HashMap<String, i64>) -> bool {
         let id = id(target.tenant.level(), &target.table);
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         let Some(entry) = entries.get_mut(&id) else { return false };
         if entry.announced != counts.get(&id.1).copied().unwrap_or_default() {
             entry.doubt = Doubt::Outdated;
@@ -211,14 +212,14 @@ impl Tables {
 
     /// Looks again at tables that lack a column, which may have come (back) or may be added now.
     pub(super) fn look_for_missing_columns(&self) {
-        for (id, entry) in self.entries().iter_mut().filter(|(_, entry)| !entry.missing.is_empty()) {
+        for (id, entry) in self.entries.lock().iter_mut().filter(|(_, entry)| !entry.missing.is_empty()) {
             self.start_preparing(id, entry);
         }
     }
 
     /// The source refused a request for this table, or the mirror a statement: it is looked at again before it is used.
     pub(super) fn outdated(&self, target: &Target) {
-        if let Some(entry) = self.entries().get_mut(&id(target.tenant.level(), &target.table)) {
+        if let Some(entry) = self.entries.lock().get_mut(&id(target.tenant.level(), &target.table)) {
             entry.doubt = Doubt::Outdated;
         }
     }
@@ -237,7 +238,7 @@ impl Tables {
     async fn prepare(self, id: Id, target: Target) {
         let found = self.find(&target).await;
         let missing_since = {
-            let mut entries = self.entries();
+            let mut entries = self.entries.lock();
             let entry = entries.entry(id).or_insert_with(|| Entry::new(target.clone()));
             entry.is_being_prepared = false;
             entry.take(found, Instant::now())
@@ -303,10 +304,6 @@ impl Tables {
             found = self.catalogue.table(level, &target.table, Some(&key)).await;
         }
         self.catalogue.with_columns(found?, announced).await
-    }
-
-    fn entries(&self) -> MutexGuard<'_, HashMap<Id, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

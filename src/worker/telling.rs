@@ -3,9 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     domain::{TargetId, TargetTable},
@@ -48,7 +49,7 @@ impl Telling {
         if batch.is_quiet() {
             return;
         }
-        let mut told = self.lock();
+        let mut told = self.0.lock();
         if told.len() >= TARGETS_MAX {
             told.retain(|_, told| !told.batch.is_quiet());
         }
@@ -63,13 +64,9 @@ impl Telling {
 
     /// Tells what is left of a second ago.
     pub(super) fn rest(&self, now: Instant) {
-        for told in self.lock().values_mut() {
+        for told in self.0.lock().values_mut() {
             told.tell(now);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, Told>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

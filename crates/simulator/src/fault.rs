@@ -1,10 +1,8 @@
 //! Faults on demand: scripted by a count, seeded by a probability.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
 
+use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -130,21 +128,17 @@ impl Faults {
         Self { state, cleared: watch::Sender::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn add(&self, fault: Fault) {
-        self.state().faults.push(fault);
+        self.state.lock().faults.push(fault);
     }
 
     pub(super) fn clear(&self) {
-        self.state().faults.clear();
+        self.state.lock().faults.clear();
         self.cleared.send_replace(());
     }
 
     pub(super) fn counts(&self) -> BTreeMap<String, u64> {
-        self.state().counts.clone()
+        self.state.lock().counts.clone()
     }
 
     /// A fault of one of these kinds that strikes now, at this place.
@@ -211,7 +205,7 @@ impl Faults {
     }
 
     fn strike(&self, fits: impl Fn(&Fault) -> bool) -> Option<Fault> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let State { faults, counts, random } = &mut *state;
         let fault = faults.iter_mut().find(|fault| fault.count != Some(0) && fits(fault))?;
         if fault.after > 0 {

@@ -26,11 +26,12 @@ mod words;
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
 use actix_web::dev::ServerHandle;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use serde_json::{Map, Value as Json};
 use tokio_util::sync::CancellationToken;
 
@@ -145,8 +146,8 @@ struct World {
 }
 
 impl World {
-    fn store(&self) -> std::sync::MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock()
     }
 
     /// Makes a change and sends its notification.
@@ -168,7 +169,7 @@ impl World {
     fn rebuild_schema(self: &Arc<Self>) -> Result<(), SimulatorError> {
         let tables = self.store().shown();
         let built = schema::build(&tables, self)?;
-        *self.schema.write().unwrap_or_else(PoisonError::into_inner) = built;
+        *self.schema.write() = built;
         Ok(())
     }
 

@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::{fault::Faults, model::Owner};
@@ -66,41 +67,37 @@ impl Limits {
         Self { requests_per_minute, in_flight_max, state: Arc::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn counters(&self, faults: &Faults) -> Counters {
-        Counters { faults: faults.counts(), ..self.state().counters.clone() }
+        Counters { faults: faults.counts(), ..self.state.lock().counters.clone() }
     }
 
     pub(super) fn reset(&self) {
-        self.state().counters = Counters::default();
+        self.state.lock().counters = Counters::default();
     }
 
     pub(super) fn token_requested(&self) {
-        self.state().counters.token_requests += 1;
+        self.state.lock().counters.token_requests += 1;
     }
 
     pub(super) fn was_asked(&self, operation: &str) {
-        *self.state().counters.operations.entry(operation.to_owned()).or_default() += 1;
+        *self.state.lock().counters.operations.entry(operation.to_owned()).or_default() += 1;
     }
 
     pub(super) fn was_invalid(&self) {
-        self.state().counters.invalid_requests += 1;
+        self.state.lock().counters.invalid_requests += 1;
     }
 
     pub(super) fn returned(&self, rows: usize) {
-        self.state().counters.rows_returned += rows as u64;
+        self.state.lock().counters.rows_returned += rows as u64;
     }
 
     pub(super) fn compressed(&self) {
-        self.state().counters.compressed += 1;
+        self.state.lock().counters.compressed += 1;
     }
 
     /// A 429 tells to wait so long. One that comes while another one holds does not make it longer.
     pub(super) fn close(&self, pause: Duration) {
-        let (mut state, now) = (self.state(), Instant::now());
+        let (mut state, now) = (self.state.lock(), Instant::now());
         if state.closed_until.is_none_or(|closed| closed <= now) {
             state.closed_until = Some(now + pause);
         }
@@ -108,7 +105,7 @@ impl Limits {
 
     /// How long no request is welcome yet; counts one that comes nevertheless.
     pub(super) fn closed(&self) -> Option<Duration> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let left = state.closed_until?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
         state.counters.early_requests += 1;
         Some(left)
@@ -116,7 +113,7 @@ impl Limits {
 
     /// Counts a request at the gateway; false when it is one too many in the last 60 seconds.
     pub(super) fn admit(&self) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let now = Instant::now();
         while state.recent.front().is_some_and(|first| now.duration_since(*first) >= WINDOW) {
             state.recent.pop_front();
@@ -155,11 +152,11 @@ struct Places {
 impl Scope {
     /// Takes a place for a tenant; the limit when there is none.
     pub(super) fn enter(&self, limits: &Limits, owner: Owner) -> Result<(), usize> {
-        let mut owners = self.0.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owners = self.0.owners.lock();
         if owners.contains(&owner) {
             return Ok(());
         }
-        let mut state = limits.state();
+        let mut state = limits.state.lock();
         let under_way = state.in_flight.entry(owner).or_default();
         if *under_way >= limits.in_flight_max {
             state.counters.in_flight_violations += 1;
@@ -184,8 +181,8 @@ impl Scope {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for owner in self.owners.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let mut state = self.state.lock();
+        for owner in self.owners.lock().iter() {
             if let Some(under_way) = state.in_flight.get_mut(owner) {
                 *under_way -= 1;
             }

@@ -1,13 +1,11 @@
 //! What the API may do and rarely does: odd forms of what is right, to be set while it runs.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
@@ -135,16 +133,12 @@ impl Odd {
         own
     }
 
-    fn get(&self) -> MutexGuard<'_, Oddities> {
-        self.oddities.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn current(&self) -> Oddities {
-        self.get().clone()
+        self.oddities.lock().clone()
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Oddities)) {
-        let mut oddities = self.get();
+        let mut oddities = self.oddities.lock();
         change(&mut oddities);
         self.has_values.store(!oddities.values.is_empty(), Ordering::Relaxed);
         self.longs_as_text.store(oddities.longs_as_text, Ordering::Relaxed);
@@ -160,14 +154,14 @@ impl Odd {
         if !self.has_values.load(Ordering::Relaxed) {
             return None;
         }
-        let oddities = self.get();
+        let oddities = self.oddities.lock();
         let fits = |odd: &OddValue| odd.table == table.name && odd.column == column && is_row(table, row, &odd.key);
         oddities.values.iter().position(fits).map(|index| format!("{MARK}{index}{MARK}"))
     }
 
     /// An answer as it is sent.
     pub(super) fn sent(&self, mut text: String) -> String {
-        let oddities = self.get();
+        let oddities = self.oddities.lock();
         for (index, odd) in oddities.values.iter().enumerate() {
             text = text.replace(&format!("\"{MARK}{index}{MARK}\""), &odd.json);
         }

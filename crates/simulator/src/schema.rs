@@ -1,6 +1,6 @@
 //! The GraphQL schema, made from the model and executed by the library.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use async_graphql::{
     Error, Name, Value as Argument,
@@ -9,6 +9,7 @@ use async_graphql::{
         SchemaBuilder, TypeRef,
     },
 };
+use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -42,11 +43,11 @@ pub(super) struct FieldErrors(Arc<Mutex<Vec<Json>>>);
 
 impl FieldErrors {
     fn push(&self, error: Json) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+        self.0.lock().push(error);
     }
 
     pub(super) fn take(&self) -> Vec<Json> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.0.lock())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,6 +11,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::TimeDelta;
 use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::{Mutex, MutexGuard};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
@@ -140,7 +141,7 @@ impl Sender {
     }
 
     fn knobs(&self) -> MutexGuard<'_, Knobs> {
-        self.0.knobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.knobs.lock()
     }
 
     pub(super) fn set_knobs(&self, change: impl FnOnce(&mut Knobs)) {
@@ -174,7 +175,7 @@ impl Sender {
     }
 
     fn random<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
-        draw(&mut self.0.random.lock().unwrap_or_else(PoisonError::into_inner))
+        draw(&mut self.0.random.lock())
     }
 
     /// Sends the notification of a change, as the knobs say.

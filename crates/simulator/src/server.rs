@@ -1,11 +1,6 @@
 //! The API over HTTP: what the gateway does, then what GraphQL does.
 
-use std::{
-    io::Write,
-    net::TcpListener,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{io::Write, net::TcpListener, sync::Arc, time::Duration};
 
 use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer,
@@ -191,7 +186,7 @@ async fn execute(world: &World, scope: &Scope, one: &Json) -> Json {
     if !variables.is_null() {
         request = request.variables(Variables::from_json(variables));
     }
-    let schema = world.schema.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let schema = world.schema.read().clone();
     let field_errors = FieldErrors::default();
     let response = schema.execute(request.data(scope.clone()).data(field_errors.clone())).await;
     if response.data == async_graphql::Value::Null && !response.errors.is_empty() {

@@ -2,12 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use parking_lot::Mutex;
 use rand::{RngExt, distr::Alphanumeric};
 use serde_json::json;
 
@@ -20,14 +20,14 @@ pub(super) struct Tokens(Mutex<HashMap<String, Instant>>);
 impl Tokens {
     fn grant(&self, lifetime: Duration) -> String {
         let token: String = rand::rng().sample_iter(Alphanumeric).take(40).map(char::from).collect();
-        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tokens = self.0.lock();
         tokens.insert(token.clone(), Instant::now() + lifetime);
         token
     }
 
     /// Whether the request carries a token that is known and alive.
     pub(super) fn allow(&self, request: &HttpRequest) -> bool {
-        let tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.0.lock();
         let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(|header| header.strip_prefix("Bearer "));
         token.and_then(|token| tokens.get(token)).is_some_and(|expires| Instant::now() < *expires)
@@ -35,12 +35,12 @@ impl Tokens {
 
     /// Every token that was given out.
     pub(super) fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.0.lock().keys().cloned().collect()
     }
 
     /// Ends every token at once.
     pub(super) fn revoke_all(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.lock().clear();
     }
 }
 

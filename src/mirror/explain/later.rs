@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     domain::{TableSpec, backoff},
@@ -72,7 +73,7 @@ impl Unexplained {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<String, Failed>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.0.lock())
     }
 }
 

@@ -3,10 +3,9 @@
 //! Each process remembers which ones it has noted, so that nothing is written for nearly all rows. What is noted stands
 //! in a table to which rows are only added, so that writers do not meet in it.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{HashMap, HashSet};
+
+use parking_lot::Mutex;
 
 use crate::{
     domain::{Column, Row, TargetTable, Twin, Value},
@@ -81,7 +80,7 @@ impl MetValues {
         named: &[(usize, &'c Column)],
         rows: impl IntoIterator<Item = &'a Row>,
     ) -> Vec<Met<'c>> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.lock();
         let mut new: HashSet<(usize, i64)> = HashSet::new();
         let known: Vec<Option<&HashSet<i64>>> =
             named.iter().map(|(_, column)| known.get(&id(target, column))).collect();
@@ -98,7 +97,7 @@ impl MetValues {
     }
 
     fn remember(&self, target: &TargetTable, met: &[Met<'_>]) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         for met in met {
             known.entry(id(target, met.column)).or_default().insert(met.value);
         }

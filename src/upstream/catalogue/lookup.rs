@@ -108,7 +108,7 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut state = self.inner.state();
+        let mut state = self.inner.state.lock();
         // Set again by another lookup, it is only freed too early, which costs a request at worst.
         state.is_listing &= !self.needs_list;
         for id in &self.ids {
@@ -125,7 +125,7 @@ impl Inner {
     /// What may be looked up now: tables whose list is known, else those for which it must be loaded.
     fn next_batch(&self) -> Option<Batch> {
         let now = Instant::now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let list = state.list.clone();
         let (mut told, mut untold) = (Batch::default(), Batch { needs_list: true, ..Batch::default() });
         for (id, entry) in &state.entries {
@@ -151,7 +151,7 @@ impl Inner {
 
     /// Ends the driver when nothing is wanted, not even later.
     fn end_if_idle(&self) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let is_idle = state.entries.values().all(|entry| entry.want.is_none());
         if is_idle {
             state.driver = None;
@@ -163,7 +163,7 @@ impl Inner {
     async fn load_list(&self, share: Share) -> Result<Arc<Vec<TableField>>, UpstreamError> {
         let asked_at = Instant::now();
         let result = self.upstream.tables(share).await.map(Arc::new);
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.is_listing = false;
         if let Ok(list) = &result {
             state.list = Some((Arc::clone(list), asked_at));
@@ -226,7 +226,7 @@ impl Inner {
         {
             tracing::warn!(row.table = %wanted.name, error = %chain(error), "a table is not described");
         }
-        if let Some(entry) = self.state().entries.get_mut(&wanted.id) {
+        if let Some(entry) = self.state.lock().entries.get_mut(&wanted.id) {
             entry.finish(lookup, self.configured(&wanted.name), Instant::now());
         }
         self.has_arrived();

@@ -8,10 +8,11 @@ mod lookup;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -195,7 +196,7 @@ impl Catalogue {
 
     /// Describes every table anew when it is next needed.
     pub fn forget(&self) {
-        let mut state = self.inner.state();
+        let mut state = self.inner.state.lock();
         state.list = None;
         state.entries.values_mut().for_each(|entry| entry.expire(self.inner.fresh));
     }
@@ -203,17 +204,13 @@ impl Catalogue {
 
 impl Drop for Catalogue {
     fn drop(&mut self) {
-        if let Some(driver) = self.inner.state().driver.take() {
+        if let Some(driver) = self.inner.state.lock().driver.take() {
             driver.abort();
         }
     }
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn configured(&self, name: &TableName) -> Configured<'_> {
         Configured {
             key: of_table(&self.keys, name).map(Vec::as_slice),
@@ -234,7 +231,7 @@ impl Inner {
 
     /// Does something with a table's entry, and sees to it that what is wanted then is looked up.
     fn with_entry<T>(self: &Arc<Self>, level: TableLevel, name: &TableName, act: impl FnOnce(&mut Entry) -> T) -> T {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.make_room();
         let id = (level, name.as_str().to_ascii_lowercase());
         let entry = state.entries.entry(id).or_insert_with(|| Entry::new(level, name.clone()));

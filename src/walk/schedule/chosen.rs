@@ -1,12 +1,9 @@
 //! The targets of the settings, looked up now and then.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use parking_lot::Mutex;
 
 use super::Parts;
 use crate::{
@@ -31,7 +28,7 @@ pub(super) struct Chosen(Mutex<HashSet<TargetId>>);
 
 impl Chosen {
     pub(super) fn contains(&self, target: TargetId) -> bool {
-        self.lock().contains(&target)
+        self.0.lock().contains(&target)
     }
 
     /// Looks them up for ever.
@@ -70,7 +67,7 @@ impl Chosen {
                 Ok(table) => {
                     let targets = tenants.with(&parts.pool, &table, |_| true).await?;
                     found.extend(targets.iter().map(|target| target.id));
-                    self.lock().extend(targets.iter().map(|target| target.id));
+                    self.0.lock().extend(targets.iter().map(|target| target.id));
                 }
                 Err(error) => {
                     tracing::error!(row.table = %name, error = %chain(&error), "table of NXT_TABLES cannot be walked");
@@ -79,12 +76,8 @@ impl Chosen {
             }
         }
         if is_complete {
-            *self.lock() = found;
+            *self.0.lock() = found;
         }
         Ok(is_complete)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<TargetId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
