@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 use actix_web::web::Bytes;
 
 use crate::{
-    domain::{Column, ColumnType, TableLevel, TableName, TableSpec, naming},
+    domain::{Column, ColumnType, TableSpec, naming},
     mirror, upstream, webhook,
 };
 
@@ -28,10 +28,6 @@ pub fn signature(input: &[u8]) {
 pub fn answer(input: &[u8]) {
     let column = Column::new;
     let table = Arc::new(TableSpec {
-        name: TableName::new("OrderLine").expect("a name"),
-        field: "orderLine".into(),
-        sql_name: "order_line".into(),
-        level: TableLevel::Company,
         columns: vec![
             column("orderNo", ColumnType::Integer),
             column("lineNo", ColumnType::Integer),
@@ -40,8 +36,7 @@ pub fn answer(input: &[u8]) {
             column("changedTimestamp", ColumnType::TimestampTz),
         ],
         key: vec![0, 1],
-        origin: crate::domain::Origin::default(),
-        joins: vec![],
+        ..TableSpec::plain("OrderLine", &[])
     });
     for row in upstream::read_answer(input, &table).into_iter().flatten() {
         assert_eq!(row.values.len(), table.columns.len());

@@ -106,23 +106,13 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Column, Origin, TableLevel, TableName};
 
     fn tables() -> Vec<TableSpec> {
-        let table = |name: &str, sql_name: &str, columns: &[&str], key: &[usize]| TableSpec {
-            name: TableName::new(name).unwrap(),
-            field: name.to_lowercase(),
-            sql_name: sql_name.into(),
-            level: TableLevel::Company,
-            columns: columns.iter().map(|name| Column::new(name, ColumnType::Integer)).collect(),
+        let table = |name: &str, columns: &[&str], key: &[usize]| TableSpec {
             key: key.to_vec(),
-            origin: Origin::default(),
-            joins: vec![],
+            ..TableSpec::plain(name, columns)
         };
-        vec![
-            table("Order", "order", &["orderNo"], &[0]),
-            table("OrderLine", "order_line", &["orderNo", "lineNo", "changed"], &[0, 1]),
-        ]
+        vec![table("Order", &["orderNo"], &[0]), table("OrderLine", &["orderNo", "lineNo", "changed"], &[0, 1])]
     }
 
     fn relations() -> Vec<Relation> {

@@ -302,7 +302,7 @@ impl fmt::Display for RowKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Column, TableLevel, TableName};
+    use crate::domain::Column;
 
     fn int(number: i64) -> KeyValue {
         KeyValue::Int(number)
@@ -354,16 +354,8 @@ mod tests {
     #[test]
     fn a_key_that_is_too_long_has_a_short_name_of_its_own() {
         let column = |name: &str| Column::new(name, ColumnType::Text);
-        let table = TableSpec {
-            name: TableName::new("T").unwrap(),
-            field: "t".into(),
-            sql_name: "t".into(),
-            level: TableLevel::Company,
-            columns: vec![column("a"), column("b")],
-            key: vec![0, 1],
-            origin: crate::domain::Origin::default(),
-            joins: vec![],
-        };
+        let table =
+            TableSpec { columns: vec![column("a"), column("b")], key: vec![0, 1], ..TableSpec::plain("T", &[]) };
         let key = |text: String| RowKey::from_values(vec![KeyValue::Text(text), KeyValue::Text("æ".into())]);
         assert_eq!(key("x".repeat(1_900)).too_long(&table), None);
         let (one, other) = (key("æ".repeat(3_000)), key("æ".repeat(3_001)));

@@ -166,7 +166,7 @@ impl Language {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ColumnType, TableLevel};
+    use crate::domain::ColumnType;
 
     fn origin(number: i64) -> Origin {
         Origin { number: Some(number), sql_name: None }
@@ -175,16 +175,7 @@ mod tests {
     fn table(name: &str, columns: &[(&str, i64)], joins: Vec<Join>) -> TableSpec {
         let column =
             |(name, number): &(&str, i64)| Column { origin: origin(*number), ..Column::new(name, ColumnType::Integer) };
-        TableSpec {
-            name: TableName::new(name).unwrap(),
-            field: name.to_lowercase(),
-            sql_name: name.to_lowercase(),
-            level: TableLevel::Company,
-            columns: columns.iter().map(column).collect(),
-            key: vec![0],
-            origin: Origin::default(),
-            joins,
-        }
+        TableSpec { columns: columns.iter().map(column).collect(), key: vec![0], joins, ..TableSpec::plain(name, &[]) }
     }
 
     #[test]

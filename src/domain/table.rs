@@ -291,16 +291,17 @@ impl TableSpec {
         Self { columns, ..self }
     }
 
-    /// A table of companies without any column, for tests that are about something else.
-    #[cfg(test)]
-    pub(crate) fn plain(name: &str) -> Self {
+    /// A table of companies with these columns, all of which are integers and the first of which is the key; for tests
+    /// that are about something else.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn plain(name: &str, columns: &[&str]) -> Self {
         Self {
             name: TableName::new(name).expect("a name"),
-            field: name.to_lowercase(),
+            field: naming::camel_case(name),
             sql_name: naming::snake_case(name),
             level: TableLevel::Company,
-            columns: vec![],
-            key: vec![],
+            columns: columns.iter().map(|column| Column::new(column, ColumnType::Integer)).collect(),
+            key: (0..columns.len().min(1)).collect(),
             origin: Origin::default(),
             joins: vec![],
         }

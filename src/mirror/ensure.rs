@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     fn spec() -> Arc<TableSpec> {
-        Arc::new(TableSpec::plain("Order"))
+        Arc::new(TableSpec::plain("Order", &[]))
     }
 
     /// How often it is tried in an hour, looked at every two seconds as the keeper does.

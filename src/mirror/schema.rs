@@ -108,21 +108,11 @@ pub(super) fn without(spec: &TableSpec, left_out: &[&Column]) -> TableSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{TableLevel, TableName};
 
     #[test]
     fn a_key_is_found_again_among_fewer_columns() {
         let column = |name: &str| Column::new(name, ColumnType::Integer);
-        let spec = TableSpec {
-            name: TableName::new("Order").unwrap(),
-            field: "order".into(),
-            sql_name: "order".into(),
-            level: TableLevel::Company,
-            columns: ["a", "b", "c", "d"].map(column).to_vec(),
-            key: vec![3, 1],
-            origin: crate::domain::Origin::default(),
-            joins: vec![],
-        };
+        let spec = TableSpec { key: vec![3, 1], ..TableSpec::plain("Order", &["a", "b", "c", "d"]) };
         let effective = without(&spec, &[&column("a"), &column("c")]);
         assert_eq!(effective.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["d", "b"]);
         assert_eq!(effective.columns.len(), 2);
@@ -134,16 +124,7 @@ mod tests {
         let spec = |columns: &[&str]| {
             let sql_names = naming::column_names(columns, |_| None);
             let columns = columns.iter().zip(sql_names).map(|(name, sql_name)| Column { sql_name, ..column(name) });
-            Arc::new(TableSpec {
-                name: TableName::new("Order").unwrap(),
-                field: "order".into(),
-                sql_name: "order".into(),
-                level: TableLevel::Company,
-                columns: columns.collect(),
-                key: vec![0],
-                origin: crate::domain::Origin::default(),
-                joins: vec![],
-            })
+            Arc::new(TableSpec { columns: columns.collect(), key: vec![0], ..TableSpec::plain("Order", &[]) })
         };
         let names = |spec: &TableSpec| spec.columns.iter().map(|own| own.sql_name.clone()).collect::<Vec<_>>();
         let (before, after) = (spec(&["no", "aB"]), spec(&["no", "A_B", "aB"]));

@@ -294,19 +294,14 @@ fn changed_at(table: &TableSpec, values: &[Value]) -> Option<crate::domain::Sour
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Column, ColumnType, DatabaseTime, ExtensionColumn, ExtensionType, KeyValue, TableLevel};
+    use crate::domain::{Column, ColumnType, DatabaseTime, ExtensionColumn, ExtensionType, KeyValue};
 
     fn place(part: &str, lines: &[u64]) -> Place {
         let column = Column::new;
         let table = TableSpec {
-            name: TableName::new("Product").unwrap(),
-            field: "product".into(),
-            sql_name: "product".into(),
-            level: TableLevel::Company,
             columns: vec![column("no", ColumnType::Integer), column("name", ColumnType::Text)],
             key: vec![0],
-            origin: crate::domain::Origin::default(),
-            joins: vec![],
+            ..TableSpec::plain("Product", &[])
         };
         Place { context: "c0".into(), part: part.into(), table: Arc::new(table), lines: lines.into() }
     }

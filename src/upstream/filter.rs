@@ -90,20 +90,9 @@ fn bounded(table: &TableSpec, key: &RowKey, operators: [&str; 2], first: &str) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Column, ColumnType, TableLevel, TableName};
 
     fn table(columns: &[&str]) -> TableSpec {
-        let column = |name: &&str| Column::new(name, ColumnType::Integer);
-        TableSpec {
-            name: TableName::new("T").unwrap(),
-            field: "t".into(),
-            sql_name: "t".into(),
-            level: TableLevel::Company,
-            columns: columns.iter().map(column).collect(),
-            key: (0..columns.len()).collect(),
-            origin: crate::domain::Origin::default(),
-            joins: vec![],
-        }
+        TableSpec { key: (0..columns.len()).collect(), ..TableSpec::plain("T", columns) }
     }
 
     fn key(values: &[i64]) -> RowKey {

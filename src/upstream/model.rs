@@ -308,7 +308,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::domain::{Column, ColumnType, Origin, TableLevel, TableName, Twin};
+    use crate::domain::{Column, ColumnType, Origin, Twin};
 
     fn table() -> TableSpec {
         let column = |name: &str, number| Column {
@@ -317,14 +317,10 @@ mod tests {
         };
         let order_type = Column { twin: Some(Twin::Enum), ..column("orderType", 2) };
         TableSpec {
-            name: TableName::new("Order").unwrap(),
-            field: "order".into(),
-            sql_name: "order".into(),
-            level: TableLevel::Company,
             columns: vec![column("orderNo", 1), order_type],
             key: vec![0],
             origin: Origin { number: Some(127), sql_name: None },
-            joins: vec![],
+            ..TableSpec::plain("Order", &[])
         }
     }
 

@@ -128,23 +128,10 @@ fn add_fragments(lines: &mut Vec<String>, places: &mut [Place]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Column, ColumnType, TableLevel, TableName};
 
     #[test]
     fn each_part_and_each_table_has_a_line_of_its_own() {
-        let table = |name: &str| {
-            let column = Column::new("no", ColumnType::Integer);
-            Arc::new(TableSpec {
-                name: TableName::new(name).unwrap(),
-                field: name.to_lowercase(),
-                sql_name: name.to_lowercase(),
-                level: TableLevel::Company,
-                columns: vec![column],
-                key: vec![0],
-                origin: crate::domain::Origin::default(),
-                joins: vec![],
-            })
-        };
+        let table = |name: &str| Arc::new(TableSpec::plain(name, &["no"]));
         let (a, b) = (table("A"), table("B"));
         let part = |company, table| PartOf { tenant: Tenant::Company(company), table, filter: json!({}), rows_max: 1 };
         let request = Request::build("Rows", vec![part(2, &a), part(1, &b), part(2, &b)]);

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Source,
-        domain::{Origin, TableName, TargetId},
+        domain::{TableName, TargetId},
     };
 
     #[test]
@@ -126,16 +126,7 @@ mod tests {
             let target = Target { id: TargetId(1), tenant: Tenant::Company(company), table };
             is_worth_a_look(&target, &settings, mirrored)
         };
-        let product = TableSpec {
-            name: TableName::new("Product").unwrap(),
-            field: "product".into(),
-            sql_name: "product".into(),
-            level: TableLevel::Company,
-            columns: vec![],
-            key: vec![],
-            origin: Origin::default(),
-            joins: vec![],
-        };
+        let product = TableSpec::plain("Product", &[]);
         assert!(is_worth_it(1, "Order", &[]));
         assert!(!is_worth_it(1, "Product", &[]));
         assert!(!is_worth_it(2, "Order", &[]));

@@ -102,20 +102,16 @@ pub(in crate::mirror) fn literal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ColumnType, TableLevel, TableName};
+    use crate::domain::ColumnType;
 
     fn spec() -> TableSpec {
         let origin = |number, name: &str| Origin { number: Some(number), sql_name: Some(name.into()) };
         let column = Column { origin: origin(4028, "ActNo"), ..Column::new("associateNo", ColumnType::Integer) };
         TableSpec {
-            name: TableName::new("Associate").unwrap(),
-            field: "associate".into(),
-            sql_name: "associate".into(),
-            level: TableLevel::Company,
             columns: vec![column, Column::new("MyDme_score", ColumnType::Numeric)],
             key: vec![0],
             origin: origin(152, "Actor"),
-            joins: vec![],
+            ..TableSpec::plain("Associate", &[])
         }
     }
 

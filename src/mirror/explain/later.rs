@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_view_in_use_is_told_once_and_tried_less_and_less_often() {
-        let table = TableSpec::plain("Order");
+        let table = TableSpec::plain("Order", &[]);
         let (unexplained, begin) = (Unexplained::default(), Instant::now());
         let (mut tries, mut told) = (0, 0);
         // As the keeper looks, for two hours in which somebody reads the view.

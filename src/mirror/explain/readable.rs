@@ -161,21 +161,12 @@ pub(super) fn statement(spec: &TableSpec, shown: &[Shown], is_of_invoker: bool) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ColumnType, Origin, TableName};
+    use crate::domain::ColumnType;
 
     fn spec(columns: &[(&str, Option<Twin>)]) -> TableSpec {
         let column =
             |(name, twin): &(&str, Option<Twin>)| Column { twin: *twin, ..Column::new(name, ColumnType::Integer) };
-        TableSpec {
-            name: TableName::new("Order").unwrap(),
-            field: "order".into(),
-            sql_name: "order".into(),
-            level: TableLevel::Company,
-            columns: columns.iter().map(column).collect(),
-            key: vec![0],
-            origin: Origin::default(),
-            joins: vec![],
-        }
+        TableSpec { columns: columns.iter().map(column).collect(), key: vec![0], ..TableSpec::plain("Order", &[]) }
     }
 
     fn table(columns: &[&str]) -> Vec<Present> {

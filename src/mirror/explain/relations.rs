@@ -197,19 +197,12 @@ async fn make(connection: &mut PgConnection, wanted: &Wanted) -> Result<(), sqlx
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Column, ColumnType, Origin, TableLevel, TableName};
 
     #[test]
     fn both_sides_of_a_relation_have_an_index_unless_the_key_is_one() {
         let table = |name: &str, columns: &[&str], key: &[usize]| TableSpec {
-            name: TableName::new(name).unwrap(),
-            field: name.to_lowercase(),
-            sql_name: naming::snake_case(name),
-            level: TableLevel::Company,
-            columns: columns.iter().map(|name| Column::new(name, ColumnType::Integer)).collect(),
             key: key.to_vec(),
-            origin: Origin::default(),
-            joins: vec![],
+            ..TableSpec::plain(name, columns)
         };
         let relation = |from: &str, to: &str, column: &str| Relation {
             from_table: from.into(),

@@ -187,16 +187,8 @@ async fn columns_may_be_wider_than_described() {
 /// A table of the source with integer columns of these names, the first one its key.
 fn numbered(name: &str, sql_name: &str, level: TableLevel, columns: &[String]) -> Arc<TableSpec> {
     let column = |name: &String| Column { sql_name: name.clone(), ..Column::new(name, ColumnType::SmallInt) };
-    Arc::new(TableSpec {
-        name: TableName::new(name).unwrap(),
-        field: name.to_lowercase(),
-        sql_name: sql_name.into(),
-        level,
-        columns: columns.iter().map(column).collect(),
-        key: vec![0],
-        origin: Origin::default(),
-        joins: vec![],
-    })
+    let (columns, plain) = (columns.iter().map(column).collect(), table(name, &[], &[0]));
+    Arc::new(TableSpec { sql_name: sql_name.into(), level, columns, ..TableSpec::clone(&plain) })
 }
 
 #[tokio::test]
