@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{naming::plain, table::TableSpec};
+use super::{naming::folded, table::TableSpec};
 
 /// Tables and columns that are left out, by any form of their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,12 +15,12 @@ pub struct Exclusions {
 impl Exclusions {
     /// Leaves out a whole table.
     pub fn add_table(&mut self, table: &str) {
-        self.tables.insert(plain(table));
+        self.tables.insert(folded(table));
     }
 
     /// Leaves out a column of a table.
     pub fn add_column(&mut self, table: &str, column: &str) {
-        self.columns.entry(plain(table)).or_default().insert(plain(column));
+        self.columns.entry(folded(table)).or_default().insert(folded(column));
     }
 
     /// Whether nothing is left out.
@@ -30,22 +30,22 @@ impl Exclusions {
 
     /// Whether a table is left out.
     pub fn has_table(&self, table: &str) -> bool {
-        self.tables.contains(&plain(table))
+        self.tables.contains(&folded(table))
     }
 
     /// Whether anything of a table is left out, short of all of it.
     pub fn has_columns_of(&self, table: &str) -> bool {
-        self.columns.contains_key(&plain(table))
+        self.columns.contains_key(&folded(table))
     }
 
     /// Whether a column of a table is left out.
     pub fn has_column(&self, table: &str, column: &str) -> bool {
-        self.columns.get(&plain(table)).is_some_and(|columns| columns.contains(&plain(column)))
+        self.columns.get(&folded(table)).is_some_and(|columns| columns.contains(&folded(column)))
     }
 
     /// Whether a column of this name is left out, of whichever table.
     pub fn has_column_of_any(&self, column: &str) -> bool {
-        let column = plain(column);
+        let column = folded(column);
         self.columns.values().any(|columns| columns.contains(&column))
     }
 

@@ -80,18 +80,12 @@ pub fn column_names<'a>(columns: &[&str], known: impl Fn(&str) -> Option<&'a str
 
 /// The name of the function that returns a table's rows of a moment.
 pub fn as_of_name(sql_name: &str) -> String {
-    shorten(format!("{sql_name}_as_of"))
+    with_ending(sql_name, "_as_of")
 }
 
-/// Whether two names are one, by any of the forms in which people write names of the source: `OrderLine`, `orderLine`,
-/// `order_line`.
+/// Whether two names are one, by any of the forms in which people write names of the source.
 pub fn is_same_name(one: &str, other: &str) -> bool {
-    plain(one) == plain(other)
-}
-
-/// A name without what its forms differ in.
-pub(super) fn plain(name: &str) -> String {
-    name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect()
+    folded(one) == folded(other)
 }
 
 /// A name with something behind it, cut so that PostgreSQL does not.
@@ -123,7 +117,8 @@ pub(super) fn fingerprint(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// One text for a name in either form: `OrderLine`, `orderLine` and `order_line` are the same to people who ask.
+/// One text for a name in any of the forms in which people write names of the source: `OrderLine`, `orderLine`,
+/// `order_line`.
 pub fn folded(name: &str) -> String {
     name.chars().filter(|&character| character != '_').map(|character| character.to_ascii_lowercase()).collect()
 }

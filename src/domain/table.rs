@@ -311,16 +311,8 @@ impl TableSpec {
     pub fn without(&self, is_left_out: impl Fn(&Column) -> bool) -> Self {
         let is_kept = |column: &&Column| !is_left_out(column);
         let key = self.key.iter().map(|&index| self.columns[..index].iter().filter(is_kept).count());
-        Self {
-            columns: self.columns.iter().filter(is_kept).cloned().collect(),
-            key: key.collect(),
-            name: self.name.clone(),
-            field: self.field.clone(),
-            sql_name: self.sql_name.clone(),
-            level: self.level,
-            origin: self.origin.clone(),
-            joins: self.joins.clone(),
-        }
+        let columns = self.columns.iter().filter(is_kept).cloned().collect();
+        Self { columns, key: key.collect(), ..self.clone() }
     }
 
     /// The column that says who last changed a row, if the table has it.

@@ -84,7 +84,10 @@ pub(super) async fn align(pool: &PgPool, spec: &Arc<TableSpec>, has_history: boo
     transaction.commit().await.map_err(failed)?;
     Failpoint::TableReady.pass();
     let is_complete = left_out.is_empty() && narrow.is_empty();
-    let effective = if left_out.is_empty() { Arc::clone(spec) } else { Arc::new(schema::without(spec, &left_out)) };
+    let effective = match left_out.as_slice() {
+        [] => Arc::clone(spec),
+        left_out => Arc::new(spec.without(|column| left_out.contains(&column))),
+    };
     Ok(Alignment { effective, is_complete, is_distributed })
 }
 
