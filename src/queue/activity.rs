@@ -56,40 +56,9 @@ impl EntryFilter {
     }
 }
 
-struct Record {
-    id: i64,
-    at: DatabaseTime,
-    company_no: Option<i64>,
-    customer_no: Option<i64>,
-    table_name: Option<String>,
-    key: Option<String>,
-    key_names: Option<Vec<String>>,
-    action: String,
-    reason: String,
-    notification_id: Option<i64>,
-}
-
-impl From<Record> for Activity {
-    fn from(record: Record) -> Self {
-        let names = record.key_names.unwrap_or_default();
-        Self {
-            id: record.id,
-            at: record.at,
-            company_no: record.company_no,
-            customer_no: record.customer_no,
-            table_name: record.table_name,
-            key: record.key.and_then(|key| ShownKey::ordered(&key, &names)),
-            action: record.action,
-            reason: record.reason,
-            notification_id: record.notification_id,
-        }
-    }
-}
-
 /// Entries with greater ids than `after`, oldest first, at most `limit`.
 pub async fn after(pool: &PgPool, filter: &EntryFilter, after: i64, limit: i64) -> Result<Vec<Activity>, QueueError> {
-    let records = sqlx::query_as!(
-        Record,
+    let records = sqlx::query!(
         r#"with chosen as materialized (
                select id from nxt_mirror.target
                 where ($3::bigint is null or (tenant_kind = 'company' and tenant_no = $3))
@@ -109,7 +78,7 @@ pub async fn after(pool: &PgPool, filter: &EntryFilter, after: i64, limit: i64) 
                 where table_name in (select target.table_name from nxt_mirror.target
                                       where id in (select target_id from entry))
            )
-           select entry.id as "id!", entry.at as "at!: _",
+           select entry.id as "id!", entry.at as "at!: DatabaseTime",
                   case when target.tenant_kind = 'company' then target.tenant_no end as "company_no?",
                   case when target.tenant_kind = 'customer' then target.tenant_no end as "customer_no?",
                   target.table_name as "table_name?", entry.key::text as "key?", named.names as "key_names?",
@@ -128,7 +97,18 @@ pub async fn after(pool: &PgPool, filter: &EntryFilter, after: i64, limit: i64) 
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("read the sync log"))?;
-    Ok(records.into_iter().map(Activity::from).collect())
+    let activities = records.into_iter().map(|record| Activity {
+        id: record.id,
+        at: record.at,
+        company_no: record.company_no,
+        customer_no: record.customer_no,
+        table_name: record.table_name,
+        key: record.key.and_then(|key| ShownKey::ordered(&key, &record.key_names.unwrap_or_default())),
+        action: record.action,
+        reason: record.reason,
+        notification_id: record.notification_id,
+    });
+    Ok(activities.collect())
 }
 
 /// The id behind which the latest `limit` entries stand.

@@ -33,43 +33,9 @@ pub struct Change {
     pub notification_id: Option<i64>,
 }
 
-struct Record {
-    position: i64,
-    at: DatabaseTime,
-    company_no: Option<i64>,
-    customer_no: Option<i64>,
-    table_name: String,
-    key: String,
-    key_names: Option<Vec<String>>,
-    action: String,
-    changed_by: Option<String>,
-    changed_columns: Option<Vec<String>>,
-    source_changed_at: Option<SourceTime>,
-    notification_id: Option<i64>,
-}
-
-impl From<Record> for Change {
-    fn from(record: Record) -> Self {
-        Self {
-            position: record.position,
-            at: record.at,
-            company_no: record.company_no,
-            customer_no: record.customer_no,
-            table_name: record.table_name,
-            key: ShownKey::ordered(&record.key, &record.key_names.unwrap_or_default()),
-            action: record.action,
-            changed_by: record.changed_by,
-            changed_columns: record.changed_columns,
-            source_changed_at: record.source_changed_at,
-            notification_id: record.notification_id,
-        }
-    }
-}
-
 /// Entries at greater positions than `after`, in order, at most `limit`.
 pub async fn after(pool: &PgPool, filter: &EntryFilter, after: i64, limit: i64) -> Result<Vec<Change>, QueueError> {
-    let records = sqlx::query_as!(
-        Record,
+    let records = sqlx::query!(
         r#"with entry as materialized (
                select position, at, company_no, customer_no, table_name, key, action, changed_by, changed_columns,
                       source_changed_at, notification_id
@@ -84,10 +50,10 @@ pub async fn after(pool: &PgPool, filter: &EntryFilter, after: i64, limit: i64) 
                select table_name, nxt_mirror.key_names(spec) as names
                  from nxt_mirror.mirrored_table where table_name in (select entry.table_name from entry)
            )
-           select entry.position as "position!", entry.at as "at!: _", entry.company_no as "company_no?",
+           select entry.position as "position!", entry.at as "at!: DatabaseTime", entry.company_no as "company_no?",
                   entry.customer_no as "customer_no?", entry.table_name as "table_name!", entry.key::text as "key!",
                   named.names as "key_names?", entry.action as "action!", entry.changed_by as "changed_by?",
-                  entry.changed_columns as "changed_columns?", entry.source_changed_at as "source_changed_at?: _",
+                  entry.changed_columns as "changed_columns?", entry.source_changed_at as "source_changed_at?: SourceTime",
                   entry.notification_id as "notification_id?"
              from entry left join named on named.table_name = entry.table_name
             order by entry.position"#,
@@ -101,7 +67,20 @@ pub async fn after(pool: &PgPool, filter: &EntryFilter, after: i64, limit: i64) 
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("read the feed"))?;
-    Ok(records.into_iter().map(Change::from).collect())
+    let changes = records.into_iter().map(|record| Change {
+        position: record.position,
+        at: record.at,
+        company_no: record.company_no,
+        customer_no: record.customer_no,
+        table_name: record.table_name,
+        key: ShownKey::ordered(&record.key, &record.key_names.unwrap_or_default()),
+        action: record.action,
+        changed_by: record.changed_by,
+        changed_columns: record.changed_columns,
+        source_changed_at: record.source_changed_at,
+        notification_id: record.notification_id,
+    });
+    Ok(changes.collect())
 }
 
 /// The greatest position.

@@ -115,7 +115,7 @@ impl Queue {
         wanted: &[Wanted],
         claimable: Claimable,
     ) -> Result<Vec<Claim>, QueueError> {
-        let targets = lease(self.pool(), me, wanted).await.map_err(QueueError::on("lease targets"))?;
+        let targets = lease(&self.pool, me, wanted).await.map_err(QueueError::on("lease targets"))?;
         let wanted: Vec<_> = wanted.iter().copied().filter(|wanted| targets.contains_key(&wanted.target)).collect();
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -248,7 +248,7 @@ impl Queue {
             let priority = if record.wanted == Priority::Live.code() { Priority::Live } else { Priority::Deferred };
             let of_target = rows.entry((record.target_id, priority)).or_default();
             if of_target.is_empty() && claimable == Claimable::All {
-                self.floors().see(record.target_id, priority, record.due_at);
+                self.floors.see(record.target_id, priority, record.due_at);
             }
             of_target.push(record.read(priority)?);
         }
@@ -287,9 +287,9 @@ async fn read_due(
         wanted.iter().map(|wanted| wanted.target).collect::<Vec<_>>() as _,
         &wanted.iter().map(|wanted| wanted.priority.code()).collect::<Vec<_>>(),
         &limits.iter().map(|&rows| i64::try_from(rows).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
-        wanted.iter().map(|wanted| queue.floors().of(wanted.target, wanted.priority)).collect::<Vec<_>>() as _,
+        wanted.iter().map(|wanted| queue.floors.of(wanted.target, wanted.priority)).collect::<Vec<_>>() as _,
         claimable == Claimable::All
     )
-    .fetch_all(queue.pool())
+    .fetch_all(&queue.pool)
     .await
 }

@@ -35,48 +35,11 @@ pub struct DeadLetter {
     pub notification_id: Option<i64>,
 }
 
-struct Record {
-    id: i64,
-    kind: String,
-    reason: String,
-    attempts: i32,
-    first_at: DatabaseTime,
-    last_at: DatabaseTime,
-    company_no: Option<i64>,
-    customer_no: Option<i64>,
-    table_name: Option<String>,
-    key: Option<String>,
-    key_names: Option<Vec<String>>,
-    delivery_id: Option<String>,
-    notification_id: Option<i64>,
-}
-
-impl From<Record> for DeadLetter {
-    fn from(record: Record) -> Self {
-        let names = record.key_names.unwrap_or_default();
-        Self {
-            id: record.id,
-            kind: record.kind,
-            reason: record.reason,
-            attempts: record.attempts,
-            first_at: record.first_at,
-            last_at: record.last_at,
-            company_no: record.company_no,
-            customer_no: record.customer_no,
-            table_name: record.table_name,
-            key: record.key.and_then(|key| ShownKey::ordered(&key, &names)),
-            delivery_id: record.delivery_id,
-            notification_id: record.notification_id,
-        }
-    }
-}
-
 /// Entries with greater ids than `after`, oldest first, at most `limit`.
 pub async fn list(pool: &PgPool, after: i64, limit: i64) -> Result<Vec<DeadLetter>, QueueError> {
-    let records = sqlx::query_as!(
-        Record,
+    let records = sqlx::query!(
         r#"select id as "id!", kind as "kind!", reason as "reason!", attempts as "attempts!",
-                  first_at as "first_at!: _", last_at as "last_at!: _", company_no as "company_no?",
+                  first_at as "first_at!: DatabaseTime", last_at as "last_at!: DatabaseTime", company_no as "company_no?",
                   customer_no as "customer_no?", table_name as "table_name?", key::text as "key?",
                   (select nxt_mirror.key_names(mirrored.spec) from nxt_mirror.mirrored_table as mirrored
                     where mirrored.table_name = letter.table_name) as "key_names?",
@@ -88,7 +51,21 @@ pub async fn list(pool: &PgPool, after: i64, limit: i64) -> Result<Vec<DeadLette
     .fetch_all(pool)
     .await
     .map_err(QueueError::on("list dead letters"))?;
-    Ok(records.into_iter().map(DeadLetter::from).collect())
+    let letters = records.into_iter().map(|record| DeadLetter {
+        id: record.id,
+        kind: record.kind,
+        reason: record.reason,
+        attempts: record.attempts,
+        first_at: record.first_at,
+        last_at: record.last_at,
+        company_no: record.company_no,
+        customer_no: record.customer_no,
+        table_name: record.table_name,
+        key: record.key.and_then(|key| ShownKey::ordered(&key, &record.key_names.unwrap_or_default())),
+        delivery_id: record.delivery_id,
+        notification_id: record.notification_id,
+    });
+    Ok(letters.collect())
 }
 
 /// How many rows and how many bodies were set aside.
@@ -120,22 +97,9 @@ pub async fn drop_body(pool: &PgPool, body: &[u8]) -> Result<u64, QueueError> {
 
 /// One entry and, for a body, its bytes.
 pub async fn show(pool: &PgPool, id: i64) -> Result<Option<(DeadLetter, Option<Vec<u8>>)>, QueueError> {
-    let letter = sqlx::query_as!(
-        Record,
-        r#"select id as "id!", kind as "kind!", reason as "reason!", attempts as "attempts!",
-                  first_at as "first_at!: _", last_at as "last_at!: _", company_no as "company_no?",
-                  customer_no as "customer_no?", table_name as "table_name?", key::text as "key?",
-                  (select nxt_mirror.key_names(mirrored.spec) from nxt_mirror.mirrored_table as mirrored
-                    where mirrored.table_name = letter.table_name) as "key_names?",
-                  delivery_id as "delivery_id?", notification_id as "notification_id?"
-             from nxt_mirror.dead_letter as letter where id = $1"#,
-        id
-    )
-    .fetch_optional(pool)
-    .await
-    .map_err(QueueError::on("read a dead letter"))?;
+    let letter = list(pool, id.saturating_sub(1), 1).await?.pop().filter(|letter| letter.id == id);
     let Some(letter) = letter else { return Ok(None) };
-    Ok(Some((letter.into(), body(pool, id).await?)))
+    Ok(Some((letter, body(pool, id).await?)))
 }
 
 async fn body(pool: &PgPool, id: i64) -> Result<Option<Vec<u8>>, QueueError> {

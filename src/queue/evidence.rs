@@ -18,18 +18,6 @@ pub struct Pending {
     pub notification_id: Option<i64>,
 }
 
-struct PendingRecord {
-    row_key: String,
-    generation: i64,
-    notification_id: Option<i64>,
-    deleted_at: Option<SourceTime>,
-    delete_received_at: Option<DatabaseTime>,
-    announced: bool,
-    changed_at: Option<SourceTime>,
-    found_rechecks: i32,
-    missing_rechecks: i32,
-}
-
 /// What waits for these rows, by canonical key; a row that is missing from the answer is not dirty. Locks nothing: what
 /// comes later moves the generation, so that it is not settled by what is decided now.
 pub async fn evidence(
@@ -40,11 +28,10 @@ pub async fn evidence(
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
-    let records = sqlx::query_as!(
-        PendingRecord,
+    let records = sqlx::query!(
         r#"select dirty.row_key, dirty.generation, dirty.notification_id,
-                  dirty.deleted_at as "deleted_at: _", dirty.delete_received_at as "delete_received_at: _",
-                  dirty.announced, dirty.changed_at as "changed_at: _", dirty.found_rechecks,
+                  dirty.deleted_at as "deleted_at: SourceTime", dirty.delete_received_at as "delete_received_at: DatabaseTime",
+                  dirty.announced, dirty.changed_at as "changed_at: SourceTime", dirty.found_rechecks,
                   dirty.missing_rechecks
              from unnest(array_fill($1::integer, array[cardinality($2::text[])]), $2::text[])
                       as given (target_id, row_key)
@@ -56,24 +43,17 @@ pub async fn evidence(
     .fetch_all(connection)
     .await
     .map_err(QueueError::on("read what waits"))?;
-    Ok(records.into_iter().map(PendingRecord::read).collect())
-}
-
-impl PendingRecord {
-    fn read(self) -> (String, Pending) {
-        let deletion = self.deleted_at.zip(self.delete_received_at);
+    let pending = records.into_iter().map(|record| {
+        let deletion = record.deleted_at.zip(record.delete_received_at);
+        let rechecks = (record.found_rechecks, record.missing_rechecks);
         let pending = Pending {
-            evidence: evidence_of(
-                deletion,
-                self.announced,
-                self.changed_at,
-                (self.found_rechecks, self.missing_rechecks),
-            ),
-            generation: self.generation,
-            notification_id: self.notification_id,
+            evidence: evidence_of(deletion, record.announced, record.changed_at, rechecks),
+            generation: record.generation,
+            notification_id: record.notification_id,
         };
-        (self.row_key, pending)
-    }
+        (record.row_key, pending)
+    });
+    Ok(pending.collect())
 }
 
 /// Which kinds of evidence a target has, so that what is not there need not be read row by row.

@@ -186,11 +186,6 @@ impl Claim {
         self.held.retain(|key| !keys.contains(key.as_ref()));
         Self { target: self.target.clone(), rows: leaving, held, claims: self.claims.clone() }
     }
-
-    /// Takes all rows out. They stay in flight until the claim is dropped.
-    pub fn take_rows(&mut self) -> Vec<DirtyRow> {
-        std::mem::take(&mut self.rows)
-    }
 }
 
 impl Drop for Claim {
@@ -267,7 +262,6 @@ mod tests {
         let mut claim = claims.read().hold(target(), rows(0..5), 9).unwrap();
         let part = claim.split_off(|row| row.row_key.contains('3') || row.row_key.contains('4'));
         assert_eq!((claim.rows.len(), part.rows.len()), (3, 2));
-        assert_eq!(claim.take_rows().len(), 3);
         drop(claim);
         assert_eq!(held(&claims), 2);
         drop(part);

@@ -62,7 +62,7 @@ impl Queue {
     /// Folds what was received and is not folded yet. Streams that another replica is folding are left to it.
     pub async fn fold(&self) -> Result<Folded, QueueError> {
         let mut folded = Folded::default();
-        for stream in behind(self.pool()).await.map_err(QueueError::on("look for new blocks"))? {
+        for stream in behind(&self.pool).await.map_err(QueueError::on("look for new blocks"))? {
             let is_behind =
                 self.fold_stream(stream, &mut folded).await.map_err(QueueError::on("fold notifications"))?;
             folded.is_behind |= is_behind;
@@ -75,10 +75,10 @@ impl Queue {
     /// Returns whether there is more.
     async fn fold_stream(&self, stream: i64, folded: &mut Folded) -> Result<bool, sqlx::Error> {
         for _ in 0..PARTS_MAX {
-            let Some(part) = repeated(|| fold_part(self.pool(), stream)).await? else { return Ok(false) };
+            let Some(part) = repeated(|| fold_part(&self.pool, stream)).await? else { return Ok(false) };
             let is_full = part.is_full;
             for target in &part.targets {
-                self.floors().add(*target, Priority::Live, part.at);
+                self.floors.add(*target, Priority::Live, part.at);
             }
             folded.add(part);
             if !is_full {

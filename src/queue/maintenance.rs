@@ -8,8 +8,6 @@ use sqlx::PgPool;
 use super::QueueError;
 use crate::domain::DatabaseTime;
 
-/// How far ledger, sync log, feed, tombstones and dead letters reach back where `NXT_LEDGER_DAYS` says nothing else.
-pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Rows removed by one statement.
 const ROWS_MAX: i64 = 5_000;
 /// Blocks removed by one statement; each has up to a thousand notifications beside it.
@@ -38,10 +36,10 @@ async fn remove_old(pool: &PgPool, retention: Duration) -> Result<(), sqlx::Erro
     from_old_end(|after| remove_log(pool, before, after)).await?;
     from_old_end(|after| remove_changes(pool, before, after)).await?;
     from_old_end(|after| remove_bodies(pool, before, after)).await?;
-    until_few(ROWS_MAX, || remove_dead_rows(pool, before)).await?;
-    until_few(ROWS_MAX, || remove_tombstones(pool, before)).await?;
+    until_few(|| remove_dead_rows(pool, before)).await?;
+    until_few(|| remove_tombstones(pool, before)).await?;
     remove_streams(pool).await?;
-    until_few(ROWS_MAX, || remove_positions(pool)).await?;
+    until_few(|| remove_positions(pool)).await?;
     remove_workers(pool).await
 }
 
@@ -66,11 +64,12 @@ where
     Ok(())
 }
 
-async fn until_few<F>(rows_max: i64, remove: impl Fn() -> F) -> Result<(), sqlx::Error>
+/// Repeats a statement that removes at most [`ROWS_MAX`] rows for as long as there are so many.
+async fn until_few<F>(remove: impl Fn() -> F) -> Result<(), sqlx::Error>
 where
     F: Future<Output = Result<u64, sqlx::Error>>,
 {
-    while i64::try_from(remove().await?).unwrap_or(i64::MAX) >= rows_max {}
+    while i64::try_from(remove().await?).unwrap_or(i64::MAX) >= ROWS_MAX {}
     Ok(())
 }
 

@@ -77,16 +77,4 @@ impl Queue {
     pub fn new(pool: PgPool) -> Self {
         Self { pool, cursor: Arc::default(), floors: floors::Floors::default() }
     }
-
-    fn pool(&self) -> &PgPool {
-        &self.pool
-    }
-
-    fn cursor(&self) -> &AtomicI32 {
-        &self.cursor
-    }
-
-    fn floors(&self) -> &floors::Floors {
-        &self.floors
-    }
 }

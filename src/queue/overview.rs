@@ -70,10 +70,10 @@ impl Queue {
         claimable: Claimable,
         targets_max: i64,
     ) -> Result<Overview, QueueError> {
-        let until_full = self.floors().until_full();
+        let until_full = self.floors.until_full();
         let error = QueueError::on("look for due rows");
         if until_full > Duration::ZERO && claimable == Claimable::All {
-            let known = Scope::Known(self.floors().all());
+            let known = Scope::Known(self.floors.all());
             let mut overview = self.look(me, claims, claimable, targets_max, &known).await.map_err(error)?.0;
             overview.next_in = Some(overview.next_in.map_or(until_full, |next_in| next_in.min(until_full)));
             return Ok(overview);
@@ -89,12 +89,12 @@ impl Queue {
         claimable: Claimable,
         targets_max: i64,
     ) -> Result<Overview, sqlx::Error> {
-        let after = self.cursor().load(Ordering::Relaxed);
+        let after = self.cursor.load(Ordering::Relaxed);
         let scope = Scope::Behind(TargetId(after));
         let (mut overview, cut_at) = self.look(me, claims, claimable, targets_max, &scope).await?;
-        self.floors().note_full(overview.took, overview.next_in);
+        self.floors.note_full(overview.took, overview.next_in);
         // The last target may have been seen in part.
-        self.cursor().store(cut_at.map_or(0, |target| target.0 - 1), Ordering::Relaxed);
+        self.cursor.store(cut_at.map_or(0, |target| target.0 - 1), Ordering::Relaxed);
         if cut_at.is_some() || after > 0 {
             overview.next_in = Some(Duration::ZERO);
         }
@@ -124,7 +124,7 @@ impl Queue {
             let Some(target) = line.id else { continue };
             for (priority, first) in [(Priority::Live, line.first_live), (Priority::Deferred, line.first_deferred)] {
                 if let Some(due_at) = first {
-                    self.floors().see(target, priority, due_at);
+                    self.floors.see(target, priority, due_at);
                 }
             }
         }
@@ -226,7 +226,7 @@ impl Queue {
             &known.iter().map(|known| known.priority.code()).collect::<Vec<_>>(),
             known.iter().map(|known| known.due_at).collect::<Vec<_>>() as _
         )
-        .fetch_all(self.pool())
+        .fetch_all(&self.pool)
         .await
     }
 }

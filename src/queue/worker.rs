@@ -22,7 +22,7 @@ impl Queue {
                returning id as "id: _""#,
             ALIVE.as_secs_f64()
         )
-        .fetch_one(self.pool())
+        .fetch_one(&self.pool)
         .await
         .map_err(QueueError::on("register a worker"))
     }
@@ -36,7 +36,7 @@ impl Queue {
             me as _,
             ALIVE.as_secs_f64()
         )
-        .execute(self.pool())
+        .execute(&self.pool)
         .await
         .map(drop)
         .map_err(QueueError::on("say that a worker is alive"))
@@ -59,7 +59,7 @@ impl Queue {
                                  and holder.alive_until > clock_timestamp()) as "leads!""#,
             me as _
         )
-        .fetch_one(self.pool())
+        .fetch_one(&self.pool)
         .await
         .map_err(QueueError::on("take the lead"))
     }
@@ -67,7 +67,7 @@ impl Queue {
     /// Takes the worker out: all that it holds is free at once.
     pub async fn leave(&self, me: WorkerId) -> Result<(), QueueError> {
         sqlx::query!("delete from nxt_mirror.worker where id = $1", me as _)
-            .execute(self.pool())
+            .execute(&self.pool)
             .await
             .map(drop)
             .map_err(QueueError::on("take a worker out"))

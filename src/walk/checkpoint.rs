@@ -35,22 +35,6 @@ pub(super) struct Step<'a> {
     pub(super) is_last: bool,
 }
 
-struct WalkRow {
-    walk_id: Uuid,
-    started_at: DatabaseTime,
-    finished_before: bool,
-    rows_walked: i64,
-    rows_total: Option<i64>,
-}
-
-struct RangeRow {
-    range_no: i32,
-    after_key: Option<serde_json::Value>,
-    through_key: Option<serde_json::Value>,
-    position: Option<serde_json::Value>,
-    finished: bool,
-}
-
 /// Takes up the walk that is under way, or begins a new one; `anew` begins a new one in any case.
 pub(super) async fn begin(pool: &PgPool, target: TargetId, anew: bool) -> Result<Walk, sqlx::Error> {
     let mut transaction = pool.begin().await?;
@@ -58,7 +42,14 @@ pub(super) async fn begin(pool: &PgPool, target: TargetId, anew: bool) -> Result
     if is_new {
         write_ranges(&mut transaction, target, &[Range::whole()]).await?;
     }
-    let row = lock(&mut transaction, target).await?;
+    let row = sqlx::query!(
+        r#"select walk_id, started_at as "started_at: DatabaseTime", last_finished_at is not null as "finished_before!",
+                  rows_walked, rows_total
+             from nxt_mirror.walk where target_id = $1 for update"#,
+        target as _
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
     let ranges = ranges(&mut transaction, target).await?;
     transaction.commit().await?;
     Ok(Walk {
@@ -86,18 +77,6 @@ async fn insert(connection: &mut PgConnection, target: TargetId, anew: bool) -> 
     .execute(connection)
     .await
     .map(|done| done.rows_affected() > 0)
-}
-
-async fn lock(connection: &mut PgConnection, target: TargetId) -> Result<WalkRow, sqlx::Error> {
-    sqlx::query_as!(
-        WalkRow,
-        r#"select walk_id, started_at as "started_at: _", last_finished_at is not null as "finished_before!",
-                  rows_walked, rows_total
-             from nxt_mirror.walk where target_id = $1 for update"#,
-        target as _
-    )
-    .fetch_one(connection)
-    .await
 }
 
 /// The walk goes on in these ranges, in the place of the one it had; `rows_total` is what the source counted.
@@ -224,28 +203,24 @@ pub(super) async fn forget_met(connection: &mut PgConnection, walk: WalkId) -> R
 }
 
 async fn ranges(connection: &mut PgConnection, target: TargetId) -> Result<Vec<Range>, sqlx::Error> {
-    let rows = sqlx::query_as!(
-        RangeRow,
+    let rows = sqlx::query!(
         "select range_no, after_key, through_key, position, finished
            from nxt_mirror.walk_range where target_id = $1 order by range_no",
         target as _
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(RangeRow::read).collect()
-}
-
-impl RangeRow {
-    fn read(self) -> Result<Range, sqlx::Error> {
-        let key = |key: Option<serde_json::Value>| key.map(|key| read_key(&key)).transpose();
+    let key = |key: Option<serde_json::Value>| key.map(|key| read_key(&key)).transpose();
+    let ranges = rows.into_iter().map(|row| {
         Ok(Range {
-            no: self.range_no,
-            after: key(self.after_key)?,
-            through: key(self.through_key)?,
-            position: key(self.position)?,
-            finished: self.finished,
+            no: row.range_no,
+            after: key(row.after_key)?,
+            through: key(row.through_key)?,
+            position: key(row.position)?,
+            finished: row.finished,
         })
-    }
+    });
+    ranges.collect()
 }
 
 async fn write_ranges(connection: &mut PgConnection, target: TargetId, ranges: &[Range]) -> Result<(), sqlx::Error> {

@@ -348,7 +348,7 @@ async fn what_is_past_its_retention_goes_and_the_rest_stays() {
     ] {
         sqlx::query(sql).execute(&app.pool).await.unwrap();
     }
-    maintenance::run(&app.pool, maintenance::RETENTION).await.unwrap();
+    maintenance::run(&app.pool, Duration::from_hours(30 * 24)).await.unwrap();
     let left = async |table: &str| -> i64 {
         let sql = sqlx::AssertSqlSafe(format!("select count(*) from nxt_mirror.{table}"));
         sqlx::query_scalar(sql).fetch_one(&app.pool).await.unwrap()

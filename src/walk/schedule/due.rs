@@ -40,24 +40,10 @@ pub(super) struct State {
     sweep_age: f64,
 }
 
-struct StateRow {
-    id: TargetId,
-    tenant_kind: String,
-    tenant_no: i64,
-    table_name: String,
-    is_mirrored: bool,
-    is_paused: bool,
-    is_under_way: bool,
-    has_finished: bool,
-    scan_age: f64,
-    sweep_age: f64,
-}
-
 /// The state of every target.
 pub(super) async fn states(pool: &PgPool) -> Result<Vec<State>, sqlx::Error> {
-    let rows = sqlx::query_as!(
-        StateRow,
-        r#"select target.id as "id!: _", target.tenant_kind as "tenant_kind!", target.tenant_no as "tenant_no!",
+    let rows = sqlx::query!(
+        r#"select target.id as "id!: TargetId", target.tenant_kind as "tenant_kind!", target.tenant_no as "tenant_no!",
                   target.table_name as "table_name!",
                   mirrored.table_name is not null as "is_mirrored!",
                   coalesce(target.paused_until > clock_timestamp(), false) as "is_paused!",
@@ -75,24 +61,21 @@ pub(super) async fn states(pool: &PgPool) -> Result<Vec<State>, sqlx::Error> {
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().filter_map(StateRow::read).collect())
-}
-
-impl StateRow {
-    /// `None` for a name that no table can have.
-    fn read(self) -> Option<State> {
-        let tenant = Tenant::from_parts(&self.tenant_kind, self.tenant_no)?;
-        let table = TableName::new(self.table_name).ok()?;
+    // None for a name that no table can have.
+    let states = rows.into_iter().filter_map(|row| {
+        let tenant = Tenant::from_parts(&row.tenant_kind, row.tenant_no)?;
+        let table = TableName::new(row.table_name).ok()?;
         Some(State {
-            target: Target { id: self.id, tenant, table },
-            is_mirrored: self.is_mirrored,
-            is_paused: self.is_paused,
-            is_under_way: self.is_under_way,
-            has_finished: self.has_finished,
-            scan_age: self.scan_age,
-            sweep_age: self.sweep_age,
+            target: Target { id: row.id, tenant, table },
+            is_mirrored: row.is_mirrored,
+            is_paused: row.is_paused,
+            is_under_way: row.is_under_way,
+            has_finished: row.has_finished,
+            scan_age: row.scan_age,
+            sweep_age: row.sweep_age,
         })
-    }
+    });
+    Ok(states.collect())
 }
 
 /// Whatever is due, the longest waiting first.
