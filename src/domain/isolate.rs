@@ -74,7 +74,7 @@ where
     R: Future<Output = Vec<Trial<T, D, E>>>,
 {
     let mut search = Search::new(items, error, limits.are_suspects);
-    while !search.queue.is_empty() && !search.is_stopped && search.found.attempts < limits.attempts_max {
+    while search.goes_on(limits) {
         let parts = search.next_parts(limits.parts_max.max(1));
         let count = parts.len();
         let trials = attempt(parts).await;
@@ -82,6 +82,35 @@ where
         search.take(trials);
     }
     search.finish()
+}
+
+/// The same with one part after the other; an attempt gives its part back beside what came of it. `blame` says why items
+/// are to blame for an error; one that they are not to blame for ends the search.
+pub async fn isolate_in_turn<T, D, E, X, F, R>(
+    items: Vec<T>,
+    error: X,
+    limits: Limits,
+    attempt: F,
+    blame: impl Fn(&X) -> Option<E>,
+) -> Result<Isolated<T, D, E>, X>
+where
+    E: Clone,
+    F: Fn(Vec<T>) -> R,
+    R: Future<Output = (Vec<T>, Result<D, X>)>,
+{
+    let Some(reason) = blame(&error) else { return Err(error) };
+    let mut search = Search::new(items, reason, limits.are_suspects);
+    while search.goes_on(limits) {
+        let mut trials = vec![];
+        for items in search.next_parts(limits.parts_max.max(1)) {
+            trials.push(match attempt(items).await {
+                (_, Ok(done)) => Trial::Done(done),
+                (items, Err(error)) => Trial::Failed { items, error: blame(&error).ok_or(error)? },
+            });
+        }
+        search.take(trials);
+    }
+    Ok(search.finish())
 }
 
 struct Group<T, E> {
@@ -105,6 +134,10 @@ impl<T, D, E: Clone> Search<T, D, E> {
         let found = Isolated { done: vec![], culprits: vec![], unresolved: vec![], attempts: 0 };
         let group = (!items.is_empty()).then_some(Group { items, error, has_failed: true });
         Self { queue: group.into_iter().collect(), found, is_dense, is_stopped: false }
+    }
+
+    fn goes_on(&self, limits: Limits) -> bool {
+        !self.queue.is_empty() && !self.is_stopped && self.found.attempts < limits.attempts_max
     }
 
     fn next_parts(&mut self, parts_max: usize) -> Vec<Vec<T>> {

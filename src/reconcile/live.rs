@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use chrono::Duration;
-use parking_lot::Mutex;
 use sqlx::PgConnection;
 
 use super::{
@@ -13,7 +12,7 @@ use super::{
 use crate::{
     domain::{
         DatabaseTime, Owner, Row, RowKey, TargetTable,
-        isolate::{Limits, Trial, isolate},
+        isolate::{Limits, isolate_in_turn},
         settle::{Reason, Then, Verdict},
     },
     failpoint::Failpoint,
@@ -168,50 +167,24 @@ impl Writer {
             Ok(tally) => return Ok(Settled { tally, culprits: vec![] }),
             Err(error) => error,
         };
-        let diagnosis = error.diagnose();
-        if diagnosis.owner != Owner::Row {
-            return Err(error);
+        let count = items.len();
+        let settle = |part: Vec<Item>| async move {
+            let settled = self.settle(target, &part).await;
+            (part, settled)
+        };
+        let found = isolate_in_turn(items, error, SEARCH, settle, reason_of_rows).await?;
+        if found.culprits.len() == count && count >= ALL_AT_FAULT {
+            let reason = found.culprits.into_iter().next().map(|(_, reason)| reason).unwrap_or_default();
+            return Err(ReconcileError::NoRowFits { reason });
         }
-        let (count, stopped) = (items.len(), Mutex::new(None));
-        let found = isolate(items, diagnosis.reason, SEARCH, |parts| self.settle_parts(target, parts, &stopped)).await;
-        let stopped = stopped.into_inner();
-        match stopped {
-            Some(error) => Err(error),
-            None if found.culprits.len() == count && count >= ALL_AT_FAULT => Err(ReconcileError::NoRowFits {
-                reason: found.culprits.into_iter().next().map(|(_, reason)| reason).unwrap_or_default(),
-            }),
-            None => Ok(Settled { tally: sum(found.done), culprits: found.culprits }),
-        }
+        Ok(Settled { tally: sum(found.done), culprits: found.culprits })
     }
 }
 
-impl Writer {
-    /// Each part by itself. An error that no row is to blame for is left in `stopped`.
-    async fn settle_parts(
-        &self,
-        target: &TargetTable,
-        parts: Vec<Vec<Item>>,
-        stopped: &Mutex<Option<ReconcileError>>,
-    ) -> Vec<Trial<Item, Tally, String>> {
-        let mut trials = vec![];
-        for part in parts {
-            let error = match self.settle(target, &part).await {
-                Ok(tally) => {
-                    trials.push(Trial::Done(tally));
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let diagnosis = error.diagnose();
-            trials.push(if diagnosis.owner == Owner::Row {
-                Trial::Failed { items: part, error: diagnosis.reason }
-            } else {
-                *stopped.lock() = Some(error);
-                Trial::Stopped { items: part, error: diagnosis.reason }
-            });
-        }
-        trials
-    }
+/// Why rows are to blame for an error; `None` where they are not.
+fn reason_of_rows(error: &ReconcileError) -> Option<String> {
+    let diagnosis = error.diagnose();
+    (diagnosis.owner == Owner::Row).then_some(diagnosis.reason)
 }
 
 fn sum(tallies: Vec<Tally>) -> Tally {

@@ -6,14 +6,14 @@ use parking_lot::Mutex;
 
 use super::{
     Progress, WalkError,
-    patience::{Patience, Retries},
+    patience::{Patience, repeated},
     ranges::{Range, Visitor},
     report::{Difference, Differences, Uncompared},
 };
 use crate::{
     domain::{
         Row, RowKey, TargetTable,
-        isolate::{Isolated, Limits, Trial, isolate},
+        isolate::{Limits, isolate_in_turn},
     },
     mirror::{Comparison, WalkId},
     reconcile::{ReconcileError, Writer},
@@ -21,8 +21,8 @@ use crate::{
     upstream::TablePage,
 };
 
-/// Tries of a comparison while somebody holds the mirrored table: some two minutes.
-const TRIES: u32 = 30;
+/// While somebody holds the mirrored table, some two minutes.
+const PATIENCE: Patience = Patience::Tries(30);
 /// The search for rows that cannot be compared.
 const SEARCH: Limits = Limits::new(16, 64);
 /// So many rows, none of which can be compared, say that the table is to blame.
@@ -60,16 +60,6 @@ impl Comparer {
         self.writer.mirror().note_met(&mut transaction, &self.target, self.walk, keys).await?;
         Ok(transaction.commit().await?)
     }
-
-    async fn note_met_patiently(&self, keys: &[&RowKey]) -> Result<(), WalkError> {
-        let mut retries = Retries::new(Patience::Tries(TRIES));
-        loop {
-            match self.note_met(keys).await {
-                Ok(()) => return Ok(()),
-                Err(error) => retries.pause(&self.target, error).await?,
-            }
-        }
-    }
 }
 
 impl Visitor for Comparer {
@@ -81,7 +71,7 @@ impl Visitor for Comparer {
         if keys.is_empty() {
             return Ok(());
         }
-        self.note_met_patiently(&keys).await?;
+        repeated(&self.target, PATIENCE, || self.note_met(&keys)).await?;
         let rows: Vec<&Row> = page.rows.iter().collect();
         let compared = compare_each(&self.writer, &self.target, &rows).await?;
         let mut found = self.found.lock();
@@ -103,19 +93,13 @@ pub(super) async fn compare_each(writer: &Writer, target: &TargetTable, rows: &[
     }
     match compare_patiently(writer, target, rows).await {
         Ok(differences) => Ok(Found { differences, uncompared: Uncompared::new() }),
-        Err(error) if error.is_about_rows() => compare_apart(writer, target, rows, error).await,
+        Err(error) if error.reason_of_rows().is_some() => compare_apart(writer, target, rows, error).await,
         Err(error) => Err(error),
     }
 }
 
 async fn compare_patiently(writer: &Writer, target: &TargetTable, rows: &[&Row]) -> Result<Differences, WalkError> {
-    let mut retries = Retries::new(Patience::Tries(TRIES));
-    loop {
-        match compare(writer, target, rows).await {
-            Ok(differences) => return Ok(differences),
-            Err(error) => retries.pause(target, error).await?,
-        }
-    }
+    repeated(target, PATIENCE, || compare(writer, target, rows)).await
 }
 
 async fn compare(writer: &Writer, target: &TargetTable, rows: &[&Row]) -> Result<Differences, WalkError> {
@@ -137,13 +121,11 @@ async fn compare_apart(
     error: WalkError,
 ) -> Result<Found, WalkError> {
     tracing::warn!(%target, error = %chain(&error), "the rows of a page are compared apart");
-    let fatal = Mutex::default();
-    let reason = error.diagnose().reason;
-    let compared: Isolated<_, _, _> =
-        isolate(rows.to_vec(), reason, SEARCH, |parts| compare_parts(writer, target, parts, &fatal)).await;
-    if let Some(fatal) = fatal.into_inner() {
-        return Err(fatal);
-    }
+    let compare = |part: Vec<_>| async move {
+        let compared = compare_patiently(writer, target, &part).await;
+        (part, compared)
+    };
+    let compared = isolate_in_turn(rows.to_vec(), error, SEARCH, compare, WalkError::reason_of_rows).await?;
     let alone = compared.culprits.into_iter().map(|(row, reason)| (row.key.clone(), reason));
     let together = compared.unresolved.into_iter().flat_map(|(rows, reason)| {
         rows.into_iter().map(move |row| (row.key.clone(), reason.clone())).collect::<Vec<_>>()
@@ -154,25 +136,4 @@ async fn compare_apart(
         return Err(ReconcileError::NoRowFits { reason }.into());
     }
     Ok(Found { differences: compared.done.into_iter().flatten().collect(), uncompared })
-}
-
-async fn compare_parts<'a>(
-    writer: &Writer,
-    target: &TargetTable,
-    parts: Vec<Vec<&'a Row>>,
-    fatal: &Mutex<Option<WalkError>>,
-) -> Vec<Trial<&'a Row, Differences, String>> {
-    let mut trials = Vec::with_capacity(parts.len());
-    for items in parts {
-        trials.push(match compare_patiently(writer, target, &items).await {
-            Ok(differences) => Trial::Done(differences),
-            Err(error) if error.is_about_rows() => Trial::Failed { items, error: error.diagnose().reason },
-            Err(error) => {
-                let reason = error.diagnose().reason;
-                *fatal.lock() = Some(error);
-                Trial::Stopped { items, error: reason }
-            }
-        });
-    }
-    trials
 }

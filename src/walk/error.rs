@@ -91,9 +91,10 @@ impl WalkError {
         matches!(self.diagnose(), Diagnosis { owner: Owner::Target, pause: Some(_), .. }) && self.is_write()
     }
 
-    /// Whether the rows that were to be written are to blame, one of them at least.
-    pub(super) fn is_about_rows(&self) -> bool {
-        self.is_write() && self.diagnose().owner == Owner::Row
+    /// Why the rows that were to be written are to blame, one of them at least; `None` where they are not.
+    pub(super) fn reason_of_rows(&self) -> Option<String> {
+        let diagnosis = self.diagnose();
+        (self.is_write() && diagnosis.owner == Owner::Row).then_some(diagnosis.reason)
     }
 
     /// Whether the database is to blame, which comes back.

@@ -11,7 +11,7 @@ use super::{
     error::Recovery,
     extras,
     pacer::Pacer,
-    patience::{Patience, Retries},
+    patience::{Patience, repeated},
     ranges,
     write::{Job, PageWriter, announced},
 };
@@ -85,7 +85,7 @@ impl Loader {
 
     /// One try of a walk.
     async fn scan(&self, target: &TargetTable, anew: bool, progress: &Arc<Progress>) -> Result<Loaded, WalkError> {
-        let target = self.ensure_patiently(target).await?;
+        let target = repeated(target, Patience::Endless, || self.ensure(target)).await?;
         let walk = checkpoint::begin(&self.pool, target.id, anew).await?;
         let id = walk.id;
         match self.go_on(&target, walk, progress).await {
@@ -127,16 +127,6 @@ impl Loader {
         let TargetTable { tenant, table, .. } = target;
         self.source.catalogue.renew(tenant.level(), &table.name);
         Ok(self.source.catalogue.table(tenant.level(), &table.name, None).await?)
-    }
-
-    async fn ensure_patiently(&self, target: &TargetTable) -> Result<TargetTable, WalkError> {
-        let mut retries = Retries::new(Patience::Endless);
-        loop {
-            match self.ensure(target).await {
-                Ok(target) => return Ok(target),
-                Err(error) => retries.pause(target, error).await?,
-            }
-        }
     }
 
     /// The target as its mirrored table is: columns that cannot be added yet are left out.

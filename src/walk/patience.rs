@@ -23,39 +23,41 @@ pub(super) enum Patience {
     Tries(u32),
 }
 
-/// The failures of one transaction so far.
-#[derive(Debug)]
-pub(super) struct Retries {
+/// Tries a transaction again while somebody holds the table or the database is away. Nothing is held meanwhile.
+pub(super) async fn repeated<T, F>(
+    target: &TargetTable,
     patience: Patience,
-    failures: u32,
-}
-
-impl Retries {
-    pub(super) fn new(patience: Patience) -> Self {
-        Self { patience, failures: 0 }
-    }
-
-    /// Waits before the next try, or gives the error back when there is none.
-    pub(super) async fn pause(&mut self, target: &TargetTable, error: WalkError) -> Result<(), WalkError> {
-        self.failures += 1;
-        if !self.is_worth_another(&error) {
+    transaction: impl Fn() -> F,
+) -> Result<T, WalkError>
+where
+    F: Future<Output = Result<T, WalkError>>,
+{
+    let mut failures = 0;
+    loop {
+        let error = match transaction().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        failures += 1;
+        if !patience.is_worth_another(&error, failures) {
             return Err(error);
         }
-        if self.failures == 1 {
+        if failures == 1 {
             tracing::info!(%target, error = %chain(&error), "a page waits for the database");
         }
-        tokio::time::sleep(backoff(self.failures, PAUSE, PAUSE_MAX)).await;
-        Ok(())
+        tokio::time::sleep(backoff(failures, PAUSE, PAUSE_MAX)).await;
     }
+}
 
-    fn is_worth_another(&self, error: &WalkError) -> bool {
+impl Patience {
+    fn is_worth_another(self, error: &WalkError, failures: u32) -> bool {
         if error.is_busy() {
-            match self.patience {
-                Patience::Endless => true,
-                Patience::Tries(tries) => self.failures < tries,
+            match self {
+                Self::Endless => true,
+                Self::Tries(tries) => failures < tries,
             }
         } else {
-            error.is_about_database() && self.failures < DATABASE_FAILURES_MAX
+            error.is_about_database() && failures < DATABASE_FAILURES_MAX
         }
     }
 }

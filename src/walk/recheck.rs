@@ -10,7 +10,7 @@ use super::{
 use crate::{
     domain::{Observation, Owner, Row, RowKey, TargetTable, backoff},
     reconcile::Writer,
-    upstream::{Ask, AskError, Share, Sight},
+    upstream::{Ask, AskError, Share, Sight, UpstreamError},
 };
 
 /// Fetches of a row that differs.
@@ -89,40 +89,35 @@ impl Rechecker<'_> {
     }
 
     async fn fetch(&self, ask: &Ask) -> Result<Result<Vec<Sight>, AskError>, WalkError> {
-        let mut failures = 0;
-        loop {
-            match self.source.upstream.fetch(std::slice::from_ref(ask), Share::Background).await {
-                Ok(mut answers) => return Ok(answers.pop().expect("one ask has one answer")),
-                Err(error) => {
-                    failures += 1;
-                    self.pause(error.into(), failures).await?;
-                }
-            }
-        }
+        let upstream = &self.source.upstream;
+        let mut answers = repeated(|| upstream.fetch(std::slice::from_ref(ask), Share::Background)).await?;
+        Ok(answers.pop().expect("one ask has one answer"))
     }
 
     /// Each key by itself. When none can be read, the table cannot.
     async fn fetch_apart(&self, ask: &Ask, error: AskError) -> Result<Vec<Result<Sight, AskError>>, WalkError> {
-        let mut failures = 0;
-        let sights = loop {
-            match self.source.upstream.fetch_apart(ask, Share::Background).await {
-                Ok(sights) => break sights,
-                Err(error) => {
-                    failures += 1;
-                    self.pause(error.into(), failures).await?;
-                }
-            }
-        };
+        let sights = repeated(|| self.source.upstream.fetch_apart(ask, Share::Background)).await?;
         if sights.iter().all(Result::is_err) { Err(WalkError::Refused(error)) } else { Ok(sights) }
     }
+}
 
-    async fn pause(&self, error: WalkError, failures: u32) -> Result<(), WalkError> {
+/// Tries a request again after a failure that may pass.
+async fn repeated<T, F>(request: impl Fn() -> F) -> Result<T, WalkError>
+where
+    F: Future<Output = Result<T, UpstreamError>>,
+{
+    let mut failures = 0;
+    loop {
+        let error = match request().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => WalkError::from(error),
+        };
+        failures += 1;
         let diagnosis = error.diagnose();
         if failures >= TRIES || diagnosis.owner == Owner::Schema {
             return Err(error);
         }
         tokio::time::sleep(diagnosis.pause.unwrap_or_else(|| backoff(failures, PAUSE, PAUSE_MAX))).await;
-        Ok(())
     }
 }
 

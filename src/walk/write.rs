@@ -11,13 +11,13 @@ use tokio::sync::{Mutex, Semaphore};
 use super::{
     Loader, Progress, WalkError,
     checkpoint::{self, Step},
-    patience::{Patience, Retries},
+    patience::{Patience, repeated},
     ranges::{Range, Visitor},
 };
 use crate::{
     domain::{
         AnnouncedKey, DatabaseTime, Row, RowKey, TargetTable,
-        isolate::{Isolated, Limits, Trial, isolate},
+        isolate::{Limits, isolate_in_turn},
     },
     failpoint::Failpoint,
     mirror::WalkId,
@@ -39,9 +39,7 @@ pub(super) struct PageWriter {
     /// See [`Loader`](super::Loader).
     places: Arc<Semaphore>,
     target: TargetTable,
-    walk: Option<WalkId>,
-    is_logged: bool,
-    patience: Patience,
+    job: Job,
     progress: Arc<Progress>,
     changed: AtomicU64,
     /// One page of the table at a time is in its transaction, so that live work never queues behind more than one.
@@ -72,7 +70,7 @@ struct Batch<'a> {
 
 impl Visitor for PageWriter {
     async fn visit(&self, range: &Range, page: &TablePage, is_last: bool) -> Result<(), WalkError> {
-        let step = self.walk.map(|walk| Step {
+        let step = self.job.walk.map(|walk| Step {
             walk,
             range_no: range.no,
             rows: page.rows.len(),
@@ -88,13 +86,13 @@ impl Visitor for PageWriter {
         let _waiting = self.progress.wait();
         let batch = Batch { rows: &page.rows, started_at: page.started_at, left: &left, unworkable: &unworkable, step };
         match self.write_patiently(batch).await {
-            Err(error) if error.is_about_rows() => self.write_apart(batch, error).await,
+            Err(error) if error.reason_of_rows().is_some() => self.write_apart(batch, error).await,
             result => result,
         }
     }
 
     async fn cut(&self, total: Option<u64>, ranges: &[Range]) -> Result<(), WalkError> {
-        let Some(walk) = self.walk else { return Ok(()) };
+        let Some(walk) = self.job.walk else { return Ok(()) };
         let mut transaction = self.writer.begin().await?;
         checkpoint::cut(&mut transaction, self.target.id, walk, total, ranges).await?;
         transaction.commit().await?;
@@ -109,9 +107,7 @@ impl PageWriter {
             writer: loader.writer.clone(),
             places: Arc::clone(&loader.places),
             target: target.clone(),
-            walk: job.walk,
-            is_logged: job.is_logged,
-            patience: job.patience,
+            job,
             progress: Arc::clone(progress),
             changed: AtomicU64::new(0),
             turn: Mutex::default(),
@@ -128,16 +124,12 @@ impl PageWriter {
         self.changed.load(Ordering::Relaxed)
     }
 
-    /// Tries again while somebody holds the table or the database is away, without holding anything meanwhile.
     async fn write_patiently(&self, batch: Batch<'_>) -> Result<(), WalkError> {
-        let mut retries = Retries::new(self.patience);
-        loop {
+        let write = || {
             let span = spans::settle(self.target.tenant, &self.target.table.name, batch.rows.len());
-            match spans::within(span, self.write(batch)).await {
-                Ok(()) => return Ok(()),
-                Err(error) => retries.pause(&self.target, error).await?,
-            }
-        }
+            spans::within(span, self.write(batch))
+        };
+        repeated(&self.target, self.job.patience, write).await
     }
 
     async fn write(&self, batch: Batch<'_>) -> Result<(), WalkError> {
@@ -151,8 +143,8 @@ impl PageWriter {
                 target: &self.target,
                 rows: batch.rows,
                 started_at: batch.started_at,
-                walk: self.walk,
-                is_logged: self.is_logged,
+                walk: self.job.walk,
+                is_logged: self.job.is_logged,
             };
             changed = self.writer.take_page(&mut transaction, page, &mut journal).await?;
         }
@@ -169,7 +161,7 @@ impl PageWriter {
     }
 
     fn pass(&self, point: Failpoint) {
-        if self.walk.is_some() {
+        if self.job.walk.is_some() {
             point.pass();
         }
     }
@@ -178,13 +170,14 @@ impl PageWriter {
     /// aside with their reason.
     async fn write_apart(&self, batch: Batch<'_>, error: WalkError) -> Result<(), WalkError> {
         tracing::warn!(target = %self.target, error = %chain(&error), "the rows of a page are written apart");
-        let fatal = Mutex::default();
         let rows: Vec<&Row> = batch.rows.iter().collect();
-        let found: Isolated<_, (), String> =
-            isolate(rows, error.diagnose().reason, SEARCH, |parts| self.write_parts(batch, parts, &fatal)).await;
-        if let Some(fatal) = fatal.into_inner() {
-            return Err(fatal);
-        }
+        let write = |part: Vec<_>| async move {
+            let rows: Vec<Row> = part.iter().map(|row: &&Row| (*row).clone()).collect();
+            let apart = Batch { rows: &rows, left: &[], unworkable: &[], step: None, ..batch };
+            let written = self.write_patiently(apart).await;
+            (part, written)
+        };
+        let found = isolate_in_turn(rows, error, SEARCH, write, WalkError::reason_of_rows).await?;
         let reason = found.culprits.first().map(|(_, reason)| reason.clone()).unwrap_or_default();
         let alone = found.culprits.iter().map(|(row, _)| *row);
         let unfit: Vec<&Row> =
@@ -195,29 +188,6 @@ impl PageWriter {
         let mut left = batch.left.to_vec();
         left.extend(announced(&self.target, unfit.iter().map(|row| &row.key)));
         self.write_patiently(Batch { rows: &[], left: &left, ..batch }).await
-    }
-
-    async fn write_parts<'a>(
-        &self,
-        batch: Batch<'_>,
-        parts: Vec<Vec<&'a Row>>,
-        fatal: &Mutex<Option<WalkError>>,
-    ) -> Vec<Trial<&'a Row, (), String>> {
-        let mut trials = Vec::with_capacity(parts.len());
-        for items in parts {
-            let rows: Vec<Row> = items.iter().map(|row| (*row).clone()).collect();
-            let part = Batch { rows: &rows, left: &[], unworkable: &[], step: None, ..batch };
-            trials.push(match self.write_patiently(part).await {
-                Ok(()) => Trial::Done(()),
-                Err(error) if error.is_about_rows() => Trial::Failed { items, error: error.diagnose().reason },
-                Err(error) => {
-                    let reason = error.diagnose().reason;
-                    *fatal.lock().await = Some(error);
-                    Trial::Stopped { items, error: reason }
-                }
-            });
-        }
-        trials
     }
 }
 
