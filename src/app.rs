@@ -60,16 +60,30 @@ pub struct App {
     /// Of pages and all else that is asked from outside.
     operators: PgPool,
     ops: Bound,
-    public: Option<Bound>,
-    appender: Option<Appender>,
-    receiver: Option<(String, Receiver)>,
     ops_data: Ops,
-    heart: Option<(Queue, WorkerId)>,
-    worker: Option<Worker>,
-    schedule: Option<walk::ScheduleParts>,
-    histories: Option<walk::Histories>,
-    model: Option<model::Parts>,
+    receiving: Option<Receiving>,
+    working: Option<Working>,
     ledger_days: u32,
+}
+
+/// What receives webhooks.
+#[derive(Debug)]
+struct Receiving {
+    public: Bound,
+    path: String,
+    receiver: Receiver,
+    appender: Appender,
+}
+
+/// What asks the API.
+#[derive(Debug)]
+struct Working {
+    queue: Queue,
+    me: WorkerId,
+    worker: Worker,
+    schedule: walk::ScheduleParts,
+    histories: walk::Histories,
+    model: model::Parts,
 }
 
 #[derive(Debug)]
@@ -95,46 +109,13 @@ impl App {
             Some(upstream) => Some(worker_parts(upstream, &settings.mirror, &pool, &metrics, &stored).await?),
             None => None,
         };
-        let schedule = parts.as_ref().map(|parts| walk::ScheduleParts {
-            pool: pool.clone(),
-            upstream: parts.upstream.clone(),
-            catalogue: Arc::clone(&parts.catalogue),
-            queue: parts.queue.clone(),
-            me: parts.me,
-            settings: settings.mirror.clone(),
-            loader: loader(parts),
-            requests_per_minute: settings.upstream.as_ref().map_or(0, |upstream| upstream.requests_per_minute),
-        });
-        let verification = parts.as_ref().map(|parts| VerificationParts {
-            pool: pool.clone(),
-            upstream: parts.upstream.clone(),
-            catalogue: Arc::clone(&parts.catalogue),
-            settings: settings.mirror.clone(),
-            verifier: verifier(parts),
-        });
-        let histories = parts.as_ref().map(|parts| walk::Histories {
-            pool: pool.clone(),
-            mirror: parts.mirror.clone(),
-            catalogue: Arc::clone(&parts.catalogue),
-            settings: settings.mirror.clone(),
-        });
-        let model = parts.as_ref().map(|parts| model::Parts {
-            upstream: parts.upstream.clone(),
-            catalogue: Arc::clone(&parts.catalogue),
-            mirror: parts.mirror.clone(),
-            language: settings.mirror.language,
-            walk_interval: settings.mirror.walk_interval,
-            makes_indexes: settings.mirror.relation_indexes,
-        });
-        let heart = parts.as_ref().map(|parts| (parts.queue.clone(), parts.me));
-        let worker = parts.map(Worker::new);
-        let (public, appender, receiver) = match &settings.webhook {
+        let exclusions = || Arc::clone(&settings.mirror.exclusions);
+        let receiving = match &settings.webhook {
             Some(webhook) => {
-                let exclusions = Arc::clone(&settings.mirror.exclusions);
-                let (appender, receiver) = receiver(webhook, exclusions, connector.clone(), &metrics, stored);
-                (Some(bind(webhook.listen)?), Some(appender), Some((webhook.path.clone(), receiver)))
+                let (appender, receiver) = receiver(webhook, exclusions(), connector.clone(), &metrics, stored);
+                Some(Receiving { public: bind(webhook.listen)?, path: webhook.path.clone(), receiver, appender })
             }
-            None => (None, None, None),
+            None => None,
         };
         let OpsSettings { listen, token, requests_per_minute } = settings.ops.clone();
         let ops_data = Ops::new(OpsParts {
@@ -143,29 +124,29 @@ impl App {
             metrics,
             token,
             requests_per_minute,
-            exclusions: Arc::clone(&settings.mirror.exclusions),
-            verification,
+            exclusions: exclusions(),
+            verification: parts.as_ref().map(|parts| VerificationParts {
+                pool: pool.clone(),
+                upstream: parts.upstream.clone(),
+                catalogue: Arc::clone(&parts.catalogue),
+                settings: settings.mirror.clone(),
+                verifier: verifier(parts),
+            }),
         });
         Ok(Self {
             ops: bind(listen)?,
             pool,
             operators,
-            public,
-            appender,
-            receiver,
             ops_data,
-            heart,
-            worker,
-            schedule,
-            histories,
-            model,
+            receiving,
+            working: parts.map(|parts| Working::new(parts, settings)),
             ledger_days: settings.mirror.ledger_days,
         })
     }
 
     /// Where webhooks are received; `None` for a worker.
     pub fn public_address(&self) -> Option<SocketAddr> {
-        self.public.as_ref().map(|bound| bound.address)
+        self.receiving.as_ref().map(|receiving| receiving.public.address)
     }
 
     /// Where operators ask.
@@ -179,32 +160,31 @@ impl App {
         let ops_data = self.ops_data.clone();
         let ops =
             serve(self.ops.listener, 1, ops::Connection::keep, move |config| ops::configure(config, ops_data.clone()))?;
-        let public = match (self.public, self.receiver) {
-            (Some(bound), Some((path, receiver))) => Some(serve_webhooks(bound.listener, path, receiver)?),
-            _ => None,
-        };
-        let watching = essential(&stop, self.ops_data.run(stop.clone()));
-        let appender = self.appender.map(|appender| essential(&stop, appender.run()));
-        let maintenance = essential(&stop, maintain(self.pool.clone(), self.ledger_days, stop.clone()));
-        let beating = self.heart.clone().map(|(queue, me)| tokio::spawn(beat(queue, me)));
-        let worker = self.worker.map(|worker| essential(&stop, worker.run(stop.clone())));
-        let schedule = self.schedule.map(|parts| essential(&stop, walk::schedule(parts, stop.clone())));
-        let histories = self.histories.map(|histories| essential(&stop, histories.run(stop.clone())));
-        let model = self.model.map(|parts| essential(&stop, model::run(parts, stop.clone())));
+        let (mut tasks, mut public, mut registered) = (vec![], None, None);
+        if let Some(Receiving { public: bound, path, receiver, appender }) = self.receiving {
+            public = Some(serve_webhooks(bound.listener, path, receiver)?);
+            tasks.push(essential(&stop, appender.run()));
+        }
+        tasks.push(essential(&stop, self.ops_data.run(stop.clone())));
+        tasks.push(essential(&stop, maintain(self.pool.clone(), self.ledger_days, stop.clone())));
+        if let Some(Working { queue, me, worker, schedule, histories, model }) = self.working {
+            let beating = tokio::spawn(beat(queue.clone(), me));
+            registered = Some((beating, queue, me));
+            tasks.push(essential(&stop, worker.run(stop.clone())));
+            tasks.push(essential(&stop, walk::schedule(schedule, stop.clone())));
+            tasks.push(essential(&stop, histories.run(stop.clone())));
+            tasks.push(essential(&stop, model::run(model, stop.clone())));
+        }
         stop.cancelled().await;
         tracing::info!("stopping");
         if let Some(public) = public {
             public.finish().await;
         }
-        for task in
-            [schedule, histories, model, appender, worker, Some(maintenance), Some(watching)].into_iter().flatten()
-        {
+        for task in tasks {
             task.await.context("a task of the daemon panicked")?;
         }
-        if let Some(beating) = beating {
+        if let Some((beating, queue, me)) = registered {
             beating.abort();
-        }
-        if let Some((queue, me)) = self.heart {
             leave(&queue, me).await;
         }
         ops.finish().await;
@@ -212,6 +192,41 @@ impl App {
         self.pool.close().await;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+impl Working {
+    fn new(parts: worker::Parts, settings: &Settings) -> Self {
+        let mirror = &settings.mirror;
+        Self {
+            queue: parts.queue.clone(),
+            me: parts.me,
+            schedule: walk::ScheduleParts {
+                pool: parts.pool.clone(),
+                upstream: parts.upstream.clone(),
+                catalogue: Arc::clone(&parts.catalogue),
+                queue: parts.queue.clone(),
+                me: parts.me,
+                settings: mirror.clone(),
+                loader: loader(&parts),
+                requests_per_minute: settings.upstream.as_ref().map_or(0, |upstream| upstream.requests_per_minute),
+            },
+            histories: walk::Histories {
+                pool: parts.pool.clone(),
+                mirror: parts.mirror.clone(),
+                catalogue: Arc::clone(&parts.catalogue),
+                settings: mirror.clone(),
+            },
+            model: model::Parts {
+                upstream: parts.upstream.clone(),
+                catalogue: Arc::clone(&parts.catalogue),
+                mirror: parts.mirror.clone(),
+                language: mirror.language,
+                walk_interval: mirror.walk_interval,
+                makes_indexes: mirror.relation_indexes,
+            },
+            worker: Worker::new(parts),
+        }
     }
 }
 
