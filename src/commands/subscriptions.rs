@@ -243,10 +243,7 @@ impl Line {
     }
 
     fn of(tenant: Tenant, table: NumberedTable, state: State, note: Option<String>) -> Self {
-        let (company_no, customer_no) = match tenant {
-            Tenant::Company(number) => (Some(number), None),
-            Tenant::Customer(number) => (None, Some(number)),
-        };
+        let (company_no, customer_no) = tenant.columns();
         Self { company_no, customer_no, table: table.name.to_string(), table_no: table.number, state, note }
     }
 

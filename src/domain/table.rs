@@ -64,6 +64,14 @@ pub enum TableLevel {
 }
 
 impl TableLevel {
+    /// The kind of tenant, as stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Company => "company",
+            Self::Customer => "customer",
+        }
+    }
+
     /// The mirrored tables' tenant column.
     pub fn tenant_column(self) -> &'static str {
         match self {

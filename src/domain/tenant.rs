@@ -38,12 +38,22 @@ impl Tenant {
         }
     }
 
+    /// The tenant of a company's or a customer's number, of which one is given at most.
+    pub fn from_columns(company_no: Option<i64>, customer_no: Option<i64>) -> Option<Self> {
+        company_no.map(Self::Company).or(customer_no.map(Self::Customer))
+    }
+
+    /// A company's and a customer's number, one of them.
+    pub fn columns(self) -> (Option<i64>, Option<i64>) {
+        match self {
+            Self::Company(number) => (Some(number), None),
+            Self::Customer(number) => (None, Some(number)),
+        }
+    }
+
     /// `company` or `customer`, as stored.
     pub fn kind(self) -> &'static str {
-        match self {
-            Self::Company(_) => "company",
-            Self::Customer(_) => "customer",
-        }
+        self.level().name()
     }
 
     /// The number alone.

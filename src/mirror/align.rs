@@ -12,14 +12,14 @@ use super::{
     schema, widen,
 };
 use crate::{
-    domain::{Column, TableLevel, TableSpec},
+    domain::{Column, TableSpec},
     failpoint::Failpoint,
 };
 
 /// A replica that makes the same table is waited for; what it waits for itself is shorter.
 const BEGIN: &str = "begin; set local lock_timeout = '3s'";
 /// How long a change of a table waits for its lock. Readers queue behind it meanwhile.
-const LOCK_TIMEOUT: &str = "set local lock_timeout = '500ms'";
+pub(super) const LOCK_TIMEOUT: &str = "set local lock_timeout = '500ms'";
 
 impl Mirror {
     /// The descriptions that the tables were last brought in line with, by an earlier run or another replica. One that
@@ -102,7 +102,7 @@ fn check_width(spec: &TableSpec) -> Result<(), SchemaError> {
 
 /// The table that was mirrored first under a name keeps it, also while it is gone.
 async fn check_name(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), SchemaError> {
-    let level = tenant_kind(spec);
+    let level = spec.level.name();
     let other = sqlx::query!(
         "select table_name, spec ->> 'level' as level from nxt_mirror.mirrored_table
           where spec ->> 'sql_name' = $1 and (table_name <> $2 or spec ->> 'level' <> $3)
@@ -276,20 +276,12 @@ pub(super) async fn forget_rows(connection: &mut PgConnection, spec: &TableSpec)
     sqlx::query!(
         r#"update nxt_mirror.target set rows = 0
             where tenant_kind = $1 and lower(table_name) = lower($2 collate "C") and rows <> 0"#,
-        tenant_kind(spec),
+        spec.level.name(),
         spec.name.as_str()
     )
     .execute(connection)
     .await
     .map(drop)
-}
-
-/// The kind of tenant whose rows the table has, as the daemon's own tables have it.
-pub(super) fn tenant_kind(spec: &TableSpec) -> &'static str {
-    match spec.level {
-        TableLevel::Company => "company",
-        TableLevel::Customer => "customer",
-    }
 }
 
 /// Walks are begun anew, and until they have come to their end nobody is told that the table is whole.
@@ -299,7 +291,7 @@ pub(super) async fn have_loaded_anew(connection: &mut PgConnection, spec: &Table
         r#"delete from nxt_mirror.walk using nxt_mirror.target
             where target.id = walk.target_id and target.tenant_kind = $1
               and lower(target.table_name) = lower($2 collate "C")"#,
-        tenant_kind(spec),
+        spec.level.name(),
         spec.name.as_str()
     )
     .execute(connection)

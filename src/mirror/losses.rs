@@ -5,15 +5,12 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{Mirror, SchemaError, align, clause, cluster};
+use super::{BEGIN_CHANGE, Mirror, SchemaError, align, clause, cluster};
 use crate::{
     domain::{Owner, TableSpec},
     mirror::identifier::Identifier,
     telemetry::chain,
 };
-
-/// A daemon that starts does not wait for who is at a table.
-const BEGIN: &str = "begin; set local lock_timeout = '500ms'";
 
 impl Mirror {
     /// Looks whether each table is still the one that was written to, and has rows of each target that had some. Costs
@@ -33,7 +30,7 @@ impl Mirror {
 
     async fn look_for_losses_of(&self, spec: &TableSpec) -> Result<(), SchemaError> {
         let failed = |source| SchemaError::of(&spec.sql_name, source);
-        let mut transaction = self.pool.begin_with(BEGIN).await.map_err(failed)?;
+        let mut transaction = self.pool.begin_with(BEGIN_CHANGE).await.map_err(failed)?;
         align::lock(&mut transaction, spec).await.map_err(failed)?;
         let (is_there, is_same) = align::recognize(&mut transaction, spec).await.map_err(failed)?;
         if !is_same {
@@ -50,7 +47,7 @@ impl Mirror {
 
 /// Targets that had rows and have none are loaded anew.
 async fn forget_emptied(connection: &mut PgConnection, spec: &TableSpec) -> Result<(), sqlx::Error> {
-    let (kind, name) = (align::tenant_kind(spec), spec.name.as_str());
+    let (kind, name) = (spec.level.name(), spec.name.as_str());
     let numbers = sqlx::query_scalar!(
         r#"select tenant_no from nxt_mirror.target
             where tenant_kind = $1 and lower(table_name) = lower($2 collate "C") and rows > 0"#,

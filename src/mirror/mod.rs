@@ -47,6 +47,8 @@ use crate::{
 
 /// Begins a transaction in which no statement waits longer than this for what somebody else has locked.
 const BEGIN: &str = "begin; set local lock_timeout = '1s'";
+/// Begins a transaction that locks more than rows: readers and writers of a table queue behind what waits for it.
+const BEGIN_CHANGE: &str = "begin; set local lock_timeout = '500ms'";
 /// Distinguishes targets from what else is locked by number.
 const TARGET_LOCKS: i32 = 0x6e78_7401;
 

@@ -44,7 +44,7 @@ struct Targets(HashMap<(Tenant, String), Option<TargetId>>);
 
 impl Targets {
     async fn find(&mut self, pool: &PgPool, letter: &DeadLetter) -> Result<Option<TargetId>, QueueError> {
-        let tenant = letter.company_no.map(Tenant::Company).or(letter.customer_no.map(Tenant::Customer));
+        let tenant = Tenant::from_columns(letter.company_no, letter.customer_no);
         let Some((tenant, name)) = tenant.zip(letter.table_name.clone()) else { return Ok(None) };
         let Ok(table) = TableName::new(name.clone()) else { return Ok(None) };
         match self.0.entry((tenant, name)) {

@@ -82,15 +82,12 @@ impl Report {
         compared: &Compared,
     ) -> Self {
         let table = &target.table;
-        let numbers = match target.tenant {
-            Tenant::Company(number) => (Some(number), None),
-            Tenant::Customer(number) => (None, Some(number)),
-        };
+        let (company_no, customer_no) = target.tenant.columns();
         let left = compared.differences.len() as u64;
         let extra = differences.values().filter(|difference| **difference == Difference::Extra).count();
         Self {
-            company_no: numbers.0,
-            customer_no: numbers.1,
+            company_no,
+            customer_no,
             table: table.name.to_string(),
             as_of,
             rows_compared: compared.rows + extra as u64,
@@ -104,7 +101,7 @@ impl Report {
 
     /// The table and whose it is, for people.
     pub fn name(&self) -> String {
-        let tenant = self.company_no.map(Tenant::Company).or(self.customer_no.map(Tenant::Customer));
+        let tenant = Tenant::from_columns(self.company_no, self.customer_no);
         tenant.map_or_else(|| self.table.clone(), |tenant| format!("{} of {tenant}", self.table))
     }
 

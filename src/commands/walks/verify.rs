@@ -138,16 +138,12 @@ impl Document {
 
 impl Failure {
     fn new(table: &TableName, tenant: Option<Tenant>, error: &WalkError) -> Self {
-        let (company_no, customer_no) = match tenant {
-            Some(Tenant::Company(number)) => (Some(number), None),
-            Some(Tenant::Customer(number)) => (None, Some(number)),
-            None => (None, None),
-        };
+        let (company_no, customer_no) = tenant.map(Tenant::columns).unwrap_or_default();
         Self { company_no, customer_no, table: Some(table.clone()), error: chain(error).to_string() }
     }
 
     fn tenant(&self) -> Option<Tenant> {
-        self.company_no.map(Tenant::Company).or(self.customer_no.map(Tenant::Customer))
+        Tenant::from_columns(self.company_no, self.customer_no)
     }
 
     fn name(&self) -> String {

@@ -12,7 +12,7 @@ use super::{comment, run, server_version};
 use crate::{
     domain::{Relation, TableSpec, naming, relations},
     mirror::{
-        Mirror, clause, cluster,
+        BEGIN_CHANGE, Mirror, clause, cluster,
         identifier::{Identifier, SCHEMA, list},
     },
     telemetry::chain,
@@ -20,8 +20,6 @@ use crate::{
 
 /// Since when a foreign key can be declared and not enforced.
 const NOT_ENFORCED_VERSION: i32 = 180_000;
-/// Writers of both tables wait behind a statement that waits for its locks.
-const BEGIN: &str = "begin; set local lock_timeout = '500ms'";
 /// Tells our keys from those that people made.
 const COMMENT: &str = "A relation of the API, for tools that draw it. Nothing enforces it. Kept by nxt-mirror.";
 
@@ -176,7 +174,7 @@ async fn obsolete(
 }
 
 async fn change(connection: &mut PgConnection, statements: &[String]) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin_with(BEGIN).await?;
+    let mut transaction = connection.begin_with(BEGIN_CHANGE).await?;
     run(&mut transaction, statements.to_vec()).await?;
     transaction.commit().await
 }

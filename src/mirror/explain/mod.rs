@@ -30,13 +30,11 @@ pub(crate) use relations::DescribedState;
 pub(crate) use state::LabelledAs;
 
 use super::{
-    Mirror, SchemaError, align, clause,
+    BEGIN_CHANGE, Mirror, SchemaError, align, clause,
     identifier::{Identifier, READABLE},
 };
 use crate::domain::{TableSpec, with_vanished};
 
-/// Nobody waits long behind a statement that waits for a lock.
-const BEGIN: &str = "begin; set local lock_timeout = '500ms'";
 /// Since when views can have the rights of those who read them.
 const INVOKER_VERSION: i32 = 150_000;
 
@@ -59,7 +57,7 @@ impl Mirror {
         table: &TableSpec,
         part: impl AsyncFnOnce(&mut PgConnection, &TableSpec) -> Result<(), sqlx::Error>,
     ) -> Result<(), sqlx::Error> {
-        let mut transaction = self.pool.begin_with(BEGIN).await?;
+        let mut transaction = self.pool.begin_with(BEGIN_CHANGE).await?;
         align::lock(&mut transaction, table).await?;
         let Some(spec) = align::remembered(&mut transaction, table).await? else { return transaction.rollback().await };
         part(&mut transaction, &spec).await?;

@@ -9,7 +9,7 @@ use sqlx::{Acquire, PgConnection};
 
 use super::{
     Mirror, SchemaError,
-    align::{self, align, execute, tenant_kind},
+    align::{self, align, execute},
     clause, history,
     identifier::Identifier,
     schema,
@@ -22,8 +22,6 @@ use views::View;
 
 /// Readers and writers wait while a table is written anew: about a second for so many bytes.
 const BYTES_MAX: i64 = 64 * 1024 * 1024;
-/// How long the lock is waited for.
-const LOCK_TIMEOUT: &str = "set local lock_timeout = '500ms'";
 
 /// A table of the database with columns that are narrower than in the source.
 struct NarrowTable<'a> {
@@ -153,7 +151,7 @@ pub(super) async fn remember(
               and target.tenant_kind = $3 and lower(target.table_name) = lower($1 collate "C")"#,
         spec.name.as_str(),
         &narrow as _,
-        tenant_kind(spec)
+        spec.level.name()
     )
     .execute(connection)
     .await
@@ -192,7 +190,7 @@ fn statements(narrow: &[NarrowTable<'_>], views: &[View]) -> Vec<String> {
 /// In a savepoint, so that the transaction can go on without.
 async fn change(connection: &mut PgConnection, statements: &[String]) -> Result<(), sqlx::Error> {
     let mut savepoint = connection.begin().await?;
-    sqlx::query(LOCK_TIMEOUT).execute(&mut *savepoint).await?;
+    sqlx::query(align::LOCK_TIMEOUT).execute(&mut *savepoint).await?;
     for statement in statements {
         if let Err(error) = execute(&mut savepoint, statement.clone()).await {
             savepoint.rollback().await?;

@@ -63,10 +63,7 @@ pub(in crate::ops) async fn target(
 ) -> Result<HttpResponse, Refusal> {
     let target = find(&ops, &table, &whose).await?;
     let status = Status::read(&ops.pool, ops.requests_per_minute).await?;
-    let (company, customer) = match target.tenant {
-        Tenant::Company(number) => (Some(number), None),
-        Tenant::Customer(number) => (None, Some(number)),
-    };
+    let (company, customer) = target.tenant.columns();
     let is_it = |fresh: &&Freshness| {
         fresh.company_no == company && fresh.customer_no == customer && fresh.table == target.table.as_str()
     };

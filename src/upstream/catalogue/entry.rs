@@ -135,7 +135,7 @@ impl Entry {
         match &self.known {
             Some(Known::Described(spec)) => Some(Ok(Arc::clone(spec))),
             Some(Known::Unknown) if is_recent => {
-                Some(Err(CatalogError::Unknown { table: self.name.clone(), level: level_name(self.level) }))
+                Some(Err(CatalogError::Unknown { table: self.name.clone(), level: self.level.name() }))
             }
             Some(Known::Refused(error, _)) if is_recent => Some(Err(error.clone().into())),
             _ => self.failure_at(now).map(Err),
@@ -312,13 +312,6 @@ impl Entry {
         let Some(Known::Described(spec)) = &self.known else { return };
         let absent = self.lacking(&Arc::clone(spec), &asked, now);
         self.absent.extend(absent.into_iter().map(|name| (name, now)));
-    }
-}
-
-fn level_name(level: TableLevel) -> &'static str {
-    match level {
-        TableLevel::Company => "company",
-        TableLevel::Customer => "customer",
     }
 }
 
