@@ -22,7 +22,6 @@ use crate::{
     clocks,
     config::{Role, Settings, Source},
     database::{connect, is_current},
-    domain::DatabaseTime,
     queue::status,
     telemetry::{self, Metrics, chain},
     walk::{self, Selection},
@@ -155,8 +154,7 @@ async fn time(pool: &PgPool, findings: &mut Findings) -> anyhow::Result<()> {
         (true, rows) => findings.fine("time", format_args!("change times agree with {rows} notifications")),
         (false, _) => {}
     }
-    let server: DatabaseTime = sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(pool).await?;
-    let difference = clocks::of_this_machine() - server;
+    let difference = clocks::of_this_machine() - status::now(pool).await?;
     if difference.abs() > CLOCK_DIFFERENCE_MAX {
         findings.warning(
             "clock",

@@ -7,12 +7,12 @@ use super::{
     Ops,
     reader::Connection,
     refusal::Refusal,
-    sequence::{Filters, Line, Wanted},
+    sequence::{Filters, Line},
     status::Status,
     story::{GivenKey, Story},
     tail::Tail,
 };
-use crate::domain::Tenant;
+use crate::{domain::Tenant, queue::activity::EntryFilter};
 
 /// Entries of a list where no limit is given, and at most.
 const LIMIT: i64 = 100;
@@ -56,8 +56,8 @@ pub(super) async fn activity(
     range: web::Query<Range>,
     filters: web::Query<Filters>,
 ) -> Result<HttpResponse, Refusal> {
-    let wanted = Wanted::from(filters.read().map_err(Refusal::Wrong)?);
-    entries(&request, &ops, &ops.activity, wanted, &range).await
+    let filter = filters.read().map_err(Refusal::Wrong)?;
+    entries(&request, &ops, &ops.activity, filter, &range).await
 }
 
 /// The feed.
@@ -67,8 +67,8 @@ pub(super) async fn changes(
     range: web::Query<Range>,
     filters: web::Query<Filters>,
 ) -> Result<HttpResponse, Refusal> {
-    let wanted = Wanted::from(filters.read().map_err(Refusal::Wrong)?);
-    entries(&request, &ops, &ops.changes, wanted, &range).await
+    let filter = filters.read().map_err(Refusal::Wrong)?;
+    entries(&request, &ops, &ops.changes, filter, &range).await
 }
 
 /// A sequence, as a list or live.
@@ -76,13 +76,13 @@ async fn entries(
     request: &HttpRequest,
     ops: &Ops,
     tail: &Tail,
-    wanted: Wanted,
+    filter: EntryFilter,
     range: &Range,
 ) -> Result<HttpResponse, Refusal> {
     if is_stream_wanted(request) {
         let after = last_event_id(request)?.or(range.after()?);
         let connection = request.conn_data::<Connection>().cloned();
-        let stream = tail.follow(ops.pool.clone(), wanted, after, connection, ops.stop.clone()).await?;
+        let stream = tail.follow(ops.pool.clone(), filter, after, connection, ops.stop.clone()).await?;
         return Ok(HttpResponse::Ok()
             .content_type("text/event-stream")
             // For proxies that would gather parts of it.
@@ -90,7 +90,7 @@ async fn entries(
             .streaming(stream));
     }
     let (after, limit) = (range.after()?.unwrap_or(0), range.limit()?);
-    let lines = tail.sequence().after(&ops.pool, &wanted, after, limit).await?;
+    let lines = tail.sequence().after(&ops.pool, &filter, after, limit).await?;
     let list: Vec<&str> = lines.iter().map(Line::json).collect();
     Ok(HttpResponse::Ok().content_type("application/json").body(format!("[{}]", list.join(","))))
 }
@@ -126,6 +126,5 @@ pub(super) fn row_address(given: Vec<(String, String)>) -> Result<(Option<Tenant
             _ => key.push((name, value)),
         }
     }
-    let tenant = company.map(Tenant::Company).or(customer.map(Tenant::Customer));
-    Ok((tenant, GivenKey::Named(key)))
+    Ok((Tenant::from_columns(company, customer), GivenKey::Named(key)))
 }

@@ -35,24 +35,6 @@ enum Entry {
     Change(Change),
 }
 
-/// Which entries are wanted.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Wanted(EntryFilter);
-
-impl Wanted {
-    /// Whether an entry is among them.
-    pub(super) fn includes(&self, line: &Line) -> bool {
-        match &line.entry {
-            Entry::Activity(entry) => {
-                self.0.matches(entry.company_no, entry.table_name.as_deref(), &entry.action, entry.key.as_ref())
-            }
-            Entry::Change(entry) => {
-                self.0.matches(entry.company_no, Some(&entry.table_name), &entry.action, entry.key.as_ref())
-            }
-        }
-    }
-}
-
 /// The filters that addresses carry. Empty ones, as forms send them, are none.
 #[derive(Debug, Clone, Default, serde::Deserialize)]
 pub(super) struct Filters {
@@ -83,15 +65,21 @@ impl Filters {
     }
 }
 
-impl From<EntryFilter> for Wanted {
-    fn from(filter: EntryFilter) -> Self {
-        Self(filter)
-    }
-}
-
 impl Line {
     pub(super) fn json(&self) -> &str {
         &self.json
+    }
+
+    /// Whether a filter wants it.
+    pub(super) fn is_wanted(&self, filter: &EntryFilter) -> bool {
+        match &self.entry {
+            Entry::Activity(entry) => {
+                filter.matches(entry.company_no, entry.table_name.as_deref(), &entry.action, entry.key.as_ref())
+            }
+            Entry::Change(entry) => {
+                filter.matches(entry.company_no, Some(&entry.table_name), &entry.action, entry.key.as_ref())
+            }
+        }
     }
 }
 
@@ -108,17 +96,17 @@ impl Sequence {
     pub(super) async fn after(
         self,
         pool: &PgPool,
-        wanted: &Wanted,
+        filter: &EntryFilter,
         after: i64,
         limit: i64,
     ) -> Result<Vec<Line>, QueueError> {
         match self {
             Self::Activity => {
-                let entries = activity::after(pool, &wanted.0, after, limit).await?;
+                let entries = activity::after(pool, filter, after, limit).await?;
                 Ok(entries.into_iter().map(Line::from).collect())
             }
             Self::Changes => {
-                let entries = changes::after(pool, &wanted.0, after, limit).await?;
+                let entries = changes::after(pool, filter, after, limit).await?;
                 Ok(entries.into_iter().map(Line::from).collect())
             }
         }

@@ -26,9 +26,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     reader::{Connection, Reader, Readers},
     refusal::Refusal,
-    sequence::{Line, Sequence, Wanted},
+    sequence::{Line, Sequence},
 };
-use crate::{queue::QueueError, telemetry::chain};
+use crate::{
+    queue::{QueueError, activity::EntryFilter},
+    telemetry::chain,
+};
 
 /// Entries that a follower may be behind.
 const BUFFER: usize = 4_096;
@@ -121,7 +124,7 @@ impl Tail {
 
     async fn hand_round(&self, pool: &PgPool, mut position: i64) -> Result<(), QueueError> {
         loop {
-            let lines = self.sequence.after(pool, &Wanted::default(), position, PAGE).await?;
+            let lines = self.sequence.after(pool, &EntryFilter::default(), position, PAGE).await?;
             let is_last = is_last_page(&lines);
             for line in lines {
                 position = line.position;
@@ -140,7 +143,7 @@ impl Tail {
     pub(super) async fn follow(
         &self,
         pool: PgPool,
-        wanted: Wanted,
+        filter: EntryFilter,
         after: Option<i64>,
         connection: Option<Connection>,
         stop: CancellationToken,
@@ -159,7 +162,7 @@ impl Tail {
         let follower = Follower {
             sequence: self.sequence,
             pool,
-            wanted,
+            filter,
             position,
             receiver,
             phase: Phase::Greeting,
@@ -194,7 +197,7 @@ enum Phase {
 struct Follower {
     sequence: Sequence,
     pool: PgPool,
-    wanted: Wanted,
+    filter: EntryFilter,
     /// Of the last entry that was looked at.
     position: i64,
     receiver: broadcast::Receiver<Arc<Line>>,
@@ -241,7 +244,7 @@ impl Follower {
 
     /// A page of what it has missed; `None` when that cannot be read.
     async fn catch_up(&mut self) -> Option<String> {
-        let read = self.sequence.after(&self.pool, &self.wanted, self.position, PAGE).await;
+        let read = self.sequence.after(&self.pool, &self.filter, self.position, PAGE).await;
         let lines = read.inspect_err(|error| tracing::warn!(error = %chain(error), "a stream ends")).ok()?;
         if is_last_page(&lines) {
             self.phase = Phase::CaughtUp;
@@ -257,7 +260,7 @@ impl Follower {
                 Ok(line) if line.position > self.position => {
                     self.phase = Phase::Live;
                     self.position = line.position;
-                    if self.wanted.includes(&line) {
+                    if line.is_wanted(&self.filter) {
                         return Received::Event(event(&line));
                     }
                 }

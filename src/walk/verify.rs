@@ -57,7 +57,7 @@ impl Verifier {
     ) -> Result<Report, WalkError> {
         let table = self.writer.mirror().ensure(&target.table).await?;
         let target = TargetTable { table, ..target.clone() };
-        let as_of = self.now().await?;
+        let as_of = queue::status::now(&self.pool).await?;
         let mut compared = self.compare(&target, as_of, progress).await?;
         let rechecker = Rechecker { source: &self.source, writer: &self.writer, target: &target };
         rechecker.recheck(&mut compared).await?;
@@ -69,10 +69,6 @@ impl Verifier {
         let report = Report::new(&target, as_of, differences, &compared);
         certificate::leave(&self.pool, target.id, &report).await?;
         Ok(report)
-    }
-
-    async fn now(&self) -> Result<DatabaseTime, sqlx::Error> {
-        sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(&self.pool).await
     }
 
     /// Walks the whole table, and adds what only the mirror has.

@@ -9,7 +9,8 @@ use super::bench::{Bench, PATIENCE};
 use crate::{
     cli::Targets,
     commands::progress::Display,
-    domain::{DatabaseTime, TargetId, TargetTable},
+    domain::{TargetId, TargetTable},
+    queue,
     telemetry::chain,
     walk::{self, Loaded, Loader, Marked, Order, TABLES_AT_ONCE, WalkError},
 };
@@ -62,8 +63,7 @@ fn print(target: &TargetTable, rows: u64, result: &Result<Loaded, WalkError>) {
 
 /// Works off the rows that were marked for a fetch by key: those that only the mirror has, for example.
 async fn settle(bench: &Bench) -> anyhow::Result<()> {
-    let moment: DatabaseTime =
-        sqlx::query_scalar!(r#"select clock_timestamp() as "now!: _""#).fetch_one(bench.pool()).await?;
+    let moment = queue::status::now(bench.pool()).await?;
     let targets: Vec<TargetId> = bench.targets.iter().map(|target| target.id).collect();
     let marked = Marked { targets: &targets, keys: None, moment };
     let settled = walk::wait_until_settled(bench.pool(), marked, PATIENCE);
