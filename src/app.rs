@@ -33,7 +33,7 @@ use crate::{
     upstream::{Budget, Catalogue, Upstream},
     walk,
     webhook::{self, Receiver, Room, SigningSecrets},
-    worker::{self, Scope, Worker},
+    worker::{self, Worker},
 };
 
 /// How often old entries are removed.
@@ -265,7 +265,7 @@ pub(crate) async fn worker_parts(
         catalogue,
         writer: Writer::new(tables.clone()),
         mirror: tables,
-        scope: Arc::new(Scope::new(mirror)),
+        settings: Arc::new(mirror.clone()),
         metrics: Arc::clone(metrics),
         stored: Arc::clone(stored),
         fetch_rows_max: usize::try_from(upstream.fetch_rows_max).unwrap_or(usize::MAX),

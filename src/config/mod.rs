@@ -16,7 +16,7 @@ use url::Url;
 pub use database_address::{DatabaseAddress, DatabaseHost, Place, Tls, TlsMode};
 pub use source::Source;
 
-use crate::domain::{Exclusions, ExtensionColumn, Language, TableName, naming};
+use crate::domain::{Exclusions, ExtensionColumn, Language, TableName, Target, Tenant, naming};
 
 /// One line that names the setting and says what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -272,6 +272,28 @@ impl MirrorSettings {
     pub fn read(source: &Source) -> Result<Self, ConfigError> {
         parse::mirror(source)
     }
+
+    /// Reads what is left out alone.
+    pub fn exclusions(source: &Source) -> Result<Arc<Exclusions>, ConfigError> {
+        parse::exclusions(source).map(Arc::new)
+    }
+
+    /// Why a target is not mirrored; `None` for one that is.
+    pub fn why_not(&self, target: &Target) -> Option<&'static str> {
+        let is_named = |table: &TableName| table.as_str().eq_ignore_ascii_case(target.table.as_str());
+        if self.exclusions.has_table(target.table.as_str()) {
+            return Some("the table is in NXT_EXCLUDE");
+        }
+        if !self.tables.is_empty() && !self.tables.iter().any(is_named) {
+            return Some("the table is not in NXT_TABLES");
+        }
+        match target.tenant {
+            Tenant::Company(number) if !self.companies.is_empty() && !self.companies.contains(&number) => {
+                Some("the company is not in NXT_COMPANIES")
+            }
+            Tenant::Company(_) | Tenant::Customer(_) => None,
+        }
+    }
 }
 
 impl WebhookSettings {
@@ -290,13 +312,6 @@ impl UpstreamSettings {
     /// Reads the request budget alone.
     pub fn requests_per_minute(source: &Source) -> Result<u32, ConfigError> {
         parse::requests_per_minute(source)
-    }
-}
-
-impl MirrorSettings {
-    /// Reads what is left out alone.
-    pub fn exclusions(source: &Source) -> Result<Arc<Exclusions>, ConfigError> {
-        parse::exclusions(source).map(Arc::new)
     }
 }
 

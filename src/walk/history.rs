@@ -6,10 +6,10 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{WalkError, schedule::is_in_scope};
+use super::WalkError;
 use crate::{
     config::MirrorSettings,
-    domain::{DatabaseTime, TableLevel, TableSpec, Target, TargetTable, Tenant},
+    domain::{DatabaseTime, TableSpec, Target, TargetTable},
     mirror::Mirror,
     queue,
     telemetry::chain,
@@ -58,7 +58,7 @@ impl Histories {
         // Nothing is looked for where none is kept: there may be very many targets.
         let mut kept = if self.settings.history.is_off() { vec![] } else { queue::target::list(&self.pool).await? };
         kept.retain(|target| self.settings.history.includes(&target.table));
-        if kept.iter().any(|target| !is_in_scope(target, &self.settings)) {
+        if kept.iter().any(|target| self.settings.why_not(target).is_some()) {
             let mirrored = self.mirror.descriptions().await?;
             kept.retain(|target| is_worth_a_look(target, &self.settings, &mirrored));
         }
@@ -78,12 +78,10 @@ impl Histories {
     }
 
     async fn look_at(&self, target: &Target, ended_before: Option<DatabaseTime>) -> Result<(), WalkError> {
-        let level = match target.tenant {
-            Tenant::Company(_) => TableLevel::Company,
-            Tenant::Customer(_) => TableLevel::Customer,
-        };
         // A table that is not known yet has no rows that its history could begin with.
-        let Some(Ok(described)) = self.catalogue.peek(level, &target.table, None) else { return Ok(()) };
+        let Some(Ok(described)) = self.catalogue.peek(target.tenant.level(), &target.table, None) else {
+            return Ok(());
+        };
         let table = self.mirror.ensure(&described).await?;
         let target = TargetTable { id: target.id, tenant: target.tenant, table };
         if !self.mirror.has_begun(&target).await? {
@@ -106,7 +104,7 @@ impl Histories {
 
 /// No table is made for what the settings leave out; versions in one that is there are still trimmed.
 fn is_worth_a_look(target: &Target, settings: &MirrorSettings, mirrored: &[TableSpec]) -> bool {
-    is_in_scope(target, settings) || mirrored.iter().any(|table| table.name == target.table)
+    settings.why_not(target).is_none() || mirrored.iter().any(|table| table.name == target.table)
 }
 
 #[cfg(test)]
@@ -114,7 +112,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Source,
-        domain::{TableName, TargetId},
+        domain::{TableName, TargetId, Tenant},
     };
 
     #[test]

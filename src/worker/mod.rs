@@ -24,7 +24,6 @@ pub use schedule::Worker;
 
 use crate::{
     config::MirrorSettings,
-    domain::{Exclusions, Target, Tenant},
     mirror::Mirror,
     queue::{Claims, Queue, WorkerId},
     reconcile::Writer,
@@ -52,43 +51,11 @@ pub struct Parts {
     /// Writes to them.
     pub writer: Writer,
     /// What is to be mirrored.
-    pub scope: Arc<Scope>,
+    pub settings: Arc<MirrorSettings>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Notified when notifications have been stored.
     pub stored: Arc<Notify>,
     /// Keys in one request.
     pub fetch_rows_max: usize,
-}
-
-/// Which rows are mirrored at all.
-#[derive(Debug, Clone, Default)]
-pub struct Scope {
-    tables: Vec<String>,
-    companies: Vec<i64>,
-    exclusions: Arc<Exclusions>,
-}
-
-impl Scope {
-    /// The scope of the settings.
-    pub fn new(settings: &MirrorSettings) -> Self {
-        let tables = settings.tables.iter().map(|table| table.as_str().to_ascii_lowercase()).collect();
-        Self { tables, companies: settings.companies.clone(), exclusions: Arc::clone(&settings.exclusions) }
-    }
-
-    /// Why a target is outside; `None` when it is inside.
-    fn outside(&self, target: &Target) -> Option<&'static str> {
-        if self.exclusions.has_table(target.table.as_str()) {
-            return Some("the table is in NXT_EXCLUDE");
-        }
-        if !self.tables.is_empty() && !self.tables.contains(&target.table.as_str().to_ascii_lowercase()) {
-            return Some("the table is not in NXT_TABLES");
-        }
-        match target.tenant {
-            Tenant::Company(number) if !self.companies.is_empty() && !self.companies.contains(&number) => {
-                Some("the company is not in NXT_COMPANIES")
-            }
-            Tenant::Company(_) | Tenant::Customer(_) => None,
-        }
-    }
 }

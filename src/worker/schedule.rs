@@ -209,7 +209,7 @@ impl Worker {
             if !self.places.may(target, due.failures, now) {
                 continue;
             }
-            if let Some(why) = self.parts.scope.outside(target) {
+            if let Some(why) = self.parts.settings.why_not(target) {
                 chosen.push((due, Plan::Ignore(why)));
                 continue;
             }

@@ -82,23 +82,12 @@ pub(super) async fn states(pool: &PgPool) -> Result<Vec<State>, sqlx::Error> {
 pub(super) fn find(states: &[State], settings: &MirrorSettings, is_chosen: impl Fn(TargetId) -> bool) -> Vec<Due> {
     let mut due: Vec<Due> = states
         .iter()
-        .filter(|state| !state.is_paused && is_in_scope(&state.target, settings))
+        .filter(|state| !state.is_paused && settings.why_not(&state.target).is_none())
         .flat_map(|state| [state.scan(settings, is_chosen(state.target.id)), state.sweep(settings)])
         .flatten()
         .collect();
     due.sort_by(|one, other| other.age.total_cmp(&one.age));
     due
-}
-
-/// Whether the settings allow it.
-pub(in crate::walk) fn is_in_scope(target: &Target, settings: &MirrorSettings) -> bool {
-    let MirrorSettings { tables, companies, .. } = settings;
-    let is_named = |own: &TableName| own.as_str().eq_ignore_ascii_case(target.table.as_str());
-    let is_allowed = match target.tenant {
-        Tenant::Company(number) => companies.is_empty() || companies.contains(&number),
-        Tenant::Customer(_) => true,
-    };
-    is_allowed && (tables.is_empty() || tables.iter().any(is_named))
 }
 
 impl State {
@@ -134,28 +123,14 @@ fn is_older(age: f64, interval: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::sync::Arc;
 
     use super::*;
-    use crate::config::{Deletes, HistoryScope};
+    use crate::{config::Source, domain::Exclusions};
 
     fn settings(walk: u64, sweep: u64) -> MirrorSettings {
-        let interval = |seconds| Some(Duration::from_secs(seconds)).filter(|interval| !interval.is_zero());
-        MirrorSettings {
-            tables: vec![],
-            companies: vec![],
-            keys: BTreeMap::new(),
-            extensions: BTreeMap::new(),
-            exclusions: Arc::default(),
-            history: HistoryScope::default(),
-            history_days: None,
-            language: crate::domain::Language::English,
-            relation_indexes: true,
-            deletes: Deletes::Hard,
-            sweep_interval: interval(sweep),
-            walk_interval: interval(walk),
-            ledger_days: 30,
-        }
+        let pairs = [("NXT_WALK_SECONDS", walk.to_string()), ("NXT_SWEEP_SECONDS", sweep.to_string())];
+        MirrorSettings::read(&Source::from_pairs(pairs)).unwrap()
     }
 
     fn state(id: i32) -> State {
@@ -223,5 +198,9 @@ mod tests {
         assert_eq!(kinds(state(1), &only("order", vec![1]), false), [Kind::Sweep]);
         assert_eq!(kinds(state(1), &only("Product", vec![]), false), []);
         assert_eq!(kinds(state(1), &only("Order", vec![2]), false), []);
+        let mut exclusions = Exclusions::default();
+        exclusions.add_table("Order");
+        let without = MirrorSettings { exclusions: Arc::new(exclusions), ..settings(60, 5) };
+        assert_eq!(kinds(State { has_finished: true, scan_age: 60.0, ..state(1) }, &without, true), []);
     }
 }

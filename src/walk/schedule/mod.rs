@@ -22,7 +22,6 @@ use crate::{
     queue::{Queue, WorkerId},
     upstream::{Catalogue, Upstream},
 };
-pub(super) use due::is_in_scope;
 use lease::Lease;
 
 /// What the schedule works with.
