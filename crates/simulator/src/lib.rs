@@ -13,6 +13,8 @@ mod filter;
 mod limits;
 pub mod model;
 mod oddity;
+mod page;
+mod problem;
 mod schema;
 mod sender;
 mod server;

@@ -16,7 +16,7 @@ use flate2::{Compression, write::GzEncoder};
 use futures_util::{future::join_all, stream};
 use serde_json::{Value as Json, json};
 
-use super::{SimulatorError, World, fault::FaultKind, limits::Scope, schema::FieldErrors, token};
+use super::{SimulatorError, World, fault::FaultKind, limits::Scope, problem::FieldErrors, token};
 
 /// Operations in one batch (release note 2024-05-23).
 const BATCH_MAX: usize = 32;
