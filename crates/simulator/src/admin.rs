@@ -98,12 +98,9 @@ async fn change_rows(change: web::Json<RowChange>, world: web::Data<World>) -> R
     let put = change.put.iter().map(|row| Edit::Put(change.owner, change.table.clone(), row.clone()));
     let delete = change.delete.iter().map(|key| Edit::Delete(change.owner, change.table.clone(), key.clone()));
     let (in_session, one_by_one) = (delete.clone().chain(put.clone()), put.chain(delete));
-    world.change(change.notify, |store: &mut Store| {
-        let changes = match change.session {
-            true => store.save(in_session)?,
-            false => one_by_one.map(|edit| store.edit(&edit)).collect::<std::result::Result<_, _>>()?,
-        };
-        Ok(((), changes))
+    world.change(change.notify, |store| match change.session {
+        true => store.save(in_session),
+        false => one_by_one.map(|edit| store.edit(&edit)).collect(),
     })?;
     Ok(done())
 }
@@ -156,7 +153,7 @@ fn numbered_row(store: &Store, table: &str, number: i64) -> std::result::Result<
 }
 
 async fn generate(order: web::Json<Generate>, world: web::Data<World>) -> Result {
-    world.change(order.notify, |store: &mut Store| {
+    world.change(order.notify, |store| {
         let mut changes = Vec::new();
         for number in order.from..order.from + order.count {
             let row = numbered_row(store, &order.table, number)?;
@@ -165,7 +162,7 @@ async fn generate(order: web::Json<Generate>, world: web::Data<World>) -> Result
                 changes.push(change);
             }
         }
-        Ok(((), changes))
+        Ok(changes)
     })?;
     Ok(done())
 }
@@ -183,12 +180,12 @@ struct Burst {
 }
 
 async fn burst(order: web::Json<Burst>, world: web::Data<World>) -> Result {
-    world.change(true, |store: &mut Store| {
+    world.change(true, |store| {
         let changes = (0..order.count).map(|turn| {
             let row = numbered_row(store, &order.table, order.from + turn % order.rows.max(1))?;
             store.put(order.owner, &order.table, &row)
         });
-        Ok(((), changes.collect::<std::result::Result<_, _>>()?))
+        changes.collect()
     })?;
     Ok(done())
 }
@@ -262,7 +259,7 @@ struct ColumnChange {
 async fn columns(change: web::Json<ColumnChange>, world: web::Data<World>) -> Result {
     match &change.scalar {
         Some(scalar) => world.store().add_column(&change.table, &change.name, scalar, change.extension)?,
-        None => world.store().hide_column(&change.table, &change.name)?,
+        None => world.store().change_column(&change.table, &change.name, |column| column.hidden = true)?,
     }
     world.clone().into_inner().rebuild_schema()?;
     Ok(done())

@@ -2,7 +2,7 @@
 //!
 //! Written from the API's public documentation and from nothing of the daemon's, so that it does not share the
 //! daemon's mistakes. A library parses, validates and executes the queries; [`model`] says which tables there are;
-//! [`store`] holds the truth with its history; `sender` posts signed notifications; `admin` lets a test or a
+//! `store` holds the truth with its history; `sender` posts signed notifications; `admin` lets a test or a
 //! person change rows, set faults and read counters while it runs (see `docs/simulator.md`).
 
 mod admin;
@@ -18,7 +18,7 @@ mod problem;
 mod schema;
 mod sender;
 mod server;
-pub mod store;
+mod store;
 mod token;
 mod trading;
 mod use_model;
@@ -153,19 +153,19 @@ impl World {
     }
 
     /// Makes a change and sends its notification.
-    fn change<T>(
+    fn change(
         &self,
         notify: bool,
-        change: impl FnOnce(&mut Store) -> Result<(T, Vec<Change>), SimulatorError>,
-    ) -> Result<T, SimulatorError> {
-        let (result, changes) = change(&mut self.store())?;
+        change: impl FnOnce(&mut Store) -> Result<Vec<Change>, SimulatorError>,
+    ) -> Result<(), SimulatorError> {
+        let changes = change(&mut self.store())?;
         if notify {
             let store = self.store();
             for change in changes.iter().filter(|change| store.forwards(change, &self.options.client_id)) {
                 self.sender.announce(change);
             }
         }
-        Ok(result)
+        Ok(())
     }
 
     fn rebuild_schema(self: &Arc<Self>) -> Result<(), SimulatorError> {
@@ -243,7 +243,7 @@ impl Simulator {
 
     /// Inserts or updates a row by the GraphQL names of its columns, key included, and announces it.
     pub fn put(&self, owner: Owner, table: &str, values: Map<String, Json>) -> Result<(), SimulatorError> {
-        self.world.change(true, |store| store.put(owner, table, &values).map(|change| ((), vec![change])))
+        self.world.change(true, |store| store.put(owner, table, &values).map(|change| vec![change]))
     }
 
     /// The same for many rows, silently if so wished.
@@ -254,25 +254,22 @@ impl Simulator {
         rows: &[Map<String, Json>],
         notify: bool,
     ) -> Result<(), SimulatorError> {
-        self.world.change(notify, |store| {
-            let changes = rows.iter().map(|row| store.put(owner, table, row)).collect::<Result<Vec<_>, _>>()?;
-            Ok(((), changes))
-        })
+        self.world.change(notify, |store| rows.iter().map(|row| store.put(owner, table, row)).collect())
     }
 
     /// Deletes a row by its key columns and announces it.
     pub fn delete(&self, owner: Owner, table: &str, key: Map<String, Json>) -> Result<(), SimulatorError> {
-        self.world.change(true, |store| store.delete(owner, table, &key).map(|change| ((), vec![change])))
+        self.world.change(true, |store| store.delete(owner, table, &key).map(|change| vec![change]))
     }
 
     /// The same without a notification.
     pub fn delete_silently(&self, owner: Owner, table: &str, key: Map<String, Json>) -> Result<(), SimulatorError> {
-        self.world.change(false, |store| store.delete(owner, table, &key).map(|change| ((), vec![change])))
+        self.world.change(false, |store| store.delete(owner, table, &key).map(|change| vec![change]))
     }
 
     /// Makes changes at one moment, as an edit session does that is saved, and announces each of them.
     pub fn save(&self, edits: impl IntoIterator<Item = Edit>) -> Result<(), SimulatorError> {
-        self.world.change(true, |store| Ok(((), store.save(edits.into_iter())?)))
+        self.world.change(true, |store| store.save(edits.into_iter()))
     }
 
     /// Announces a row as it is, without changing it.
@@ -290,7 +287,7 @@ impl Simulator {
 
     /// Gives a column another GraphQL scalar. Values stay as they are.
     pub fn change_type(&self, table: &str, column: &str, scalar: &str) -> Result<(), SimulatorError> {
-        self.world.store().change_type(table, column, scalar)?;
+        self.world.store().change_column(table, column, |column| scalar.clone_into(&mut column.scalar))?;
         self.world.rebuild_schema()
     }
 
@@ -302,7 +299,7 @@ impl Simulator {
 
     /// Takes a column away from the schema; its values stay.
     pub fn hide_column(&self, table: &str, name: &str) -> Result<(), SimulatorError> {
-        self.world.store().hide_column(table, name)?;
+        self.world.store().change_column(table, name, |column| column.hidden = true)?;
         self.world.rebuild_schema()
     }
 
@@ -331,7 +328,7 @@ impl Simulator {
 
     /// Gives a column a second form, as `Twin` names it.
     pub fn add_twin(&self, table: &str, column: &str, twin: model::Twin) -> Result<(), SimulatorError> {
-        self.world.store().add_twin(table, column, twin)?;
+        self.world.store().change_column(table, column, |column| column.twin = Some(twin))?;
         self.world.rebuild_schema()
     }
 

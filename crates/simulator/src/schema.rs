@@ -73,7 +73,7 @@ pub(super) fn build(tables: &[Arc<TableDef>], world: &Arc<World>) -> Result<Sche
         builder = builder.register(use_model::enumeration(column, members));
     }
     builder = use_model::register(builder, &world, tells_members);
-    let query = super::schema::root(&world);
+    let query = root(&world);
     let builder = register_tenants(builder).register(company).register(customer).register(query);
     builder.finish().map_err(wrong)
 }

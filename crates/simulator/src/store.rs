@@ -24,7 +24,7 @@ pub(crate) type Key = Vec<Ordered>;
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// Made.
     Insert,
     /// Changed.
@@ -35,7 +35,7 @@ pub enum Event {
 
 /// One change, with all that a notification needs.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub(crate) struct Change {
     pub(crate) owner: Owner,
     pub(crate) customer: i64,
     pub(crate) table: Arc<TableDef>,
@@ -304,7 +304,7 @@ impl Store {
         scalar: &str,
         extension: bool,
     ) -> Result<(), SimulatorError> {
-        let mut changed = (*self.table(table)?).clone();
+        let mut changed = TableDef::clone(&*self.table(table)?);
         if let Some(index) = changed.column(name) {
             changed.columns[index].hidden = false;
         } else {
@@ -320,38 +320,22 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn add_twin(
+    pub(crate) fn change_column(
         &mut self,
         table: &str,
-        column: &str,
-        twin: super::model::Twin,
+        name: &str,
+        change: impl FnOnce(&mut ColumnDef),
     ) -> Result<(), SimulatorError> {
         let mut changed = TableDef::clone(&*self.table(table)?);
-        let index = changed.column(column).ok_or_else(|| SimulatorError::Unknown(format!("column {column}")))?;
-        changed.columns[index].twin = Some(twin);
-        self.model.insert(table.to_owned(), Arc::new(changed));
-        Ok(())
-    }
-
-    pub(crate) fn change_type(&mut self, table: &str, name: &str, scalar: &str) -> Result<(), SimulatorError> {
-        let mut changed = (*self.table(table)?).clone();
         let index = changed.column(name).ok_or_else(|| SimulatorError::Unknown(format!("column {name}")))?;
-        scalar.clone_into(&mut changed.columns[index].scalar);
-        self.model.insert(table.to_owned(), Arc::new(changed));
-        Ok(())
-    }
-
-    pub(crate) fn hide_column(&mut self, table: &str, name: &str) -> Result<(), SimulatorError> {
-        let mut changed = (*self.table(table)?).clone();
-        let index = changed.column(name).ok_or_else(|| SimulatorError::Unknown(format!("column {name}")))?;
-        changed.columns[index].hidden = true;
+        change(&mut changed.columns[index]);
         self.model.insert(table.to_owned(), Arc::new(changed));
         Ok(())
     }
 
     /// Takes a table away from the schema, or shows it again; its rows stay.
     pub(crate) fn hide_table(&mut self, table: &str, hidden: bool) -> Result<(), SimulatorError> {
-        let changed = TableDef { hidden, ..(*self.table(table)?).clone() };
+        let changed = TableDef { hidden, ..TableDef::clone(&*self.table(table)?) };
         self.model.insert(table.to_owned(), Arc::new(changed));
         Ok(())
     }

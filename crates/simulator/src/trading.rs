@@ -137,7 +137,7 @@ impl Trader {
         }
         let Self { world, random, offices } = self;
         let office = random.random_range(0..offices.len());
-        let done = world.change(true, |store| offices[office].act(store, random).map(|changes| ((), changes)));
+        let done = world.change(true, |store| offices[office].act(store, random));
         if let Err(error) = done {
             tracing::warn!(%error, "the trading company could not make a change");
         }
