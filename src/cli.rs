@@ -42,27 +42,22 @@ pub enum DeadLetterCommand {
         json: bool,
     },
     /// Try them again, and forget those that are under way
-    Retry {
-        /// Their numbers
-        ids: Vec<i64>,
-        /// All of them
-        #[arg(long)]
-        all: bool,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    Retry(ChosenLetters),
     /// Forget them for good
-    Drop {
-        /// Their numbers
-        ids: Vec<i64>,
-        /// All of them
-        #[arg(long)]
-        all: bool,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    Drop(ChosenLetters),
+}
+
+/// Which dead letters something is done with.
+#[derive(Debug, clap::Args)]
+pub struct ChosenLetters {
+    /// Their numbers
+    pub ids: Vec<i64>,
+    /// All of them
+    #[arg(long)]
+    pub all: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which part of the sync log to print.

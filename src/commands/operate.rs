@@ -10,7 +10,7 @@ use sqlx::PgPool;
 
 use super::{Usage, asker::asker};
 use crate::{
-    cli::{DeadLetterCommand, ReplayArgs},
+    cli::{ChosenLetters, DeadLetterCommand, ReplayArgs},
     config::{DatabaseSettings, LogSettings, MirrorSettings, Source},
     database::{self, Connector},
     domain::{DatabaseTime, TableName, Tenant},
@@ -53,7 +53,7 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
     match command {
         DeadLetterCommand::List { json } => list(&pool, json).await,
         DeadLetterCommand::Show { id, json } => show(&pool, id, json).await,
-        DeadLetterCommand::Retry { ids, all, json } => {
+        DeadLetterCommand::Retry(ChosenLetters { ids, all, json }) => {
             let letters = chosen(&pool, ids, all).await?;
             let (ids, asked) = asked(&pool, &letters, "retry").await?;
             // What has been left out since a body came is left out now.
@@ -70,7 +70,7 @@ pub(super) async fn dead_letters(config: Option<&Path>, command: DeadLetterComma
             }
             Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        DeadLetterCommand::Drop { ids, all, json } => {
+        DeadLetterCommand::Drop(ChosenLetters { ids, all, json }) => {
             let letters = chosen(&pool, ids, all).await?;
             let (ids, asked) = asked(&pool, &letters, "drop").await?;
             let dropped = dead_letter::remove(&pool, &ids, &asked).await?;

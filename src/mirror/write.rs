@@ -137,10 +137,7 @@ async fn remove_all(
     let mut removed = HashSet::new();
     set_joins(connection, removals.len(), LOOK_UP_EACH).await?;
     for batch in removals.chunks(ROWS_MAX) {
-        let positions = match deletes {
-            Deletes::Hard => delete(connection, target, batch, is_distributed).await?,
-            Deletes::Soft => soft_delete(connection, target, batch, is_distributed).await?,
-        };
+        let positions = remove(connection, target, batch, deletes, is_distributed).await?;
         removed.extend(positions.into_iter().filter_map(index).map(|index| batch[index].key.clone()));
     }
     set_joins(connection, removals.len(), JOIN_AS_BEFORE).await?;
@@ -206,30 +203,23 @@ async fn inserted(
     sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await
 }
 
-async fn delete(
+async fn remove(
     connection: &mut PgConnection,
     target: &TargetTable,
     removals: &[Removal],
+    deletes: Deletes,
     is_distributed: bool,
 ) -> Result<Vec<i64>, sqlx::Error> {
     let keys: Vec<&RowKey> = removals.iter().map(|removal| &removal.key).collect();
     let mut arguments = arrays::of_tenant(target)?;
+    if deletes == Deletes::Soft {
+        arrays::add_times(&mut arguments, removals.iter().map(|removal| removal.deleted_at))?;
+    }
     arrays::add_keys(&mut arguments, &target.table, &keys)?;
-    let sql = statement::delete(&target.table, is_distributed);
-    sqlx::query_scalar_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await
-}
-
-async fn soft_delete(
-    connection: &mut PgConnection,
-    target: &TargetTable,
-    removals: &[Removal],
-    is_distributed: bool,
-) -> Result<Vec<i64>, sqlx::Error> {
-    let keys: Vec<&RowKey> = removals.iter().map(|removal| &removal.key).collect();
-    let mut arguments = arrays::of_tenant(target)?;
-    arrays::add_times(&mut arguments, removals.iter().map(|removal| removal.deleted_at))?;
-    arrays::add_keys(&mut arguments, &target.table, &keys)?;
-    let sql = statement::soft_delete(&target.table, is_distributed);
+    let sql = match deletes {
+        Deletes::Hard => statement::delete(&target.table, is_distributed),
+        Deletes::Soft => statement::soft_delete(&target.table, is_distributed),
+    };
     sqlx::query_scalar_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await
 }
 
