@@ -1,26 +1,18 @@
 //! Columns that come and go at the source while the daemon runs.
 
 use nxt_mirror::config::Role;
-use nxt_testkit::object;
 use serde_json::{Value, json};
 
-use crate::support::{
-    app::{COMPANY, TestApp},
-    cluster::execute_each,
-};
+use crate::support::{app::TestApp, cluster::execute_each};
 
 /// A daemon that knows the orders, and walks nothing that could renew what it knows of them.
 async fn with_orders() -> TestApp {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).set("NXT_WALK_SECONDS", 0).start().await;
     for number in 1..=3 {
-        put(&app, json!({ "orderNo": number, "name": "at first", "employeeNo": 5 }));
+        app.put("Order", json!({ "orderNo": number, "name": "at first", "employeeNo": 5 }));
     }
     app.assert_equal().await;
     app
-}
-
-fn put(app: &TestApp, order: Value) {
-    app.simulator.put(COMPANY, "Order", object(order)).unwrap();
 }
 
 /// A column of each mirrored order, in the order of their numbers; null where the table has no such column.
@@ -34,7 +26,7 @@ async fn mirrored(app: &TestApp, column: &str) -> Vec<Value> {
 async fn a_column_that_a_notification_announces_is_mirrored_with_its_row() {
     let app = with_orders().await;
     app.simulator.add_column("Order", "priority", "Int").unwrap();
-    put(&app, json!({ "orderNo": 2, "priority": 7 }));
+    app.put("Order", json!({ "orderNo": 2, "priority": 7 }));
     app.settle().await;
     assert_eq!(mirrored(&app, "priority").await, [Value::Null, json!(7), Value::Null]);
     app.assert_equal().await;
@@ -44,7 +36,7 @@ async fn a_column_that_a_notification_announces_is_mirrored_with_its_row() {
 async fn several_tables_that_gain_columns_at_once_have_them_at_once() {
     let app = with_orders().await;
     for number in 1..=3 {
-        app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": number, "lineNo": 1 }))).unwrap();
+        app.put("OrderLine", json!({ "orderNo": number, "lineNo": 1 }));
     }
     app.assert_equal().await;
     for (column, scalar) in [("priority", "Int"), ("remark", "String"), ("weightInKilos", "Decimal")] {
@@ -52,8 +44,8 @@ async fn several_tables_that_gain_columns_at_once_have_them_at_once() {
         app.simulator.add_column("OrderLine", column, scalar).unwrap();
     }
     let new = json!({ "orderNo": 2, "lineNo": 1, "priority": 1, "remark": "new", "weightInKilos": 2.5 });
-    app.simulator.put(COMPANY, "OrderLine", object(new)).unwrap();
-    put(&app, json!({ "orderNo": 2, "priority": 2, "remark": "new", "weightInKilos": 2.5 }));
+    app.put("OrderLine", new);
+    app.put("Order", json!({ "orderNo": 2, "priority": 2, "remark": "new", "weightInKilos": 2.5 }));
     app.assert_equal().await;
 }
 
@@ -98,7 +90,7 @@ async fn an_announced_column_is_mirrored_after_a_restart() {
     app.simulator.set_knobs(|knobs| knobs.url = Some(url));
     std::mem::replace(&mut app.daemon, next).stop().await;
     app.simulator.add_column("Order", "priority", "Int").unwrap();
-    put(&app, json!({ "orderNo": 2, "priority": 7 }));
+    app.put("Order", json!({ "orderNo": 2, "priority": 7 }));
     app.assert_equal().await;
 }
 
@@ -110,7 +102,7 @@ async fn a_column_announced_before_a_restart_is_mirrored_after_it() {
     app.simulator.set_knobs(|knobs| knobs.url = Some(url));
     std::mem::replace(&mut app.daemon, receiver).stop().await;
     app.simulator.add_column("Order", "priority", "Int").unwrap();
-    put(&app, json!({ "orderNo": 2, "priority": 7 }));
+    app.put("Order", json!({ "orderNo": 2, "priority": 7 }));
     app.simulator.drain().await;
     let worker = app.another(Role::Worker).await;
     app.assert_equal().await;
@@ -139,13 +131,13 @@ async fn a_column_that_is_announced_again_and_again_and_never_shown_costs_little
 async fn values_of_a_column_that_is_hidden_for_a_moment_stay() {
     let app = with_orders().await;
     app.simulator.hide_column("Order", "employeeNo").unwrap();
-    put(&app, json!({ "orderNo": 1, "name": "while hidden" }));
-    put(&app, json!({ "orderNo": 4, "name": "while hidden" }));
+    app.put("Order", json!({ "orderNo": 1, "name": "while hidden" }));
+    app.put("Order", json!({ "orderNo": 4, "name": "while hidden" }));
     app.assert_equal().await;
     assert_eq!(mirrored(&app, "employee_no").await, [json!(5), json!(5), json!(5), Value::Null]);
     app.simulator.add_column("Order", "employeeNo", "Int").unwrap();
-    put(&app, json!({ "orderNo": 1, "employeeNo": 6 }));
-    put(&app, json!({ "orderNo": 4, "employeeNo": 6 }));
+    app.put("Order", json!({ "orderNo": 1, "employeeNo": 6 }));
+    app.put("Order", json!({ "orderNo": 4, "employeeNo": 6 }));
     let back = "select count(*) from business_nxt.\"order\" where employee_no = 6";
     app.wait_for("values of the column that is shown again", 2, back).await;
     app.assert_equal().await;
@@ -171,7 +163,7 @@ async fn a_column_that_widens_is_widened_by_itself_unless_a_view_of_the_users_re
         .set("NXT_HISTORY", "order")
         .start()
         .await;
-    put(&app, json!({ "orderNo": 1, "name": "at first", "employeeNo": 5 }));
+    app.put("Order", json!({ "orderNo": 1, "name": "at first", "employeeNo": 5 }));
     app.assert_equal().await;
     let execute = async |sql: String| execute_each(&mut app.pool.acquire().await.unwrap(), &sql).await;
     execute(
@@ -181,11 +173,11 @@ async fn a_column_that_widens_is_widened_by_itself_unless_a_view_of_the_users_re
     )
     .await;
     app.simulator.change_type("Order", "employeeNo", "Long").unwrap();
-    put(&app, json!({ "orderNo": 1, "employeeNo": 5_000_000_000_i64 }));
+    app.put("Order", json!({ "orderNo": 1, "employeeNo": 5_000_000_000_i64 }));
     app.wait_for("the row whose type is not known yet", 1, "select count(*) from nxt_mirror.dead_letter").await;
     // What a notification announces has the table described anew.
     app.simulator.add_column("Order", "priority", "Int").unwrap();
-    put(&app, json!({ "orderNo": 4, "priority": 1 }));
+    app.put("Order", json!({ "orderNo": 4, "priority": 1 }));
     app.wait_for("the row is back by itself", 0, "select count(*) from nxt_mirror.dead_letter").await;
     app.assert_equal().await;
     assert_eq!(are_wide(&app, "employee_no").await, [true; 2]);
@@ -205,8 +197,8 @@ async fn a_column_that_widens_is_widened_by_itself_unless_a_view_of_the_users_re
     .await;
     app.simulator.change_type("Order", "customerNo", "Long").unwrap();
     app.simulator.add_column("Order", "urgency", "Int").unwrap();
-    put(&app, json!({ "orderNo": 2, "customerNo": 6_000_000_000_i64, "urgency": 1 }));
-    put(&app, json!({ "orderNo": 3, "customerNo": 77 }));
+    app.put("Order", json!({ "orderNo": 2, "customerNo": 6_000_000_000_i64, "urgency": 1 }));
+    app.put("Order", json!({ "orderNo": 3, "customerNo": 77 }));
     app.wait_for("the row that does not fit", 1, "select count(*) from nxt_mirror.dead_letter").await;
     app.wait_for("the row that fits", 1, "select count(*) from business_nxt.\"order\" where customer_no = 77").await;
     assert_eq!(are_wide(&app, "customer_no").await, [false; 2]);

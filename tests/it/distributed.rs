@@ -35,11 +35,11 @@ async fn a_distributed_mirror_is_loaded_changed_and_verified_each_statement_on_o
         sqlx::query(sql).execute(&app.pool).await.unwrap();
     }
     for number in 1..=20 {
-        app.simulator.put(COMPANY, "Order", object(json!({"orderNo": number, "name": "first"}))).unwrap();
+        app.put("Order", json!({"orderNo": number, "name": "first"}));
     }
     app.assert_equal().await;
     for number in 1..=10 {
-        app.simulator.put(COMPANY, "Order", object(json!({"orderNo": number, "name": "second"}))).unwrap();
+        app.put("Order", json!({"orderNo": number, "name": "second"}));
     }
     app.simulator.delete(COMPANY, "Order", object(json!({"orderNo": 20}))).unwrap();
     app.assert_equal().await;
@@ -74,7 +74,7 @@ async fn a_tenant_moves_to_another_node_while_it_is_mirrored() {
     }
     for (round, name) in ["before", "after one move", "after another"].into_iter().enumerate() {
         for number in 1..=20 {
-            app.simulator.put(COMPANY, "Order", object(json!({"orderNo": number, "name": name}))).unwrap();
+            app.put("Order", json!({"orderNo": number, "name": name}));
         }
         if round > 0 {
             sqlx::query(MOVE).execute(&app.pool).await.unwrap();

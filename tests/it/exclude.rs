@@ -120,7 +120,7 @@ async fn what_is_left_out_is_in_no_file_of_the_server() {
 #[tokio::test]
 async fn a_key_that_would_be_left_out_is_told_by_name() {
     let app = TestApp::builder().set("NXT_EXCLUDE", "Order.orderNo").start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     let letters = app.dead_letters().await;
     assert_eq!(letters.len(), 1, "{letters:?}");

@@ -39,10 +39,6 @@ fn order(number: i64) -> Value {
     })
 }
 
-fn put(app: &TestApp, order: Value) {
-    app.simulator.put(COMPANY, "Order", object(order)).unwrap();
-}
-
 fn put_silently(app: &TestApp, order: Value) {
     app.simulator.put_all(COMPANY, "Order", &[object(order)], false).unwrap();
 }
@@ -56,7 +52,7 @@ async fn verify(app: &TestApp, option: &[&str]) -> (Option<i32>, String) {
 async fn columns_of_the_customer_s_own_are_mirrored_live_walked_and_compared() {
     let app = quiet().set("NXT_EXTENSION_COLUMNS", setting()).start().await;
     extend(&app);
-    put(&app, order(1));
+    app.put("Order", order(1));
     app.assert_equal().await;
     let types: Vec<String> = sqlx::query_scalar(
         "select attname || ' ' || format_type(atttypid, atttypmod) from pg_attribute
@@ -86,7 +82,7 @@ async fn a_column_that_the_settings_name_for_a_table_with_rows_is_filled() {
     let mut app = quiet().set("NXT_WALK_SECONDS", 86_400).set("NXT_TABLES", "Order").start().await;
     extend(&app);
     for number in 1..=3 {
-        put(&app, order(number));
+        app.put("Order", order(number));
     }
     app.wait_for("orders", 3, "select count(*) from business_nxt.\"order\"").await;
     app.settle().await;
@@ -105,12 +101,12 @@ async fn a_column_that_the_settings_name_for_a_table_with_rows_is_filled() {
 #[tokio::test]
 async fn a_column_of_the_customer_s_own_that_is_announced_and_not_wanted_costs_little() {
     let app = quiet().start().await;
-    put(&app, json!({ "orderNo": 1, "name": "plain" }));
+    app.put("Order", json!({ "orderNo": 1, "name": "plain" }));
     app.assert_equal().await;
     app.simulator.add_extension_column("Order", "MyDme_score", "Decimal").unwrap();
     let before = app.row_requests();
     for number in 1..=10 {
-        put(&app, json!({ "orderNo": 1, "name": format!("name {number}"), "MyDme_score": number }));
+        app.put("Order", json!({ "orderNo": 1, "name": format!("name {number}"), "MyDme_score": number }));
         app.settle().await;
     }
     let requests = app.row_requests() - before;

@@ -120,14 +120,14 @@ async fn a_table_whose_every_row_fails_is_not_searched_for_a_culprit() {
     app.simulator.fault(Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")));
     let rows: Vec<_> = (1..=200).map(|number| object(json!({ "orderNo": number }))).collect();
     app.simulator.put_all(COMPANY, "Order", &rows, true).unwrap();
-    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "A" }))).unwrap();
+    app.put("Product", json!({ "productNo": "A" }));
     app.settle().await;
     assert_eq!(app.mirrored("product").await.len(), 1);
     assert_eq!(app.dead_letters().await.len(), 200);
     let requests = app.simulator.counters().graphql_requests;
     assert!(requests < 500, "{requests} requests");
     app.simulator.clear_faults();
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 201 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 201 }));
     app.wait_for("all orders", 201, "select count(*) from business_nxt.\"order\"").await;
     assert_eq!(app.assert_equal().await, 202);
     assert!(app.dead_letters().await.is_empty());
@@ -152,7 +152,7 @@ async fn reads_that_lag_end_in_the_newest_row() {
     let app = TestApp::start().await;
     app.simulator.set_read_lag(Duration::from_millis(1_500));
     orders(&app, COMPANY, 3);
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "newest" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1, "name": "newest" }));
     app.simulator.delete(COMPANY, "Order", object(json!({ "orderNo": 3 }))).unwrap();
     assert_eq!(app.assert_equal().await, 2);
 }

@@ -59,7 +59,7 @@ pub async fn assert_sound(pool: &PgPool, table: &str, key: &[&str], others: &[&s
 async fn each_life_of_a_row_is_kept_version_by_version() {
     let app = TestApp::builder().set("NXT_HISTORY", "order").start().await;
     let put = async |name: &str| {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": name }))).unwrap();
+        app.put("Order", json!({ "orderNo": 1, "name": name }));
         app.settle().await;
     };
     put("first").await;
@@ -68,7 +68,7 @@ async fn each_life_of_a_row_is_kept_version_by_version() {
     app.settle().await;
     assert_sound(&app.pool, "\"order\"", &["order_no"], &["name"]).await;
     put("third").await;
-    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "1" }))).unwrap();
+    app.put("Product", json!({ "productNo": "1" }));
     app.simulator.announce(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
     app.settle().await;
     let found = versions(&app.pool).await;
@@ -102,11 +102,11 @@ async fn each_life_of_a_row_is_kept_version_by_version() {
     );
     // A new column, and a table that somebody dropped.
     app.simulator.add_column("Order", "lateColumn", "String").unwrap();
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "lateColumn": "late" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1, "lateColumn": "late" }));
     app.settle().await;
     assert_sound(&app.pool, "\"order\"", &["order_no"], &["name", "late_column"]).await;
     sqlx::raw_sql("drop table business_nxt_history.\"order\" cascade").execute(&app.pool).await.unwrap();
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 2, "name": "after" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 2, "name": "after" }));
     app.settle().await;
     app.wait_for("the history begun anew", 2, "select count(*) from business_nxt_history.order_as_of(now())").await;
     assert_sound(&app.pool, "\"order\"", &["order_no"], &["name", "late_column"]).await;

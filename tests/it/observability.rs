@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-use nxt_testkit::{Wait, object};
+use nxt_testkit::Wait;
 use serde_json::{Value, json};
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::support::app::{COMPANY, TestApp};
+use crate::support::app::TestApp;
 
 /// Names of PromQL that are no metrics.
 const WORDS: [&str; 11] =
@@ -89,7 +89,7 @@ fn texts<'a>(json: &'a Value, name: &str, found: &mut Vec<&'a str>) {
 #[tokio::test]
 async fn the_dashboard_and_the_alerts_name_metrics_that_a_running_daemon_shows() {
     let app = TestApp::builder().set("NXT_TABLES", "Order").set("NXT_SWEEP_SECONDS", 1).start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     for purpose in ["load", "sweep"] {
         let line = format!("nxt_mirror_api_requests_total{{outcome=\"ok\",purpose=\"{purpose}\"}}");

@@ -24,7 +24,7 @@ async fn a_row_that_was_set_aside_finds_its_way_back() {
     let key = object(json!({ "orderNo": 2 }));
     app.simulator.fault(Fault { key: key.clone(), ..Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")) });
     for number in 1..=3 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        app.put("Order", json!({ "orderNo": number }));
     }
     app.settle().await;
     let letters = json_of(&app, &["dead-letters", "list", "--json"]).await;
@@ -47,7 +47,7 @@ async fn what_commands_do_stands_in_the_sync_log_with_who_asked() {
     let key = object(json!({ "orderNo": 2 }));
     app.simulator.fault(Fault { key: key.clone(), ..Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")) });
     for number in 1..=3 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        app.put("Order", json!({ "orderNo": number }));
     }
     assert_eq!(app.post("not json").await.status(), 202);
     app.settle().await;
@@ -123,7 +123,7 @@ async fn a_body_that_is_still_not_understood_stays_until_it_is_dropped() {
 async fn a_replay_mends_rows_from_the_ledger_and_explain_tells_their_story() {
     let app = TestApp::start().await;
     for number in 1..=4 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number, "name": "right" }))).unwrap();
+        app.put("Order", json!({ "orderNo": number, "name": "right" }));
     }
     app.settle().await;
     sqlx::query("update business_nxt.\"order\" set name = 'damaged'").execute(&app.pool).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_replay_mends_rows_from_the_ledger_and_explain_tells_their_story() {
 #[tokio::test]
 async fn the_status_tells_backlog_and_each_table() {
     let app = TestApp::start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     let status = json_of(&app, &["status", "--json"]).await;
     assert_eq!((&status["backlog"], &status["lag_seconds"]), (&json!(0), &json!(0)));
@@ -167,8 +167,8 @@ async fn the_status_tells_backlog_and_each_table() {
 async fn the_sync_log_is_printed_from_the_database_and_followed() {
     let app = TestApp::start().await;
     for number in 1..=3 {
-        app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 7, "lineNo": number }))).unwrap();
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        app.put("OrderLine", json!({ "orderNo": 7, "lineNo": number }));
+        app.put("Order", json!({ "orderNo": number }));
     }
     app.settle().await;
     let lines = async |arguments: &[&str]| {
@@ -187,7 +187,7 @@ async fn the_sync_log_is_printed_from_the_database_and_followed() {
     let mut command = tokio::process::Command::new(PROGRAM);
     command.args(["logs", "--follow", "--json", "--table", "Product"]).envs(app.environment()).kill_on_drop(true);
     let mut following = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "followed" }))).unwrap();
+    app.put("Product", json!({ "productNo": "followed" }));
     let mut output = tokio::io::BufReader::new(following.stdout.take().unwrap()).lines();
     let line = output.next_line().await.unwrap().expect("the log goes on");
     assert!(line.contains("followed"), "{line}");
@@ -213,7 +213,7 @@ async fn run_unread(app: &TestApp, arguments: &[&str], is_first_read: bool) -> (
 #[tokio::test]
 async fn every_command_ends_quietly_when_nobody_reads_what_it_prints() {
     let app = TestApp::start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     app.post("not json").await;
     app.settle().await;
     for arguments in [
@@ -238,7 +238,7 @@ async fn every_command_ends_quietly_when_nobody_reads_what_it_prints() {
         assert!(!errors.contains("panicked") && !errors.contains("roken pipe"), "{arguments:?}: {errors}");
     }
     // What goes on printing notices it later. Whatever has been written already may have been all.
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 2 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 2 }));
     app.settle().await;
     let (code, errors) = run_unread(&app, &["status"], true).await;
     assert!(matches!(code, Some(0 | 141)) && !errors.contains("panicked"), "{code:?}: {errors}");
@@ -248,7 +248,7 @@ async fn every_command_ends_quietly_when_nobody_reads_what_it_prints() {
 async fn the_doctor_finds_a_wrong_time_zone_and_nothing_where_all_is_well() {
     for (zone, healthy) in [("UTC", true), ("Asia/Tokyo", false)] {
         let app = TestApp::builder().set("NXT_SOURCE_TIMEZONE", zone).start().await;
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+        app.put("Order", json!({ "orderNo": 1 }));
         app.settle().await;
         let output = app.command(&["doctor"]).await;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -413,7 +413,7 @@ async fn a_database_of_another_schema_is_refused_by_one_line() {
 #[tokio::test]
 async fn the_database_role_needs_no_superuser() {
     let app = TestApp::builder().role(Role::Receiver).set("NXT_TABLES", "Order").start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     let name = format!("nxt_plain_{}", uuid::Uuid::new_v4().simple());
     let plain = database().await;
     let pool = plain.pool().await;

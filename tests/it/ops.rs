@@ -46,9 +46,9 @@ async fn start() -> TestApp {
 async fn programs_read_status_activity_and_the_story_of_a_row() {
     let app = start().await;
     for line in 1..=3 {
-        app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 7, "lineNo": line }))).unwrap();
+        app.put("OrderLine", json!({ "orderNo": 7, "lineNo": line }));
     }
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 7 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 7 }));
     app.settle().await;
 
     let status = get(&app, "/api/status").await;
@@ -130,7 +130,7 @@ async fn actions_do_what_the_commands_do_and_stand_in_the_log_with_who_asked() {
     }
     // One that can be read, so that the rows are to blame and not their table.
     for number in 1..=3 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        app.put("Order", json!({ "orderNo": number }));
     }
     app.post("not json").await;
     app.settle().await;

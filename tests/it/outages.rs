@@ -56,7 +56,7 @@ async fn while_the_api_is_away_rows_wait_by_age_and_deletions_go_on() {
     for kind in [FaultKind::Unavailable, FaultKind::Dropped, FaultKind::TokenAway] {
         let mut app = TestApp::builder().set("NXT_FETCH_ROWS_MAX", 10).simulator(|o| o.token_seconds = 1).start().await;
         let old = json!({ "orderNo": 1, "changedTimestamp": "2025-01-01T00:00:00" });
-        app.simulator.put(COMPANY, "Order", object(old)).unwrap();
+        app.put("Order", old);
         put_in_order(&app, 2..=5).await;
         app.assert_equal().await;
 

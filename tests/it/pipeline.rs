@@ -103,7 +103,7 @@ async fn many_notifications_of_few_rows_cost_few_requests() {
     let app = TestApp::start().await;
     for turn in 0..600 {
         let row = json!({ "orderNo": turn % 20, "name": format!("turn {turn}") });
-        app.simulator.put(COMPANY, "Order", object(row)).unwrap();
+        app.put("Order", row);
     }
     assert_eq!(app.assert_equal().await, 20);
     let counters = app.simulator.counters();
@@ -160,7 +160,7 @@ async fn soft_deletes_keep_the_row_and_a_new_one_revives_it() {
 #[tokio::test]
 async fn string_keys_follow_the_source_s_comparison() {
     let app = TestApp::start().await;
-    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "Ærø 1", "description": "a" }))).unwrap();
+    app.put("Product", json!({ "productNo": "Ærø 1", "description": "a" }));
     app.settle().await;
     let other_spelling = |event: &str| {
         json!({
@@ -173,7 +173,7 @@ async fn string_keys_follow_the_source_s_comparison() {
     let rows = app.mirrored("product").await;
     assert_eq!((rows.len(), &rows[0]["product_no"]), (1, &json!("Ærø 1")));
     // Only the case of the key changes: the source still has one row.
-    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "ÆRØ 1", "description": "b" }))).unwrap();
+    app.put("Product", json!({ "productNo": "ÆRØ 1", "description": "b" }));
     app.settle().await;
     assert_eq!(app.mirrored("product").await.len(), 1);
     app.simulator.delete_silently(COMPANY, "Product", object(json!({ "productNo": "ærø 1" }))).unwrap();
@@ -236,7 +236,7 @@ async fn rows_outside_the_chosen_tables_and_companies_are_left_alone() {
 #[tokio::test]
 async fn what_a_receiver_stores_another_process_mirrors() {
     let app = TestApp::builder().role(Role::Receiver).start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "Ragnhild" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1, "name": "Ragnhild" }));
     app.simulator.drain().await;
     assert_eq!(app.count("select rows from nxt_mirror.waiting").await, 1);
     let worker = app.another(Role::Worker).await;
@@ -252,7 +252,7 @@ async fn what_a_killed_daemon_had_stored_and_claimed_is_done_by_another() {
     let app = TestApp::builder().role(Role::Receiver).start().await;
     app.simulator.fault(Fault { millis: 60_000, ..Fault::new(FaultKind::Slow).times(1) });
     for number in 1..=5 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        app.put("Order", json!({ "orderNo": number }));
     }
     app.simulator.drain().await;
     let mut killed = std::process::Command::new(PROGRAM)
@@ -275,7 +275,7 @@ async fn a_daemon_that_stops_leaves_nothing_claimed() {
     let app = TestApp::builder().role(Role::Receiver).start().await;
     app.simulator.fault(Fault { millis: 3_000, ..Fault::new(FaultKind::Slow) });
     for number in 1..=5 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        app.put("Order", json!({ "orderNo": number }));
     }
     app.simulator.drain().await;
     let worker = app.another(Role::Worker).await;

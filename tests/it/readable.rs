@@ -7,10 +7,6 @@ use sqlx::AssertSqlSafe;
 
 use crate::support::app::{COMPANY, TestApp};
 
-fn put(app: &TestApp, table: &str, row: Value) {
-    app.simulator.put(COMPANY, table, object(row)).unwrap();
-}
-
 /// The comment of a column, or of the table itself.
 async fn comment(app: &TestApp, relation: &str, column: Option<&str>) -> Option<String> {
     let number = "(select attnum from pg_attribute where attrelid = $1::regclass and attname = $2)";
@@ -53,8 +49,8 @@ const VIEW: &str = "business_nxt_readable.\"order\"";
 #[tokio::test]
 async fn comments_tell_labels_numbers_and_names_and_follow_language_and_labels() {
     let mut app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).set("NXT_LANGUAGE", "norwegian").start().await;
-    put(&app, "Order", json!({ "orderNo": 1 }));
-    put(&app, "Product", json!({ "productNo": "A" }));
+    app.put("Order", json!({ "orderNo": 1 }));
+    app.put("Product", json!({ "productNo": "A" }));
     app.settle().await;
     wait_for_comment(&app, ORDER, None, "Ordre (Order, table 127, SQL name Ord)").await;
     wait_for_comment(&app, ORDER, Some("order_no"), "Ordrenr. (orderNo, column 127000, SQL name OrderNo)").await;
@@ -84,15 +80,14 @@ async fn comments_tell_labels_numbers_and_names_and_follow_language_and_labels()
 async fn a_readable_view_shows_dates_times_and_names() {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).set("NXT_DELETES", "soft").start().await;
     app.simulator.add_twin("OrderLine", "invoiceNo", Twin::Time).unwrap();
-    put(
-        &app,
+    app.put(
         "Order",
         json!({ "orderNo": 1, "orderDate": 20_260_201, "finishDate": 20_260_231, "orderType": 5, "transactionType": 77, "orderPreferences": 264 }),
     );
-    put(&app, "Order", json!({ "orderNo": 2, "orderDate": 0, "orderType": null, "orderPreferences": 0 }));
-    put(&app, "Order", json!({ "orderNo": 3, "orderPreferences": null }));
-    put(&app, "OrderLine", json!({ "orderNo": 1, "lineNo": 1, "invoiceNo": 1330 }));
-    put(&app, "OrderLine", json!({ "orderNo": 1, "lineNo": 2, "invoiceNo": 2400 }));
+    app.put("Order", json!({ "orderNo": 2, "orderDate": 0, "orderType": null, "orderPreferences": 0 }));
+    app.put("Order", json!({ "orderNo": 3, "orderPreferences": null }));
+    app.put("OrderLine", json!({ "orderNo": 1, "lineNo": 1, "invoiceNo": 1330 }));
+    app.put("OrderLine", json!({ "orderNo": 1, "lineNo": 2, "invoiceNo": 2400 }));
     app.simulator
         .put(nxt_simulator::Owner::Customer(1_000_001), "User", object(json!({ "userName": "kari" })))
         .unwrap();
@@ -161,7 +156,7 @@ async fn a_readable_view_shows_dates_times_and_names() {
 
 async fn a_new_value_gets_its_name(app: &TestApp) {
     app.simulator.add_member("orderType", 9, "Repair").unwrap();
-    put(app, "Order", json!({ "orderNo": 9, "orderType": 9 }));
+    app.put("Order", json!({ "orderNo": 9, "orderType": 9 }));
     app.settle().await;
     let named =
         "select count(*) from business_nxt_readable.\"order\" where order_no = 9 and order_type_name = 'Repair'";
@@ -171,7 +166,7 @@ async fn a_new_value_gets_its_name(app: &TestApp) {
 async fn a_bit_beside_others_without_a_name_gets_its_own(app: &TestApp) {
     app.simulator.add_member("orderPreferences", 1 << 20, "Pallets").unwrap();
     for (number, value) in [(21, (1 << 20) + (1 << 21)), (22, (1 << 20) + (1 << 22))] {
-        put(app, "Order", json!({ "orderNo": number, "orderPreferences": value }));
+        app.put("Order", json!({ "orderNo": number, "orderPreferences": value }));
     }
     app.settle().await;
     let named = "select count(*) from business_nxt_readable.\"order\"
@@ -193,7 +188,7 @@ async fn the_planner_sees_through_the_view(app: &TestApp) {
 #[tokio::test]
 async fn a_view_follows_its_table_and_people_s_views_on_it_go_on_working() {
     let mut app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
-    put(&app, "Order", json!({ "orderNo": 1, "orderStatus1": 34 }));
+    app.put("Order", json!({ "orderNo": 1, "orderStatus1": 34 }));
     app.settle().await;
     let mine = "create view public.mine as select * from business_nxt_readable.\"order\"";
     sqlx::query(mine).execute(&app.pool).await.unwrap();
@@ -201,7 +196,7 @@ async fn a_view_follows_its_table_and_people_s_views_on_it_go_on_working() {
     app.simulator.add_column("Order", "priority", "Int").unwrap();
     app.simulator.add_member("orderStatus1", 34, "Picked").unwrap();
     app.simulator.add_twin("Order", "orderStatus1", Twin::Enum).unwrap();
-    put(&app, "Order", json!({ "orderNo": 2, "orderStatus1": 34, "priority": 7 }));
+    app.put("Order", json!({ "orderNo": 2, "orderStatus1": 34, "priority": 7 }));
     app.settle().await;
     let named = "select count(*) from business_nxt_readable.\"order\" where order_status1_name = 'Picked'";
     app.wait_for("names of the twin that came later", 2, named).await;
@@ -223,7 +218,7 @@ async fn a_view_follows_its_table_and_people_s_views_on_it_go_on_working() {
     })
     .await;
     app.simulator.add_column("Order", "urgency", "Int").unwrap();
-    put(&app, "Order", json!({ "orderNo": 2, "orgUnit1": 20_260_101, "urgency": 3 }));
+    app.put("Order", json!({ "orderNo": 2, "orgUnit1": 20_260_101, "urgency": 3 }));
     app.settle().await;
     let dated = "select count(*) from information_schema.columns where table_schema = 'business_nxt_readable'
                     and table_name = 'order' and column_name = 'org_unit1' and data_type = 'date'";
@@ -239,14 +234,14 @@ async fn a_view_follows_its_table_and_people_s_views_on_it_go_on_working() {
 #[tokio::test]
 async fn a_view_that_somebody_reads_follows_its_table_when_they_are_done() {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
-    put(&app, "Order", json!({ "orderNo": 1 }));
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     let mut reader = app.pool.begin().await.unwrap();
     sqlx::query(AssertSqlSafe(format!("select * from {VIEW}"))).execute(&mut *reader).await.unwrap();
     // A column of the table and the view of another type: both need the reader gone.
     app.simulator.add_twin("Order", "orgUnit1", Twin::Date).unwrap();
     app.simulator.add_column("Order", "urgency", "Int").unwrap();
-    put(&app, "Order", json!({ "orderNo": 1, "orgUnit1": 20_260_101, "urgency": 3 }));
+    app.put("Order", json!({ "orderNo": 1, "orgUnit1": 20_260_101, "urgency": 3 }));
     app.settle().await;
     assert!(!columns(&app, VIEW).await.contains(&"urgency".to_owned()));
     reader.commit().await.unwrap();
@@ -260,13 +255,13 @@ async fn a_view_that_somebody_reads_follows_its_table_when_they_are_done() {
 #[tokio::test]
 async fn a_description_that_was_overtaken_turns_no_view_back() {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
-    put(&app, "Order", json!({ "orderNo": 1 }));
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     let mirror = nxt_mirror::mirror::Mirror::new(app.pool.clone(), nxt_mirror::config::Deletes::Hard);
     let old = mirror.descriptions().await.unwrap().into_iter().find(|spec| spec.sql_name == "order").unwrap();
     app.simulator.add_twin("Order", "orgUnit1", Twin::Date).unwrap();
     app.simulator.add_column("Order", "urgency", "Int").unwrap();
-    put(&app, "Order", json!({ "orderNo": 1, "orgUnit1": 20_260_101, "urgency": 3 }));
+    app.put("Order", json!({ "orderNo": 1, "orgUnit1": 20_260_101, "urgency": 3 }));
     let dated = "select count(*) from information_schema.columns where table_schema = 'business_nxt_readable'
                     and table_name = 'order' and column_name = 'org_unit1' and data_type = 'date'";
     app.wait_for("the date", 1, dated).await;
@@ -278,7 +273,7 @@ async fn a_description_that_was_overtaken_turns_no_view_back() {
 async fn the_model_s_own_names_of_values_are_taken_where_it_lists_them() {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
     app.simulator.tell_members().unwrap();
-    put(&app, "Order", json!({ "orderNo": 1 }));
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     let listed =
         "select count(*) from business_nxt_model.enum_member where table_name = 'Order' and column_name = 'order_type'
@@ -319,9 +314,9 @@ async fn dates_and_times_fail_on_no_integer() {
 #[tokio::test]
 async fn relations_are_recorded_drawn_and_have_indexes() {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
-    put(&app, "Order", json!({ "orderNo": 1, "customerNo": 5 }));
-    put(&app, "OrderLine", json!({ "orderNo": 1, "lineNo": 1 }));
-    put(&app, "Associate", json!({ "associateNo": 1, "customerNo": 5 }));
+    app.put("Order", json!({ "orderNo": 1, "customerNo": 5 }));
+    app.put("OrderLine", json!({ "orderNo": 1, "lineNo": 1 }));
+    app.put("Associate", json!({ "associateNo": 1, "customerNo": 5 }));
     app.settle().await;
     app.wait_for("relations", 2, "select count(*) from business_nxt_model.relation").await;
     let relations = "select array_agg(array[from_table, from_columns::text, to_table, to_columns::text, name] order by from_table) as found

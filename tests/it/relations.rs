@@ -1,14 +1,10 @@
 //! Relations as foreign keys that nothing enforces, on a server that has them.
 
 use nxt_testkit::object;
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::support::app::{COMPANY, TestApp};
-
-fn put(app: &TestApp, table: &str, row: Value) {
-    app.simulator.put(COMPANY, table, object(row)).unwrap();
-}
 
 /// Whether this server can have keys that are not enforced. Says so where it cannot.
 async fn has_them(app: &TestApp) -> bool {
@@ -48,9 +44,9 @@ const COUNT: &str =
 /// Lines, their order, and somebody to whom it does not lead by a key.
 async fn with_relations() -> TestApp {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
-    put(&app, "Order", json!({ "orderNo": 1, "customerNo": 5 }));
-    put(&app, "OrderLine", json!({ "orderNo": 1, "lineNo": 1 }));
-    put(&app, "Associate", json!({ "associateNo": 1, "customerNo": 5 }));
+    app.put("Order", json!({ "orderNo": 1, "customerNo": 5 }));
+    app.put("OrderLine", json!({ "orderNo": 1, "lineNo": 1 }));
+    app.put("Associate", json!({ "associateNo": 1, "customerNo": 5 }));
     app.settle().await;
     app.wait_for("relations", 2, "select count(*) from business_nxt_model.relation").await;
     app
@@ -65,7 +61,7 @@ async fn a_relation_to_a_key_is_a_foreign_key_that_stops_no_row_and_no_change_of
     app.wait_for("the foreign key", 1, COUNT).await;
     assert_eq!(foreign_keys(&app.pool).await, [OURS]);
     // A line before its order, and one whose order goes.
-    put(&app, "OrderLine", json!({ "orderNo": 7, "lineNo": 1 }));
+    app.put("OrderLine", json!({ "orderNo": 7, "lineNo": 1 }));
     app.simulator.delete(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
     app.settle().await;
     app.assert_equal().await;
@@ -74,13 +70,13 @@ async fn a_relation_to_a_key_is_a_foreign_key_that_stops_no_row_and_no_change_of
         app.simulator.change_type(table, "orderNo", "Long").unwrap();
         // What a notification announces has the table described anew.
         app.simulator.add_column(table, "priority", "Int").unwrap();
-        put(&app, "Order", json!({ "orderNo": 9 }));
-        put(&app, "OrderLine", json!({ "orderNo": 9, "lineNo": 1 }));
+        app.put("Order", json!({ "orderNo": 9 }));
+        app.put("OrderLine", json!({ "orderNo": 9, "lineNo": 1 }));
         let mut row = json!({ "orderNo": 10, "priority": 1 });
         if table == "OrderLine" {
             row["lineNo"] = json!(1);
         }
-        put(&app, table, row);
+        app.put(table, row);
         app.settle().await;
     }
     let wide = "select count(*) from information_schema.columns where table_schema = 'business_nxt'
@@ -108,7 +104,7 @@ async fn foreign_keys_come_back_with_their_table_and_those_of_others_are_left_al
                       where conname = 'order_line_order_no_order_relation')); end $$";
     execute(&app, copy).await;
     execute(&app, "alter table business_nxt.order_line rename to order_line_of_old").await;
-    put(&app, "OrderLine", json!({ "orderNo": 2, "lineNo": 1 }));
+    app.put("OrderLine", json!({ "orderNo": 2, "lineNo": 1 }));
     app.settle().await;
     let made =
         "select count(*) from pg_constraint where conrelid = to_regclass('business_nxt.order_line') and contype = 'f'";
@@ -117,7 +113,7 @@ async fn foreign_keys_come_back_with_their_table_and_those_of_others_are_left_al
     assert_eq!(app.count("select count(*) from pg_constraint where conname = 'theirs'").await, 1);
     execute(&app, "drop table business_nxt.\"order\" cascade").await;
     assert!(!foreign_keys(&app.pool).await.contains(&OURS.to_owned()));
-    put(&app, "Order", json!({ "orderNo": 2 }));
+    app.put("Order", json!({ "orderNo": 2 }));
     app.settle().await;
     let again =
         "select count(*) from pg_constraint where conrelid = to_regclass('business_nxt.order_line') and contype = 'f'
@@ -129,7 +125,7 @@ async fn foreign_keys_come_back_with_their_table_and_those_of_others_are_left_al
 #[tokio::test]
 async fn a_foreign_key_waits_for_a_lock_and_rows_do_not() {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).start().await;
-    put(&app, "Order", json!({ "orderNo": 1 }));
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     if !has_them(&app).await {
         return;
@@ -137,7 +133,7 @@ async fn a_foreign_key_waits_for_a_lock_and_rows_do_not() {
     let mut open = app.pool.begin().await.unwrap();
     sqlx::raw_sql("update business_nxt.\"order\" set name = name").execute(&mut *open).await.unwrap();
     for number in 1..20 {
-        put(&app, "OrderLine", json!({ "orderNo": 1, "lineNo": number }));
+        app.put("OrderLine", json!({ "orderNo": 1, "lineNo": number }));
     }
     app.wait_for("the lines", 19, "select count(*) from business_nxt.order_line").await;
     app.wait_for("the relation", 1, "select count(*) from business_nxt_model.relation").await;

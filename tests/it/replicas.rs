@@ -132,7 +132,7 @@ async fn three_receivers_and_three_workers_are_upgraded_without_a_refused_notifi
 
 /// Waits until a timer has found a row that no notification told of.
 async fn found_by_a_timer(app: &TestApp, number: i64) {
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+    app.put("Order", json!({ "orderNo": number }));
     for _ in 0..4_500 {
         let rows = sqlx::query_scalar("select count(*) from business_nxt.\"order\"").fetch_one(&app.pool).await;
         // Fails until the table is made.

@@ -26,7 +26,7 @@ fn address(url: &Url, database: &str) -> String {
 }
 
 fn put(app: &TestApp, number: i64, name: &str) {
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number, "name": name }))).unwrap();
+    app.put("Order", json!({ "orderNo": number, "name": name }));
 }
 
 #[tokio::test]

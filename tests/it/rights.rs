@@ -8,10 +8,7 @@ use nxt_testkit::{Wait, object};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
-use crate::support::{
-    app::{COMPANY, TestApp},
-    cluster,
-};
+use crate::support::{app::TestApp, cluster};
 
 const OTHER: Owner = Owner::Company(2_000_002);
 /// What stands in the rows of the other company alone.
@@ -68,7 +65,7 @@ async fn readable(session: &mut PgConnection) -> Vec<String> {
 async fn with_two_companies() -> TestApp {
     let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).set("NXT_HISTORY", "*").start().await;
     for number in 1..=3 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number, "name": "own" }))).unwrap();
+        app.put("Order", json!({ "orderNo": number, "name": "own" }));
         app.simulator.put(OTHER, "Order", object(json!({ "orderNo": number, "name": MARKER }))).unwrap();
     }
     app.simulator.put(OTHER, "Product", object(json!({ "productNo": MARKER }))).unwrap();
@@ -93,7 +90,7 @@ async fn a_role_that_is_let_in_reads_what_people_read_and_nothing_else() {
     assert_eq!(count(&mut reader, "select count(*) from business_nxt_readable.\"order\"").await, 6);
     assert_eq!(count(&mut reader, "select count(*) from business_nxt.\"user\"").await, 1);
     // A table that comes later.
-    app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 1, "lineNo": 1 }))).unwrap();
+    app.put("OrderLine", json!({ "orderNo": 1, "lineNo": 1 }));
     app.settle().await;
     assert_eq!(count(&mut reader, "select count(*) from business_nxt.order_line").await, 1);
     assert_eq!(count(&mut reader, "select count(*) from business_nxt_readable.order_line").await, 1);
@@ -113,7 +110,7 @@ async fn rights_come_back_with_schemas_and_tables_that_were_dropped() {
     for schema in ["business_nxt_readable", "business_nxt_history"] {
         sqlx::query(AssertSqlSafe(format!("drop schema {schema} cascade"))).execute(&app.pool).await.unwrap();
     }
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 4, "name": "own" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 4, "name": "own" }));
     app.settle().await;
     for relation in ["business_nxt_readable.\"order\"", "business_nxt_history.\"order\""] {
         let sql = format!("select count(*) from {relation}");
@@ -197,7 +194,7 @@ async fn a_role_that_is_let_in_for_a_company_sees_no_other_in_any_way() {
     assert_eq!(free.status.code(), Some(2), "{free:?}");
     assert!(String::from_utf8_lossy(&free.stderr).contains("cannot be kept from it"), "{free:?}");
     assert!(grant(&app, &["--company", "2000001"]).await.contains("the rows of company 2000001"));
-    app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 1, "lineNo": 1 }))).unwrap();
+    app.put("OrderLine", json!({ "orderNo": 1, "lineNo": 1 }));
     app.simulator.put(OTHER, "OrderLine", object(json!({ "orderNo": 1, "lineNo": 1, "description": MARKER }))).unwrap();
     app.settle().await;
     sqlx::query("analyze").execute(&app.pool).await.unwrap();

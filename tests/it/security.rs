@@ -24,7 +24,7 @@ async fn no_secret_is_in_any_output() {
         .set("NXT_TABLES", "Order")
         .start()
         .await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "one" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1, "name": "one" }));
     app.simulator.drain().await;
     let mut output = String::new();
     let mut run = async |arguments: &[&str], extra: &[(&str, &str)]| {
@@ -77,7 +77,7 @@ async fn no_secret_is_in_any_output() {
 #[tokio::test]
 async fn names_cannot_be_smuggled_into_sql_or_graphql() {
     let app = TestApp::start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "one" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1, "name": "one" }));
     app.settle().await;
     let before = app.simulator.counters().invalid_requests;
     let names = [

@@ -92,7 +92,7 @@ async fn a_row_is_told_of_whole_whichever_way_its_key_is_spelled() {
 #[tokio::test]
 async fn a_living_row_is_told_of_when_no_entry_is_kept_any_more() {
     let app = TestApp::start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     maintenance::run(&app.pool, Duration::ZERO).await.unwrap();
     app.wait_for("no entries", 0, "select count(*) from nxt_mirror.sync_log").await;

@@ -4,7 +4,7 @@ use nxt_simulator::{Fault, FaultKind, Owner};
 use nxt_testkit::object;
 use serde_json::{Value, json};
 
-use crate::support::app::{COMPANY, TestApp};
+use crate::support::app::TestApp;
 
 const CUSTOMER: Owner = Owner::Customer(1_000_001);
 
@@ -109,7 +109,7 @@ async fn a_setup_that_cannot_be_read_is_neither_right_nor_wrong() {
 async fn without_names_it_is_about_what_is_mirrored_and_the_doctor_tells_the_same() {
     let app = TestApp::start().await;
     assert_eq!(told(&app, &[]).await.0, Some(2), "nothing is mirrored yet");
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     app.simulator.put(CUSTOMER, "User", object(json!({ "userName": "kari" }))).unwrap();
     app.settle().await;
     let expected = vec![(json!(2_000_001), json!("Order"), json!("ok")), (Value::Null, json!("User"), json!("ok"))];
@@ -121,7 +121,7 @@ async fn without_names_it_is_about_what_is_mirrored_and_the_doctor_tells_the_sam
     let is_told = text.lines().any(|line| line.starts_with("PROBLEM") && line.contains("and table 127"));
     assert!(is_told && !examined.status.success(), "{text}");
     // What is not subscribed is not sent.
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 2 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 2 }));
     app.simulator.drain().await;
     assert_eq!(app.simulator.sender_counters().sent, 2);
 }

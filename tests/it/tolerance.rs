@@ -15,10 +15,6 @@ async fn live() -> TestApp {
     TestApp::builder().set("NXT_SWEEP_SECONDS", 0).set("NXT_WALK_SECONDS", 0).start().await
 }
 
-fn put(app: &TestApp, table: &str, row: Value) {
-    app.simulator.put(COMPANY, table, object(row)).unwrap();
-}
-
 /// The next request is refused, so that a new token is asked for.
 fn end_tokens(app: &TestApp) {
     app.simulator.fault(Fault::new(FaultKind::Unauthorized).times(1));
@@ -37,7 +33,7 @@ async fn on_products(app: &TestApp, arguments: &[&str]) -> Output {
 #[tokio::test]
 async fn a_token_whose_lifetime_is_told_in_no_usable_form_is_used() {
     let app = live().await;
-    put(&app, "Order", json!({ "orderNo": 1, "name": "as usual" }));
+    app.put("Order", json!({ "orderNo": 1, "name": "as usual" }));
     app.assert_equal().await;
     let forms = [
         "\"3600\"",
@@ -54,7 +50,7 @@ async fn a_token_whose_lifetime_is_told_in_no_usable_form_is_used() {
         app.simulator.set_oddities(|odd| odd.expires_in = Some(form.into()));
         let before = app.simulator.counters().token_requests;
         end_tokens(&app);
-        put(&app, "Order", json!({ "orderNo": 1, "name": format!("turn {turn}") }));
+        app.put("Order", json!({ "orderNo": 1, "name": format!("turn {turn}") }));
         app.assert_equal().await;
         assert_eq!(app.simulator.counters().token_requests - before, 1, "{form}");
         assert_eq!(app.count(AWAY).await, 0, "{form}");
@@ -71,7 +67,7 @@ async fn without_a_token_the_reason_says_what_was_wrong() {
     ] {
         app.simulator.set_oddities(|odd| odd.token_answer = Some(answer.into()));
         end_tokens(&app);
-        put(&app, "Order", json!({ "orderNo": 1, "name": answer }));
+        app.put("Order", json!({ "orderNo": 1, "name": answer }));
         let told = "select away_reason from nxt_mirror.api_budget where away_since is not null";
         app.wait_for("an outage", 1, AWAY).await;
         let told: String = sqlx::query_scalar(told).fetch_one(&app.pool).await.unwrap();
@@ -89,7 +85,7 @@ async fn a_byte_order_mark_says_nothing_wherever_it_stands() {
     app.simulator.set_knobs(|knobs| knobs.byte_order_mark = true);
     end_tokens(&app);
     for number in 1..=3 {
-        put(&app, "Order", json!({ "orderNo": number, "name": "marked" }));
+        app.put("Order", json!({ "orderNo": number, "name": "marked" }));
     }
     assert_eq!(app.assert_equal().await, 3);
     assert!(app.dead_letters().await.is_empty());
@@ -101,7 +97,7 @@ async fn a_byte_order_mark_says_nothing_wherever_it_stands() {
 #[tokio::test]
 async fn a_body_that_jsonb_refuses_is_read_and_shown() {
     let app = live().await;
-    put(&app, "Order", json!({ "orderNo": 1, "name": "there" }));
+    app.put("Order", json!({ "orderNo": 1, "name": "there" }));
     app.assert_equal().await;
     let hints = [
         r#""\u0000 \ud800""#,
@@ -125,13 +121,13 @@ async fn a_body_that_jsonb_refuses_is_read_and_shown() {
 #[tokio::test]
 async fn nothing_is_sent_before_the_time_that_a_refusal_tells_in_any_form() {
     let app = live().await;
-    put(&app, "Order", json!({ "orderNo": 1, "name": "at first" }));
+    app.put("Order", json!({ "orderNo": 1, "name": "at first" }));
     app.assert_equal().await;
     for (turn, form) in [RetryAfter::Date, RetryAfter::Fraction, RetryAfter::Seconds].into_iter().enumerate() {
         app.simulator.set_oddities(|odd| odd.retry_after = form);
         app.simulator.fault(Fault { millis: 2_500, ..Fault::new(FaultKind::TooManyRetryAfter).times(1) });
         for number in 1..=3 {
-            put(&app, "Order", json!({ "orderNo": number, "name": format!("turn {turn}") }));
+            app.put("Order", json!({ "orderNo": number, "name": format!("turn {turn}") }));
         }
         app.assert_equal().await;
     }
@@ -144,11 +140,11 @@ async fn nothing_is_sent_before_the_time_that_a_refusal_tells_in_any_form() {
 async fn an_encoding_is_understood_where_it_is_offered_and_named_where_it_is_not() {
     let app = live().await;
     app.simulator.set_oddities(|odd| odd.gzip = true);
-    put(&app, "Order", json!({ "orderNo": 1, "name": "compressed" }));
+    app.put("Order", json!({ "orderNo": 1, "name": "compressed" }));
     app.assert_equal().await;
     assert!(app.simulator.counters().compressed > 0);
     app.simulator.set_oddities(|odd| odd.encoding = Some("br".into()));
-    put(&app, "Order", json!({ "orderNo": 1, "name": "not offered" }));
+    app.put("Order", json!({ "orderNo": 1, "name": "not offered" }));
     app.wait_for("an outage", 1, AWAY).await;
     let told: String =
         sqlx::query_scalar("select away_reason from nxt_mirror.api_budget").fetch_one(&app.pool).await.unwrap();
@@ -184,15 +180,11 @@ async fn values_in_odd_forms_are_what_they_mean() {
         ];
     });
     for number in 1..=2 {
-        put(&app, "Order", json!({ "orderNo": number }));
-        put(
-            &app,
-            "StockBalance",
-            json!({ "productNo": "x", "warehouseNo": number, "countedAt": "2026-01-01T00:00:00" }),
-        );
+        app.put("Order", json!({ "orderNo": number }));
+        app.put("StockBalance", json!({ "productNo": "x", "warehouseNo": number, "countedAt": "2026-01-01T00:00:00" }));
     }
-    put(&app, "TaxCode", json!({ "taxCode": "1" }));
-    put(&app, "RetailQueueChange", json!({ "queueChangeNo": 9_007_199_254_740_993_i64 }));
+    app.put("TaxCode", json!({ "taxCode": "1" }));
+    app.put("RetailQueueChange", json!({ "queueChangeNo": 9_007_199_254_740_993_i64 }));
     app.settle().await;
     assert_eq!(app.mirrored("retail_queue_change").await[0]["queue_change_no"], json!(9_007_199_254_740_993_i64));
     assert!(app.dead_letters().await.is_empty(), "{:?}", app.dead_letters().await);
@@ -234,7 +226,7 @@ async fn a_value_that_has_no_place_costs_its_row_alone_and_verify_names_it() {
             values.map(|(at, (column, json))| odd("Order", json!({ "orderNo": at + 1 }), column, json)).collect();
     });
     for number in 1..=12 {
-        put(&app, "Order", json!({ "orderNo": number, "name": "there" }));
+        app.put("Order", json!({ "orderNo": number, "name": "there" }));
     }
     app.settle().await;
     assert_eq!(app.mirrored("order").await.len(), 12 - bad.len());
@@ -277,7 +269,7 @@ async fn what_notifications_bring_in_they_take_out_whatever_its_key() {
     let app = live().await;
     // A key of blanks alone is not taken from a notification, but from walks.
     for key in &KEYS[1..] {
-        put(&app, "Product", json!({ "productNo": key, "description": key }));
+        app.put("Product", json!({ "productNo": key, "description": key }));
     }
     assert_products(&app, KEYS.len() - 1).await;
     assert!(app.dead_letters().await.is_empty(), "{:?}", app.dead_letters().await);
@@ -302,9 +294,9 @@ async fn what_notifications_bring_in_they_take_out_whatever_its_key() {
 #[tokio::test]
 async fn a_deletion_finds_its_row_however_its_key_is_spelled() {
     let app = live().await;
-    put(&app, "Order", json!({ "orderNo": 5 }));
-    put(&app, "Product", json!({ "productNo": "Ærø 12" }));
-    put(&app, "Product", json!({ "productNo": "12" }));
+    app.put("Order", json!({ "orderNo": 5 }));
+    app.put("Product", json!({ "productNo": "Ærø 12" }));
+    app.put("Product", json!({ "productNo": "12" }));
     app.assert_equal().await;
     for (table, column, mirrored, told) in [
         ("Order", "orderNo", json!(5), json!(" 5 ")),
@@ -373,12 +365,12 @@ async fn rows_that_no_key_can_name_cost_themselves_alone() {
 #[tokio::test]
 async fn columns_of_postgresql_s_names_or_of_one_name_are_mirrored_apart() {
     let mut app = live().await;
-    put(&app, "Order", json!({ "orderNo": 1, "employeeNo": 5 }));
+    app.put("Order", json!({ "orderNo": 1, "employeeNo": 5 }));
     app.assert_equal().await;
     for (column, scalar) in [("xmin", "Int"), ("ctid", "String"), ("employee_No", "Int")] {
         app.simulator.add_column("Order", column, scalar).unwrap();
     }
-    put(&app, "Order", json!({ "orderNo": 1, "employeeNo": 6, "xmin": 7, "ctid": "there" }));
+    app.put("Order", json!({ "orderNo": 1, "employeeNo": 6, "xmin": 7, "ctid": "there" }));
     app.settle().await;
     let order = app.mirrored("order").await.remove(0);
     assert_eq!((&order["employee_no"], &order["xmin_"], &order["ctid_"]), (&json!(6), &json!(7), &json!("there")));
@@ -388,7 +380,7 @@ async fn columns_of_postgresql_s_names_or_of_one_name_are_mirrored_apart() {
     let url = next.webhook_url();
     app.simulator.set_knobs(|knobs| knobs.url = Some(url));
     std::mem::replace(&mut app.daemon, next).stop().await;
-    put(&app, "Order", json!({ "orderNo": 1, "employeeNo": 8, "xmin": 9 }));
+    app.put("Order", json!({ "orderNo": 1, "employeeNo": 8, "xmin": 9 }));
     app.settle().await;
     let after = app.mirrored("order").await.remove(0);
     assert_eq!((&after["employee_no"], &after["xmin_"], after.len()), (&json!(8), &json!(9), order.len()));

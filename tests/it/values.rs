@@ -4,7 +4,7 @@ use nxt_simulator::Owner;
 use nxt_testkit::object;
 use serde_json::{Value, json};
 
-use crate::support::app::{COMPANY, TestApp};
+use crate::support::app::TestApp;
 
 fn number(text: &str) -> Value {
     Value::Number(text.parse().unwrap())
@@ -15,14 +15,14 @@ async fn integers_decimals_texts_and_times_arrive_as_they_are() {
     let app = TestApp::start().await;
     for (number_of, key) in [i64::MIN, -1, 0, 9_007_199_254_740_993, i64::MAX].into_iter().enumerate() {
         let row = json!({ "queueChangeNo": key, "tableNo": -2_147_483_648_i64 + number_of as i64, "content": "x" });
-        app.simulator.put(COMPANY, "RetailQueueChange", object(row)).unwrap();
+        app.put("RetailQueueChange", row);
     }
     for (index, text) in ["", " ", "'", "\"", "\\", "æøå ÆØÅ", "😀", "a\u{301}", "\t\r\n", "{}", "\u{2028}", "null"]
         .into_iter()
         .enumerate()
     {
         let row = json!({ "languageNo": 47, "textType": -1, "textNo": index, "lineNo": 1, "text": text });
-        app.simulator.put(COMPANY, "Text", object(row)).unwrap();
+        app.put("Text", row);
     }
     for (index, decimal) in [
         "0",
@@ -36,15 +36,15 @@ async fn integers_decimals_texts_and_times_arrive_as_they_are() {
     .enumerate()
     {
         let row = json!({ "productNo": format!("P {index}"), "salesPrice": number(decimal), "packing": -32_768, "discontinued": true });
-        app.simulator.put(COMPANY, "Product", object(row)).unwrap();
+        app.put("Product", row);
     }
     let row = json!({
         "taxCode": "3'", "percent": number("25.00"), "validFrom": "2024-02-29", "reference": "6f9619ff-8b86-d011-b42d-00c04fc964ff",
         "changedTimestamp": null,
     });
-    app.simulator.put(COMPANY, "TaxCode", object(row)).unwrap();
+    app.put("TaxCode", row);
     let row = json!({ "productNo": "x", "warehouseNo": -5, "countedAt": "2026-03-29T02:30:00.1234567" });
-    app.simulator.put(COMPANY, "StockBalance", object(row)).unwrap();
+    app.put("StockBalance", row);
     app.assert_equal().await;
     let prices: Vec<String> =
         sqlx::query_scalar("select sales_price::text from business_nxt.product order by product_no")
@@ -77,7 +77,7 @@ async fn integers_decimals_texts_and_times_arrive_as_they_are() {
 #[tokio::test]
 async fn a_nul_character_becomes_the_replacement_character() {
     let app = TestApp::start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "a\0b" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1, "name": "a\0b" }));
     app.settle().await;
     assert_eq!(app.mirrored("order").await[0]["name"], "a\u{fffd}b");
 }
@@ -98,7 +98,7 @@ async fn local_times_of_the_source_become_utc() {
     let app = TestApp::builder().set("NXT_SOURCE_TIMEZONE", "Europe/Oslo").start().await;
     app.simulator.set_knobs(|knobs| knobs.old_payload = true);
     let row = json!({ "orderNo": 1, "changedTimestamp": "2026-07-01T12:00:00.0000000" });
-    app.simulator.put(COMPANY, "Order", object(row)).unwrap();
+    app.put("Order", row);
     app.settle().await;
     assert_eq!(app.mirrored("order").await[0]["_changed_at"], "2026-07-01T10:00:00+00:00");
 }

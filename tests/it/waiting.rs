@@ -24,9 +24,9 @@ async fn a_row_is_waited_for_by_any_spelling_of_its_table_and_key() {
         ask(&pool, "nxt_mirror.wait_for_row('OrderLine', '{\"order_no\": 3, \"line_no\": 1}', 2000001, null, '200 s')")
             .await
     });
-    app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 3, "lineNo": 1 }))).unwrap();
+    app.put("OrderLine", json!({ "orderNo": 3, "lineNo": 1 }));
     assert_eq!(early.await.unwrap(), Ok(true));
-    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "Bolt 7", "description": "one" }))).unwrap();
+    app.put("Product", json!({ "productNo": "Bolt 7", "description": "one" }));
     for question in [
         "nxt_mirror.wait_for_row('Product', '{\"product_no\": \"bolt 7 \"}', 2000001, null, '200 s')",
         "nxt_mirror.wait_for_row('order_line', '{\"ORDERNO\": 3, \"lineNo\": 1}', 2000001, now() - interval '1 hour', '0 s')",
@@ -66,8 +66,8 @@ async fn a_row_is_waited_for_by_any_spelling_of_its_table_and_key() {
 #[tokio::test]
 async fn a_key_that_is_none_is_refused_by_a_line_that_names_table_columns_and_key() {
     let app = TestApp::start().await;
-    app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 3, "lineNo": 1 }))).unwrap();
-    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "12" }))).unwrap();
+    app.put("OrderLine", json!({ "orderNo": 3, "lineNo": 1 }));
+    app.put("Product", json!({ "productNo": "12" }));
     app.settle().await;
     let wait = async |table: &str, key: &str| {
         ask(&app.pool, &format!("nxt_mirror.wait_for_row('{table}', {key}, 2000001, null, '0 s')")).await
@@ -115,7 +115,7 @@ async fn a_key_that_is_none_is_refused_by_a_line_that_names_table_columns_and_ke
 #[tokio::test]
 async fn who_waits_sees_what_is_committed_meanwhile_and_holds_up_nobody() {
     let app = TestApp::builder().set("NXT_DELETES", "soft").start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "old" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1, "name": "old" }));
     app.settle().await;
     let wait = "nxt_mirror.wait_for_row('Order', '{\"order_no\": 1}', 2000001, now(), '200 s')";
     // In a transaction that has looked before.
@@ -125,7 +125,7 @@ async fn who_waits_sees_what_is_committed_meanwhile_and_holds_up_nobody() {
         // The row is not new enough before this.
         tokio::time::sleep(Duration::from_millis(100)).await;
         app.simulator.add_column("Order", "lateColumn", "String").unwrap();
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1, "name": "new", "lateColumn": "x" }))).unwrap();
+        app.put("Order", json!({ "orderNo": 1, "name": "new", "lateColumn": "x" }));
     };
     let sql = AssertSqlSafe(format!("select {wait}"));
     let (is_there, ()) = tokio::join!(sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut *transaction), change);
@@ -152,13 +152,13 @@ async fn who_waits_sees_what_is_committed_meanwhile_and_holds_up_nobody() {
 #[tokio::test]
 async fn a_moment_is_waited_for_until_all_that_came_before_it_is_settled() {
     let app = TestApp::start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     app.simulator.drain().await;
     assert_eq!(ask(&app.pool, "nxt_mirror.wait_until(2000001, now(), '200 s')").await, Ok(true));
     assert_eq!(app.count("select count(*) from business_nxt.\"order\"").await, 1);
     // A row that cannot be fetched holds up its own company's moment alone, and none before it.
     app.simulator.fault(Fault::new(FaultKind::Deny).on(COMPANY, Some("Order")));
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 2 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 2 }));
     app.simulator.put(nxt_simulator::Owner::Company(2_000_002), "Order", object(json!({ "orderNo": 2 }))).unwrap();
     app.simulator.drain().await;
     assert_eq!(ask(&app.pool, "nxt_mirror.wait_until(2000001, now(), '50 ms')").await, Ok(false));

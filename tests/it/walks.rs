@@ -182,7 +182,7 @@ async fn chosen_tables_are_loaded_by_themselves_and_lost_notifications_are_found
     app.wait_for("loaded tables", 1, "select count(*) from nxt_mirror.walk where last_finished_at is not null").await;
     app.assert_equal().await;
     app.simulator.set_knobs(|knobs| knobs.loss = 1.0);
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 5, "name": "changed unannounced" }))).unwrap();
+    app.put("Order", json!({ "orderNo": 5, "name": "changed unannounced" }));
     app.simulator.put(COMPANY, "Order", order(21)).unwrap();
     app.wait_for("new rows", 1, "select count(*) from business_nxt.\"order\" where order_no = 21").await;
     app.wait_for("changed rows", 1, "select count(*) from business_nxt.\"order\" where name = 'changed unannounced'")

@@ -112,7 +112,7 @@ async fn a_column_that_cannot_be_added_yet_holds_up_nobody() {
     for round in 0..5 {
         let text = format!("round {round}");
         let shelved = json!({ "productNo": "1", "description": text, "shelf": round });
-        app.simulator.put(COMPANY, "Product", object(shelved)).unwrap();
+        app.put("Product", shelved);
         ORDERS.change(&app.simulator, COMPANY, STOCK, &text);
         PRODUCTS.change(&app.simulator, OTHER, STOCK, &text);
         ORDERS.change(&app.simulator, OTHER, STOCK, &text);

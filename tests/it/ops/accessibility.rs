@@ -52,7 +52,7 @@ async fn fill(app: &TestApp) {
     let poison = object(json!({ "orderNo": 2 }));
     app.simulator.fault(Fault { key: poison, ..Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")) });
     for number in 1..=3 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        app.put("Order", json!({ "orderNo": number }));
     }
     app.post("not json").await;
     app.settle().await;

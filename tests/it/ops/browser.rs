@@ -25,7 +25,7 @@ async fn a_person_sees_changes_come_and_brings_a_dead_letter_back_by_a_click() {
     let poison = object(json!({ "orderNo": 2 }));
     app.simulator.fault(Fault { key: poison, ..Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")) });
     for number in 1..=3 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        app.put("Order", json!({ "orderNo": number }));
     }
     app.settle().await;
     app.simulator.clear_faults();
@@ -44,7 +44,7 @@ async fn a_person_sees_changes_come_and_brings_a_dead_letter_back_by_a_click() {
 
     // A change appears at the top of the list, and the page is still the one that was loaded.
     browser.run("window.isTheSame = true").await;
-    app.simulator.put(COMPANY, "Product", object(json!({ "productNo": "seen live" }))).unwrap();
+    app.put("Product", json!({ "productNo": "seen live" }));
     let first = "return window.isTheSame
         && document.querySelector('#activity li').textContent.includes('seen live')";
     browser.wait_for("the change", first).await;

@@ -56,7 +56,7 @@ fn held<'a>(page: &'a str, id: &str) -> &'a str {
 #[tokio::test]
 async fn figures_with_an_id_are_numbers_however_great() {
     let app = start().await;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     sqlx::query(
         "insert into nxt_mirror.dirty_row (target_id, row_key, due_at, waiting_since, announced)
@@ -105,7 +105,7 @@ async fn the_overview_tells_percentiles_of_the_lag() {
 async fn names_stand_beside_identifiers_and_numbers_and_are_text_whatever_they_hold() {
     let mut app = start().await;
     let hostile = r#"<img src=x onerror=alert(1)>"' & Söner"#;
-    app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": 1 }))).unwrap();
+    app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
     app.wait_for("a place for labels", 1, "select count(*) from nxt_mirror.explanation where table_name = 'Order'")
         .await;
@@ -146,11 +146,11 @@ async fn names_stand_beside_identifiers_and_numbers_and_are_text_whatever_they_h
 #[tokio::test]
 async fn pages_show_their_figures_without_javascript_and_only_to_who_logged_in() {
     let app = start().await;
-    app.simulator.put(COMPANY, "OrderLine", object(json!({ "orderNo": 7, "lineNo": 1 }))).unwrap();
+    app.put("OrderLine", json!({ "orderNo": 7, "lineNo": 1 }));
     let poison = object(json!({ "orderNo": 2 }));
     app.simulator.fault(Fault { key: poison.clone(), ..Fault::new(FaultKind::PoisonPart).on(COMPANY, Some("Order")) });
     for number in 1..=3 {
-        app.simulator.put(COMPANY, "Order", object(json!({ "orderNo": number }))).unwrap();
+        app.put("Order", json!({ "orderNo": number }));
     }
     app.post("<b>not json</b>").await;
     app.settle().await;

@@ -1,11 +1,10 @@
 //! Following the sync log live.
 
-use nxt_testkit::object;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
 use super::{ask, get, start};
-use crate::support::app::{COMPANY, TestApp};
+use crate::support::app::TestApp;
 
 /// A stream as a browser reads it.
 pub(super) struct Events {
@@ -54,7 +53,7 @@ fn put(app: &TestApp, table: &str, numbers: std::ops::RangeInclusive<i64>) {
     let key = if table == "Order" { "orderNo" } else { "productNo" };
     for number in numbers {
         let value = if table == "Order" { json!(number) } else { json!(number.to_string()) };
-        app.simulator.put(COMPANY, table, object(json!({ key: value }))).unwrap();
+        app.put(table, json!({ key: value }));
     }
 }
 

@@ -9,7 +9,7 @@ use nxt_mirror::{
     telemetry,
 };
 use nxt_simulator::{Options, Owner, Simulator};
-use nxt_testkit::{SECRET, TestDatabase, Wait, compare, deliver, sign};
+use nxt_testkit::{SECRET, TestDatabase, Wait, compare, deliver, object, sign};
 use reqwest::{Client, Response};
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -186,6 +186,11 @@ impl TestApp {
     /// Another daemon on the same database.
     pub async fn another(&self, role: Role) -> Daemon {
         Daemon::start(&self.settings, &self.options, &self.simulator, &self.database, role).await
+    }
+
+    /// Inserts or changes a row of [`COMPANY`] in the source, which announces it.
+    pub fn put(&self, table: &str, row: Value) {
+        self.simulator.put(COMPANY, table, object(row)).unwrap();
     }
 
     /// Posts a body as Visma Connect would.
