@@ -8,9 +8,19 @@ use std::{
 use nxt_simulator::Simulator;
 use sqlx::PgPool;
 
+use crate::{
+    queue::{
+        QueueError,
+        activity::{self, Activity, EntryFilter},
+        status::tenant_name,
+    },
+    telemetry::chain,
+};
+
 const REFRESH: Duration = Duration::from_secs(1);
-/// Lines of activity that are shown each time.
-const LINES: i64 = 4;
+/// Lines of activity that are shown each time, and entries among which they are looked for.
+const LINES: usize = 4;
+const ENTRIES: i64 = 100;
 
 /// Prints what is happening, once a second, for as long as it is polled.
 pub(super) async fn show(pool: &PgPool, simulator: &Simulator) {
@@ -24,7 +34,7 @@ pub(super) async fn show(pool: &PgPool, simulator: &Simulator) {
                 seen = last.max(seen);
                 lines.iter().for_each(|line| say!("{line}"));
             }
-            Err(error) => say!("(the sync log cannot be read: {error})"),
+            Err(error) => say!("(the sync log cannot be read: {})", chain(&error)),
         }
         if let Ok(Totals { inserted, updated, deleted, waiting }) = totals(pool).await {
             let api = simulator.counters();
@@ -43,29 +53,23 @@ fn bold(line: &str) -> String {
     if std::io::stdout().is_terminal() { format!("\u{1b}[1m{line}\u{1b}[0m") } else { line.to_owned() }
 }
 
-/// The latest entries of the sync log after `seen`, and the number of the last.
-async fn activity(pool: &PgPool, seen: i64) -> Result<(Vec<String>, i64), sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"select id as "id!", action as "action!", table_name as "table_name!", key::text as "key!",
-                  coalesce('company ' || company_no, 'customer ' || customer_no) as "tenant!"
-             from nxt_mirror.recent_activity
-            where id > $1 and action in ('inserted', 'updated', 'deleted') order by id desc limit $2"#,
-        seen,
-        LINES
-    )
-    .fetch_all(pool)
-    .await?;
-    let last = rows.iter().map(|row| row.id).max().unwrap_or(seen);
-    let sign = |action: &str| match action {
+/// The latest changes that the sync log tells of after `seen`, and the number of its last entry.
+async fn activity(pool: &PgPool, seen: i64) -> Result<(Vec<String>, i64), QueueError> {
+    let entries = activity::latest(pool, &EntryFilter::default(), ENTRIES).await?;
+    let last = entries.last().map_or(seen, |entry| entry.id);
+    let changes = entries.iter().filter(|entry| entry.id > seen).filter_map(line).collect::<Vec<_>>();
+    Ok((changes[changes.len().saturating_sub(LINES)..].to_vec(), last))
+}
+
+fn line(entry: &Activity) -> Option<String> {
+    let sign = match entry.action.as_str() {
         "inserted" => '+',
+        "updated" => '~',
         "deleted" => '-',
-        _ => '~',
+        _ => return None,
     };
-    let lines = rows
-        .iter()
-        .rev()
-        .map(|row| format!("         {} {:<24} {:<16} {}", sign(&row.action), row.table_name, row.tenant, row.key));
-    Ok((lines.collect(), last))
+    let (table, key) = (entry.table_name.as_ref()?, entry.key.as_ref()?);
+    Some(format!("         {sign} {table:<24} {:<16} {key}", tenant_name(entry.company_no, entry.customer_no)))
 }
 
 /// What the sync log and the queue count.
@@ -87,4 +91,30 @@ async fn totals(pool: &PgPool) -> Result<Totals, sqlx::Error> {
     )
     .fetch_one(pool)
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{DatabaseTime, ShownKey};
+
+    #[test]
+    fn changes_are_shown_with_the_key_in_the_table_s_order_and_nothing_else_is() {
+        let names = ["order_no".to_owned(), "line_no".to_owned()];
+        let mut entry = Activity {
+            id: 1,
+            at: DatabaseTime::default(),
+            company_no: Some(1),
+            customer_no: None,
+            table_name: Some("OrderLine".to_owned()),
+            key: ShownKey::ordered(r#"{"line_no": 1, "order_no": 3}"#, &names),
+            action: "updated".to_owned(),
+            reason: String::new(),
+            notification_id: None,
+        };
+        let shown = line(&entry).unwrap();
+        assert!(shown.contains("~ OrderLine ") && shown.ends_with(r#"{"order_no": 3, "line_no": 1}"#), "{shown}");
+        entry.action = "recheck".to_owned();
+        assert_eq!(line(&entry), None);
+    }
 }
