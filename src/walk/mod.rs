@@ -41,7 +41,7 @@ pub use load::{Loaded, Loader};
 pub use order::Order;
 pub use progress::Progress;
 pub use record::{CertificateRecord, ScanRecord, SweepRecord, WalkRecord};
-pub use report::{Difference, Report, Unreadable};
+pub use report::{Difference, Differing, Report, Unreadable};
 pub use schedule::{Parts as ScheduleParts, run as schedule};
 pub use settled::{Marked, wait_until_settled};
 pub use source::Source;

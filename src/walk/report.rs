@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::domain::{DatabaseTime, RowKey, TableSpec, TargetTable, Tenant};
@@ -20,6 +20,16 @@ pub enum Difference {
         /// Mirrored columns whose values differ.
         columns: Vec<String>,
     },
+}
+
+/// A row that differs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Differing {
+    /// Its key, by mirrored names in the order of the key.
+    pub key: Box<RawValue>,
+    /// How.
+    #[serde(flatten)]
+    pub difference: Difference,
 }
 
 /// A row that could not be compared.
@@ -48,9 +58,8 @@ pub struct Report {
     pub unreadable: u64,
     /// Those of them whose keys are known.
     pub unreadable_rows: Vec<Unreadable>,
-    /// Rows that differ, by the values of their keys, in the order of the keys.
-    #[serde(serialize_with = "by_key")]
-    pub differences: Differences,
+    /// Rows that differ, in the order of their keys.
+    pub differences: Vec<Differing>,
     /// Of those, mended.
     pub repaired: u64,
     /// Of those, still different.
@@ -84,6 +93,7 @@ impl Report {
         let table = &target.table;
         let (company_no, customer_no) = target.tenant.columns();
         let left = compared.differences.len() as u64;
+        let found = differences.len() as u64;
         let extra = differences.values().filter(|difference| **difference == Difference::Extra).count();
         Self {
             company_no,
@@ -93,9 +103,9 @@ impl Report {
             rows_compared: compared.rows + extra as u64,
             unreadable: compared.uncompared.len() as u64 + compared.skipped,
             unreadable_rows: unreadable_rows(table, &compared.uncompared),
-            repaired: (differences.len() as u64).saturating_sub(left),
+            repaired: found.saturating_sub(left),
             left,
-            differences,
+            differences: differing(table, differences),
         }
     }
 
@@ -122,8 +132,8 @@ impl Report {
     }
 }
 
-fn by_key<S: Serializer>(differences: &Differences, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(differences.iter().map(|(key, difference)| (key.to_string(), difference)))
+fn differing(table: &TableSpec, differences: Differences) -> Vec<Differing> {
+    differences.into_iter().map(|(key, difference)| Differing { key: shown(&key, table), difference }).collect()
 }
 
 fn unreadable_rows(table: &TableSpec, uncompared: &Uncompared) -> Vec<Unreadable> {

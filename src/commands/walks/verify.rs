@@ -11,7 +11,7 @@ use crate::{
     commands::progress::Display,
     domain::{TableName, TargetTable, Tenant},
     telemetry::chain,
-    walk::{Difference, Repair, Report, TABLES_AT_ONCE, Unreachable, Verifier, WalkError},
+    walk::{Difference, Differing, Repair, Report, TABLES_AT_ONCE, Unreachable, Verifier, WalkError},
 };
 
 /// Exit code of a comparison that could not be made.
@@ -164,7 +164,7 @@ fn print(report: &Report) {
     for row in unreadable_rows {
         say!("  {}: {}", row.key, row.reason);
     }
-    for (key, difference) in differences {
+    for Differing { key, difference } in differences {
         match difference {
             Difference::Missing => say!("  {key}: missing in the mirror"),
             Difference::Extra => say!("  {key}: only in the mirror"),
