@@ -117,13 +117,14 @@ impl App {
             }
             None => None,
         };
-        let OpsSettings { listen, token, requests_per_minute } = settings.ops.clone();
+        let OpsSettings { listen, token, requests_per_minute, taking_max } = settings.ops.clone();
         let ops_data = Ops::new(OpsParts {
             pool: operators.clone(),
             connector,
             metrics,
             token,
             requests_per_minute,
+            taking_max,
             exclusions: exclusions(),
             verification: parts.as_ref().map(|parts| VerificationParts {
                 pool: pool.clone(),

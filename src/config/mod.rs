@@ -158,6 +158,8 @@ pub struct OpsSettings {
     pub token: Option<SecretString>,
     /// `NXT_REQUESTS_PER_MINUTE`, beside which the use of the budget is shown.
     pub requests_per_minute: u32,
+    /// How long a reader of a stream may take for one part of it. No variable sets it.
+    pub taking_max: Duration,
 }
 
 /// Access to the API.

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::domain::{Exclusions, ExtensionColumn, ExtensionType, Language, TableName, naming};
 
+/// How long a reader of a stream may take for one part of it.
+const TAKING_MAX: Duration = Duration::from_secs(30);
+
 pub(super) fn database(source: &Source) -> Result<DatabaseSettings, ConfigError> {
     let address = source.secret("DATABASE_URL")?.as_ref().map(DatabaseAddress::parse).transpose()?;
     Ok(DatabaseSettings { address, data_dir: source.text("NXT_DATA_DIR").unwrap_or("./nxt-data").into() })
@@ -47,7 +50,7 @@ pub(super) fn ops(source: &Source) -> Result<OpsSettings, ConfigError> {
         let problem = format!("not set, and NXT_OPS_LISTEN={listen} is not a loopback address");
         return Err(wrong("NXT_OPS_TOKEN", problem));
     }
-    Ok(OpsSettings { listen, token, requests_per_minute: requests_per_minute(source)? })
+    Ok(OpsSettings { listen, token, requests_per_minute: requests_per_minute(source)?, taking_max: TAKING_MAX })
 }
 
 pub(super) fn upstream(source: &Source, required: bool) -> Result<Option<UpstreamSettings>, ConfigError> {

@@ -24,7 +24,7 @@ mod story;
 mod tail;
 mod verification;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{
     Resource, Route,
@@ -68,6 +68,8 @@ pub struct OpsParts {
     pub token: Option<SecretString>,
     /// `NXT_REQUESTS_PER_MINUTE`.
     pub requests_per_minute: u32,
+    /// How long a reader of a stream may take for one part of it.
+    pub taking_max: Duration,
     /// `NXT_EXCLUDE`.
     pub exclusions: Arc<Exclusions>,
     /// Present in a daemon that works.
@@ -103,8 +105,8 @@ impl Ops {
             requests_per_minute: parts.requests_per_minute,
             exclusions: parts.exclusions,
             verification: parts.verification.map(Verification::new),
-            activity: Arc::new(Tail::new(Sequence::Activity)),
-            changes: Arc::new(Tail::new(Sequence::Changes)),
+            activity: Arc::new(Tail::new(Sequence::Activity, parts.taking_max)),
+            changes: Arc::new(Tail::new(Sequence::Changes, parts.taking_max)),
             overviews: Arc::default(),
             sessions: Arc::default(),
             tries: Arc::default(),

@@ -16,9 +16,6 @@ use parking_lot::Mutex;
 use socket2::Socket;
 use tokio::time::Instant;
 
-/// How long a client may take for one part of a stream.
-const TAKING_MAX: Duration = Duration::from_secs(30);
-
 /// A connection's socket once more, by which it can be ended while the server waits for the client.
 #[derive(Debug, Clone)]
 pub struct Connection(Arc<Socket>);
@@ -71,33 +68,42 @@ impl Reader {
         *self.given.lock() = given;
     }
 
-    fn is_stalled(&self, handed_round: u64, behind_max: u64) -> bool {
+    fn is_stalled(&self, taking_max: Duration, handed_round: u64, behind_max: u64) -> bool {
         let given = *self.given.lock();
         given.is_some_and(|given| {
             let is_behind = given.handed_round.is_some_and(|then| handed_round - then > behind_max);
-            is_behind || given.at.elapsed() > TAKING_MAX
+            is_behind || given.at.elapsed() > taking_max
         })
     }
 }
 
 /// All that read now.
-#[derive(Debug, Default)]
-pub(super) struct Readers(Mutex<Vec<Weak<Reader>>>);
+#[derive(Debug)]
+pub(super) struct Readers {
+    /// How long a client may take for one part of a stream.
+    taking_max: Duration,
+    all: Mutex<Vec<Weak<Reader>>>,
+}
 
 impl Readers {
+    /// Nobody reads yet.
+    pub(super) fn new(taking_max: Duration) -> Self {
+        Self { taking_max, all: Mutex::default() }
+    }
+
     /// A new one.
     pub(super) fn add(&self, connection: Option<Connection>) -> Arc<Reader> {
         let reader = Arc::new(Reader { connection, given: Mutex::default() });
-        self.0.lock().push(Arc::downgrade(&reader));
+        self.all.lock().push(Arc::downgrade(&reader));
         reader
     }
 
     /// Ends the connections of those that have stopped reading: they took a part of the stream for too long, or have
     /// not taken it while more than `behind_max` entries were handed round.
     pub(super) fn hang_up_on_stalled(&self, handed_round: u64, behind_max: u64) {
-        self.0.lock().retain(|reader| {
+        self.all.lock().retain(|reader| {
             let Some(reader) = reader.upgrade() else { return false };
-            let is_stalled = reader.is_stalled(handed_round, behind_max);
+            let is_stalled = reader.is_stalled(self.taking_max, handed_round, behind_max);
             if let Some(connection) = reader.connection.as_ref().filter(|_| is_stalled) {
                 tracing::debug!("a reader has stopped reading; its connection ends");
                 connection.hang_up();

@@ -65,8 +65,8 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Nothing is handed round before [`Tail::run`].
-    pub(super) fn new(sequence: Sequence) -> Self {
+    /// Nothing is handed round before [`Tail::run`]. A follower may take that long for one part of its stream.
+    pub(super) fn new(sequence: Sequence, taking_max: Duration) -> Self {
         Self {
             sequence,
             sender: broadcast::Sender::new(BUFFER),
@@ -74,7 +74,7 @@ impl Tail {
             followed: Notify::new(),
             places: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             handed_round: Arc::default(),
-            readers: Readers::default(),
+            readers: Readers::new(taking_max),
         }
     }
 

@@ -12,7 +12,7 @@ use nxt_testkit::object;
 use reqwest::{Method, RequestBuilder, Response, header};
 use serde_json::{Value, json};
 
-use crate::support::app::{COMPANY, TestApp};
+use crate::support::app::{Builder, COMPANY, TestApp};
 
 const TOKEN: &str = "operators-token-of-the-test";
 
@@ -39,7 +39,11 @@ async fn refusal(answer: Response) -> (u16, String) {
 }
 
 async fn start() -> TestApp {
-    TestApp::builder().set("NXT_OPS_TOKEN", TOKEN).set("NXT_FETCH_ROWS_MAX", 4).start().await
+    builder().start().await
+}
+
+fn builder() -> Builder {
+    TestApp::builder().set("NXT_OPS_TOKEN", TOKEN).set("NXT_FETCH_ROWS_MAX", 4)
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ pub struct Builder {
     settings: Vec<(&'static str, String)>,
     options: Options,
     role: Role,
+    adjust: fn(&mut Settings),
 }
 
 impl Builder {
@@ -46,6 +47,12 @@ impl Builder {
         self
     }
 
+    /// Changes what no variable sets, of the daemon that is started first.
+    pub fn adjust(mut self, adjust: fn(&mut Settings)) -> Self {
+        self.adjust = adjust;
+        self
+    }
+
     pub async fn start(self) -> TestApp {
         // Quiet unless asked, as by `NXT_LOG=debug cargo test`.
         if let Ok(filter) = std::env::var("NXT_LOG") {
@@ -53,7 +60,8 @@ impl Builder {
         }
         let database = database().await;
         let simulator = Simulator::start(self.options.clone()).await.expect("the simulator starts");
-        let daemon = Daemon::start(&self.settings, &self.options, &simulator, &database, self.role).await;
+        let daemon =
+            Daemon::start_adjusted(&self.settings, &self.options, &simulator, &database, self.role, self.adjust).await;
         deliver(&simulator, daemon.webhook_url(), SECRET);
         let pool = database.pool().await;
         TestApp {
@@ -85,10 +93,22 @@ impl Daemon {
         database: &TestDatabase,
         role: Role,
     ) -> Self {
+        Self::start_adjusted(settings, options, simulator, database, role, |_| {}).await
+    }
+
+    async fn start_adjusted(
+        settings: &[(&'static str, String)],
+        options: &Options,
+        simulator: &Simulator,
+        database: &TestDatabase,
+        role: Role,
+        adjust: fn(&mut Settings),
+    ) -> Self {
         // reqwest needs a provider before the first client is made, whoever makes it.
         let pairs = nxt_testkit::settings(simulator, options, &format!("other,{SECRET}"));
         let source = Source::from_pairs(pairs.into_iter().chain(settings.iter().cloned()));
-        let settings = Settings::read(&source, role).expect("the test's settings are right");
+        let mut settings = Settings::read(&source, role).expect("the test's settings are right");
+        adjust(&mut settings);
         let app = App::build(&settings, Connector::to(&database.url().into()).expect("the address is one"))
             .await
             .expect("the daemon can be built");
@@ -137,7 +157,7 @@ pub struct TestApp {
 impl TestApp {
     pub fn builder() -> Builder {
         let options = Options { published_example: false, ..Options::default() };
-        Builder { settings: vec![], options, role: Role::All }
+        Builder { settings: vec![], options, role: Role::All, adjust: |_| {} }
     }
 
     /// Changes a setting of the daemons and commands that are started from here on.
