@@ -1,9 +1,13 @@
 //! Columns that come and go at the source while the daemon runs.
 
 use nxt_mirror::config::Role;
+use nxt_testkit::object;
 use serde_json::{Value, json};
 
-use crate::support::{app::TestApp, cluster::execute_each};
+use crate::support::{
+    app::{COMPANY, TestApp},
+    cluster::execute_each,
+};
 
 /// A daemon that knows the orders, and walks nothing that could renew what it knows of them.
 async fn with_orders() -> TestApp {
@@ -56,7 +60,7 @@ async fn a_column_that_somebody_else_has_met_is_mirrored_with_every_row_from_the
     app.simulator.add_column("Order", "priority", "Int").unwrap();
     assert!(app.command(&["backfill", "--table", "Order"]).await.status.success());
     // Its notification does not name the column.
-    put(&app, json!({ "orderNo": 4, "name": "after the walk" }));
+    app.put("Order", json!({ "orderNo": 4, "name": "after the walk" }));
     app.assert_equal().await;
     assert_eq!(mirrored(&app, "priority").await, [Value::Null, Value::Null, Value::Null, json!(0)]);
 }
@@ -70,7 +74,7 @@ async fn a_column_that_somebody_else_has_met_is_filled_by_the_next_walk() {
         .set("NXT_COMPANIES", 2_000_001)
         .start()
         .await;
-    put(&app, json!({ "orderNo": 1, "name": "at first" }));
+    app.put("Order", json!({ "orderNo": 1, "name": "at first" }));
     app.assert_equal().await;
     app.simulator.add_column("Order", "priority", "Int").unwrap();
     assert!(app.command(&["backfill", "--table", "Order"]).await.status.success());
