@@ -113,7 +113,12 @@ impl App {
         let receiving = match &settings.webhook {
             Some(webhook) => {
                 let (appender, receiver) = receiver(webhook, exclusions(), connector.clone(), &metrics, stored);
-                Some(Receiving { public: bind(webhook.listen)?, path: webhook.path.clone(), receiver, appender })
+                Some(Receiving {
+                    public: bind("NXT_LISTEN", webhook.listen)?,
+                    path: webhook.path.clone(),
+                    receiver,
+                    appender,
+                })
             }
             None => None,
         };
@@ -135,7 +140,7 @@ impl App {
             }),
         });
         Ok(Self {
-            ops: bind(listen)?,
+            ops: bind("NXT_OPS_LISTEN", listen)?,
             pool,
             operators,
             ops_data,
@@ -324,8 +329,8 @@ fn receiver(
     (appender, receiver)
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
-    let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<Bound> {
+    let listener = TcpListener::bind(address).with_context(|| format!("{setting}: listen on {address}"))?;
     let address = listener.local_addr().context("read the bound address")?;
     Ok(Bound { listener, address })
 }

@@ -351,6 +351,19 @@ async fn a_missing_setting_is_one_line_and_an_exit_code() {
     assert!(output.status.code() == Some(2) && errors.contains("DATABASE_URL"), "{output:?}");
 }
 
+#[tokio::test]
+async fn an_address_that_is_taken_is_named_by_its_setting() {
+    let app = TestApp::start().await;
+    for (setting, taken) in [("NXT_LISTEN", &app.daemon.public), ("NXT_OPS_LISTEN", &app.daemon.ops)] {
+        let mut settings = app.environment();
+        settings.extend([("NXT_LISTEN", "127.0.0.1:0".to_owned()), ("NXT_OPS_LISTEN", "127.0.0.1:0".to_owned())]);
+        settings.push((setting, taken.trim_start_matches("http://").to_owned()));
+        let output = std::process::Command::new(PROGRAM).arg("serve").envs(settings).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && errors.contains(&format!("{setting}: ")), "{errors}");
+    }
+}
+
 /// What of a row cannot be matched with its table has no mirrored names: then those count that its notification gives.
 #[tokio::test]
 async fn keys_of_what_was_set_aside_are_written_as_everywhere_and_in_the_table_s_order() {
