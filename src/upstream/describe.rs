@@ -85,6 +85,12 @@ pub enum DescribeError {
         /// The table.
         table: TableName,
     },
+    /// The settings leave out the table.
+    #[error("NXT_EXCLUDE names table {table}, so it is not mirrored")]
+    ExcludedTable {
+        /// The table.
+        table: TableName,
+    },
     /// The settings leave out a column without which no row can be named.
     #[error(
         "NXT_EXCLUDE names {table}.{column}, which is part of the primary key: leave it in, or leave out the whole table"
@@ -158,10 +164,13 @@ pub(super) fn describe(table: &TableField, row_type: &RowType, hints: Hints<'_>)
 }
 
 impl Configured<'_> {
-    /// The table without what `NXT_EXCLUDE` leaves out.
+    /// The table without what `NXT_EXCLUDE` leaves out, be it all of it.
     pub(super) fn without_excluded(self, spec: TableSpec) -> Result<TableSpec, DescribeError> {
         let Some(exclusions) = self.exclusions else { return Ok(spec) };
         let table = spec.name.clone();
+        if exclusions.has_table(table.as_str()) {
+            return Err(DescribeError::ExcludedTable { table });
+        }
         exclusions.applied_to(spec).map_err(|column| DescribeError::ExcludedKey { table, column })
     }
 }

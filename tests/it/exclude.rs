@@ -130,3 +130,16 @@ async fn a_key_that_would_be_left_out_is_told_by_name() {
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(!output.status.success() && said.contains("NXT_EXCLUDE names Order.orderNo"), "{said}");
 }
+
+#[tokio::test]
+async fn a_table_that_is_left_out_cannot_be_brought_in_by_name() {
+    let app = TestApp::builder().set("NXT_EXCLUDE", "product").start().await;
+    app.put("Product", json!({ "productNo": "P-1" }));
+    app.simulator.drain().await;
+    for command in ["backfill", "verify"] {
+        let output = app.command(&[command, "--table", "Product"]).await;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!output.status.success() && said.contains("NXT_EXCLUDE names table Product"), "{command}: {said}");
+    }
+    assert_eq!(app.count("select count(*) where to_regclass('business_nxt.product') is null").await, 1);
+}
