@@ -31,7 +31,7 @@ use crate::{
     database::{self, Connector, DatabaseError},
     demo,
     domain::table::BadTableName,
-    shutdown,
+    output, shutdown,
     telemetry::{self, Traces},
 };
 
@@ -46,8 +46,39 @@ const USAGE: u8 = 2;
 #[error("{0}")]
 struct Usage(String);
 
+/// Runs a subcommand to its end. An error is one line on standard error, with its causes; the code is the process's own.
+///
+/// The runtime is here and not in the program: what is polled nowhere in the library would be compiled by each program
+/// that uses it.
+pub fn main(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::complaint(format_args!("nxt-mirror: no runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(output::while_written(run_and_tell(cli)))
+}
+
+async fn run_and_tell(cli: Cli) -> ExitCode {
+    // What is said again and again is told in between, and at the end.
+    let result = tokio::select! {
+        result = run(cli) => result,
+        () = telemetry::tell_repeats() => unreachable!("it never ends"),
+    };
+    telemetry::tell_last_repeats();
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            output::complaint(format_args!("nxt-mirror: {}", telemetry::chain(&*error)));
+            exit_code(&error)
+        }
+    }
+}
+
 /// The exit code of a command that ended with an error: 2 if it was asked wrongly, else 1.
-pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<ConfigError>()
             || cause.is::<Usage>()
@@ -60,8 +91,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Runs a subcommand; the code is the process's own.
-pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = cli.config.as_deref();
     match cli.command {
         Command::Init(args) => init::init(config, args).await,
