@@ -1,6 +1,6 @@
 -- The key of a dirty or dead row, whose names are in lower case: by the names of its mirrored table, and what that does
 -- not have as its notification spells it. The spelling is looked for only where it is needed.
-create function nxt_mirror.shown_key(row_key text, spec jsonb, notification_id bigint) returns jsonb
+create or replace function nxt_mirror.shown_key(row_key text, spec jsonb, notification_id bigint) returns jsonb
 language sql stable parallel safe as $$
     select jsonb_object_agg(coalesce(
                (select described ->> 'sql_name' from jsonb_array_elements(spec -> 'columns') as described
@@ -28,7 +28,7 @@ create or replace view nxt_mirror.dead_letter as
 
 -- A key as JSON, so that two that the source holds equal read alike: its texts without regard to case and trailing
 -- blanks. A blank before a quotation mark that is no part of a text is one before the next member, in both alike.
-create function nxt_mirror.folded_key(key text) returns text
+create or replace function nxt_mirror.folded_key(key text) returns text
 language sql immutable parallel safe as $$
     select lower(regexp_replace(key, ' +"', '"', 'g'))
 $$;
