@@ -26,6 +26,7 @@ mod model;
 mod names;
 mod outage;
 mod page;
+mod primary_key;
 mod probe;
 mod queries;
 mod request;
