@@ -259,6 +259,9 @@ async fn announce(
     let Some(previous) = previous else { return Ok(()) };
     let is_new = |column: &&Column| previous.columns.iter().all(|known| known.name != column.name);
     let new: Vec<&str> = spec.columns.iter().filter(is_new).map(|column| column.name.as_str()).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         "insert into nxt_mirror.announced_column (table_name, column_name)
          select $1, column_name from unnest($2::text[]) as new (column_name)

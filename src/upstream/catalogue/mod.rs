@@ -156,13 +156,6 @@ impl Catalogue {
         self.inner.with_entry(level, name, |entry| entry.renew(Instant::now()));
     }
 
-    /// Whether notifications have announced columns that the description lacks and a renewal may bring. A column that a
-    /// renewal did not bring does not count for an hour.
-    pub fn lacks(&self, table: &TableSpec, announced: &[String]) -> bool {
-        let now = Instant::now();
-        self.inner.with_entry(table.level, &table.name, |entry| !entry.lacking(table, announced, now).is_empty())
-    }
-
     /// The table's description, renewed first if it lacks columns that were announced.
     pub async fn with_columns(
         &self,
@@ -172,7 +165,8 @@ impl Catalogue {
         if self.announce(&table, announced) { self.table(table.level, &table.name, None).await } else { Ok(table) }
     }
 
-    /// As [`Catalogue::lacks`], and renews the description when it is so.
+    /// Whether columns were announced that the description lacks and a renewal may bring: then it is renewed. A column
+    /// that a renewal did not bring does not count for an hour.
     pub fn announce(&self, table: &TableSpec, announced: &[String]) -> bool {
         let now = Instant::now();
         self.inner.with_entry(table.level, &table.name, |entry| {
