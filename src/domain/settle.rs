@@ -72,8 +72,17 @@ pub enum Doubted {
 pub struct Known {
     /// The mirrored row, unless it is absent or softly deleted.
     pub mirrored: Option<Mirrored>,
+    /// The latest mirrored row of another spelling of the key, where this spelling has none. The source may hold the two
+    /// equal.
+    pub elsewhere: Option<Mirrored>,
     /// The last deletion that was applied, until the row comes back.
     pub tombstone: Option<Deletion>,
+}
+
+impl Known {
+    fn latest(&self) -> Option<Mirrored> {
+        self.mirrored.or(self.elsewhere)
+    }
 }
 
 /// The times of a mirrored row.
@@ -213,7 +222,7 @@ impl Rechecks {
 }
 
 /// The result was overtaken: fetched again after a second, and nothing is counted.
-const OVERTAKEN: Then = Then::Recheck { pause: Duration::seconds(1), counts: None };
+pub const OVERTAKEN: Then = Then::Recheck { pause: Duration::seconds(1), counts: None };
 
 /// Decides what becomes of a row.
 ///
@@ -294,15 +303,17 @@ fn found(started_at: DatabaseTime, changed_at: Option<SourceTime>, evidence: &Ev
     }
 }
 
-/// A fetched row that must not replace the mirrored one.
+/// A fetched row that must not replace the mirrored one, or stand beside another spelling of its key.
 fn against_mirror(
     started_at: DatabaseTime,
     changed_at: Option<SourceTime>,
     evidence: &Evidence,
     known: &Known,
 ) -> Option<Verdict> {
-    let mirrored = known.mirrored?;
-    let superseded = Verdict::Keep { reason: Reason::Superseded, then: Then::Settled };
+    let mirrored = known.latest()?;
+    // Another spelling may be another row: then this one is as yet unknown.
+    let then = if known.mirrored.is_some() { Then::Settled } else { OVERTAKEN };
+    let superseded = Verdict::Keep { reason: Reason::Superseded, then };
     let mirror_is_newer = match (mirrored.changed_at, changed_at) {
         (Some(mirrored), Some(fetched)) if mirrored != fetched => mirrored > fetched,
         // A change time never goes back to unknown: the read is from before the first change.
@@ -339,7 +350,7 @@ fn is_behind(changed_at: Option<SourceTime>, evidence: &Evidence) -> bool {
 }
 
 fn missing(started_at: DatabaseTime, evidence: &Evidence, known: &Known) -> Verdict {
-    if known.mirrored.is_some_and(|mirrored| mirrored.fetched_at > started_at) {
+    if known.latest().is_some_and(|mirrored| mirrored.fetched_at > started_at) {
         return Verdict::Keep { reason: Reason::Superseded, then: OVERTAKEN };
     }
     let announced_alive = match (evidence.announcement, evidence.deletion) {
@@ -387,7 +398,7 @@ mod tests {
 
     fn mirrored(changed_at: Option<i64>, fetched_at: i64) -> Known {
         let mirrored = Mirrored { changed_at: changed_at.map(s), fetched_at: d(fetched_at) };
-        Known { mirrored: Some(mirrored), tombstone: None }
+        Known { mirrored: Some(mirrored), ..Known::default() }
     }
 
     fn found(started_at: i64, changed_at: Option<i64>) -> Observed {
@@ -461,6 +472,29 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_does_not_stand_beside_a_later_one_of_another_spelling() {
+        let beside = |changed_at, fetched_at| {
+            let mirrored = mirrored(changed_at, fetched_at).mirrored;
+            Known { elsewhere: mirrored, ..Known::default() }
+        };
+        // Asked again rather than dropped: it may be another row.
+        for then in [
+            decide(&Evidence::default(), &beside(Some(45), 60), found(50, Some(40))),
+            decide(&Evidence::default(), &beside(None, 60), found(50, None)),
+            decide(&Evidence::default(), &beside(Some(45), 60), missing(50)),
+        ] {
+            assert_eq!(then, Verdict::Keep { reason: Reason::Superseded, then: OVERTAKEN });
+        }
+        assert_kept(decide(&Evidence::default(), &beside(Some(45), 48), found(50, Some(40))), Reason::OlderThanMirror);
+        let mut evidence = Evidence::default();
+        evidence.rechecks.found = LAG_RECHECKS_MAX;
+        for (evidence, changed_at) in [(evidence, Some(40)), (Evidence::default(), Some(46))] {
+            let verdict = decide(&evidence, &beside(Some(45), 48), found(50, changed_at));
+            assert!(matches!(verdict, Verdict::Write { then: Then::Settled, .. }), "{verdict:?}");
+        }
+    }
+
+    #[test]
     fn a_fetch_that_a_delete_overtook_is_dropped() {
         assert_kept(decide(&deleted(51, 51), &Known::default(), found(50, Some(49))), Reason::DeletedMeanwhile);
     }
@@ -472,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_row_made_again_after_its_deletion_is_written() {
-        let known = Known { mirrored: None, tombstone: Some(deletion(100, 101)) };
+        let known = Known { tombstone: Some(deletion(100, 101)), ..Known::default() };
         assert_eq!(decide(&Evidence::default(), &known, found(200, Some(150))), WRITTEN);
     }
 
@@ -543,7 +577,7 @@ mod tests {
     #[test]
     fn answers_that_contradict_each_other_do_not_add_up() {
         let rechecks = Rechecks { found: 0, missing: MISSING_RECHECKS_MAX };
-        let known = Known { mirrored: None, tombstone: Some(deletion(50, 51)) };
+        let known = Known { tombstone: Some(deletion(50, 51)), ..Known::default() };
         let verdict = decide(&Evidence { rechecks, ..announced(Some(10)) }, &known, found(60, Some(10)));
         assert_kept(verdict, Reason::AliveAfterDeletion);
     }

@@ -34,7 +34,7 @@ pub use error::{MirrorError, SchemaError};
 pub(crate) use explain::{DescribedState, LabelledAs, Labels, Unnamed};
 pub use explain::{DisplayNames, column_labels};
 pub use history::Touched;
-pub use read::{Comparison, LivingRow};
+pub use read::{Comparison, LivingRow, OtherSpelling};
 pub use rights::GrantError;
 pub use unmet::WalkId;
 pub use widen::Narrow;

@@ -1,7 +1,5 @@
 //! Reading mirrored rows by key.
 
-use std::collections::HashSet;
-
 use sqlx::{
     Arguments, AssertSqlSafe, PgConnection, Row as _,
     error::BoxDynError,
@@ -22,6 +20,17 @@ pub enum Comparison {
     Missing,
     /// They differ in these columns, by their mirrored names.
     Different(Vec<String>),
+}
+
+/// A mirrored row that the source may hold equal to one of another key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherSpelling {
+    /// Which of the keys it differs from by its spelling alone.
+    pub index: usize,
+    /// Its own.
+    pub key: RowKey,
+    /// Its times.
+    pub mirrored: Mirrored,
 }
 
 /// A living row, as it is mirrored.
@@ -122,15 +131,15 @@ impl Mirror {
         Ok(compared.into_iter().map(|comparison| comparison != Comparison::Equal).collect())
     }
 
-    /// Keys of mirrored rows that the source may hold equal to one of these although they are spelled otherwise.
+    /// Mirrored rows that the source may hold equal to one of these keys although they are spelled otherwise.
     pub async fn other_spellings(
         &self,
         connection: &mut PgConnection,
         target: &TargetTable,
         keys: &[RowKey],
-    ) -> Result<HashSet<RowKey>, MirrorError> {
+    ) -> Result<Vec<OtherSpelling>, MirrorError> {
         if keys.is_empty() || !clause::has_text_key(&target.table) {
-            return Ok(HashSet::new());
+            return Ok(vec![]);
         }
         let found =
             spellings(connection, target, &keys.iter().collect::<Vec<_>>(), self.is_distributed(&target.table)).await;
@@ -169,12 +178,17 @@ async fn spellings(
     target: &TargetTable,
     keys: &[&RowKey],
     is_distributed: bool,
-) -> Result<HashSet<RowKey>, sqlx::Error> {
+) -> Result<Vec<OtherSpelling>, sqlx::Error> {
     let mut arguments = arrays::of_tenant(target)?;
     arrays::add_keys(&mut arguments, &target.table, keys)?;
     let sql = statement::other_spellings(&target.table, is_distributed);
     let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_all(connection).await?;
-    rows.iter().map(|row| read_key(row, &target.table)).collect()
+    let read = |row: &PgRow| {
+        let mirrored = Mirrored { changed_at: row.try_get("_changed_at")?, fetched_at: row.try_get("_fetched_at")? };
+        let key = read_key(row, &target.table)?;
+        Ok(index(row.try_get("position")?).map(|index| OtherSpelling { index, key, mirrored }))
+    };
+    rows.iter().filter_map(|row| read(row).transpose()).collect()
 }
 
 /// The index of what PostgreSQL counts from 1.

@@ -128,7 +128,8 @@ pub(super) fn soft_delete(spec: &TableSpec, is_distributed: bool) -> String {
     )
 }
 
-/// Keys of mirrored rows that differ from these by case and trailing blanks alone.
+/// Keys of mirrored rows that differ from these by case and trailing blanks alone; their times, and the position of the
+/// key that they differ from.
 pub(super) fn other_spellings(spec: &TableSpec, is_distributed: bool) -> String {
     let alike: Vec<_> = key_columns(spec)
         .map(|(index, column)| {
@@ -137,11 +138,12 @@ pub(super) fn other_spellings(spec: &TableSpec, is_distributed: bool) -> String 
         })
         .collect();
     let condition = format!("{} and not ({})", alike.join(" and "), same_key(spec));
+    let columns = format!("{}, m._changed_at, m._fetched_at", key_names(spec, "m."));
     format!(
-        "select {} from {} cross join {}",
+        "select {}, m._changed_at, m._fetched_at, i.position from {} cross join {}",
         key_output(spec),
         Input::after(1).keys(spec),
-        looked_up(spec, &key_names(spec, "m."), &condition, is_distributed),
+        looked_up(spec, &columns, &condition, is_distributed),
     )
 }
 

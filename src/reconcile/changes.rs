@@ -28,7 +28,7 @@ pub(super) struct RowChange<'a> {
 /// What became of the mirrored rows. Where the row does not say who changed it, its notification may.
 pub(super) async fn changes<'a>(
     connection: &mut PgConnection,
-    cases: &[Case<'a>],
+    cases: &'a [Case<'_>],
 ) -> Result<Vec<RowChange<'a>>, ReconcileError> {
     let mut changes: Vec<RowChange<'_>> = cases.iter().flat_map(of_case).collect();
     let unnamed = changes.iter().filter(|change| change.changed_by.is_none());
@@ -40,9 +40,9 @@ pub(super) async fn changes<'a>(
     Ok(changes)
 }
 
-fn of_case<'a>(case: &Case<'a>) -> impl Iterator<Item = RowChange<'a>> + use<'a> {
-    // Before the row itself, because a reader may hold both spellings equal.
-    let respelled = case.is_respelled.then(|| change(case, case.subject.asked, ChangeAction::Delete));
+fn of_case<'a>(case: &'a Case<'_>) -> impl Iterator<Item = RowChange<'a>> {
+    // Before the row itself, because a reader may hold the spellings equal.
+    let respelled = case.respelled.iter().map(|key| change(case, key, ChangeAction::Delete));
     let (action, changed_columns) = match &case.change {
         Change::None => (None, None),
         Change::Inserted => (Some(ChangeAction::Insert), None),
@@ -50,10 +50,10 @@ fn of_case<'a>(case: &Case<'a>) -> impl Iterator<Item = RowChange<'a>> + use<'a>
         Change::Deleted => (Some(ChangeAction::Delete), None),
     };
     let own = action.map(|action| RowChange { changed_columns, ..change(case, case.subject.key(), action) });
-    respelled.into_iter().chain(own)
+    respelled.chain(own)
 }
 
-fn change<'a>(case: &Case<'a>, key: &'a RowKey, action: ChangeAction) -> RowChange<'a> {
+fn change<'a>(case: &Case<'_>, key: &'a RowKey, action: ChangeAction) -> RowChange<'a> {
     let row = match case.subject.seen {
         Seen::Found(row, _) => Some(row),
         Seen::Nothing | Seen::Missing(_) => None,

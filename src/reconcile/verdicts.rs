@@ -11,9 +11,9 @@ use super::{
 use crate::{
     domain::{
         AnnouncedKey, DatabaseTime, Row, RowKey, SourceTime, TargetTable,
-        settle::{self, Known, Observed, Verdict},
+        settle::{self, Known, Mirrored, Observed, Then, Verdict},
     },
-    mirror::{Fetched, Removal, Touched, Written},
+    mirror::{Fetched, OtherSpelling, Removal, Touched, Written},
     queue::{self, Applied, DirtyRow, Journal, Pending, Priority, SyncAction, SyncEntry, Tombstone},
 };
 
@@ -45,8 +45,10 @@ pub(super) struct Case<'a> {
     pub(super) deleted_at: Option<SourceTime>,
     /// What became of its mirrored row.
     pub(super) change: Change,
-    /// Whether the mirror had the row under the key that was asked for, and the source spells it otherwise now.
-    pub(super) is_respelled: bool,
+    /// Mirrored rows of other spellings of its key, where it has none of its own.
+    pub(super) others: Vec<OtherSpelling>,
+    /// Spellings of its key under which the mirror had it, older, and has it no more.
+    pub(super) respelled: Vec<RowKey>,
 }
 
 /// What became of a mirrored row.
@@ -109,6 +111,7 @@ impl Writer {
     ) -> Result<Vec<Case<'a>>, ReconcileError> {
         let keys: Vec<RowKey> = subjects.iter().map(|subject| subject.key().clone()).collect();
         let mirrored = self.mirror.known(connection, target, &keys).await?;
+        let others = self.other_spellings(connection, target, &keys, &mirrored).await?;
         let has = queue::has_evidence(connection, target.id).await?;
         let folded: Vec<String> = keys.iter().map(RowKey::folded_text).collect();
         let tombstones: HashMap<_, _> = match has.of_deletions {
@@ -123,17 +126,41 @@ impl Writer {
             }
             false => HashMap::new(),
         };
-        let cases = subjects.into_iter().zip(mirrored).zip(folded.iter().zip(&announced));
+        let cases = subjects.into_iter().zip(mirrored.into_iter().zip(others)).zip(folded.iter().zip(&announced));
         Ok(cases
-            .map(|((subject, mirrored), (folded, announced))| {
-                let known = Known { mirrored, tombstone: tombstones.get(folded).copied() };
+            .map(|((subject, (mirrored, others)), (folded, announced))| {
+                let elsewhere = others.iter().map(|other| other.mirrored).max_by_key(|other| other.fetched_at);
+                let known = Known { mirrored, elsewhere, tombstone: tombstones.get(folded).copied() };
                 let pending = announced.as_ref().and_then(|key| evidence.get(key));
                 let evidence = pending.map(|pending| pending.evidence).unwrap_or_default();
-                let verdict = settle::decide(&evidence, &known, subject.observed(pending));
+                let verdict = match settle::decide(&evidence, &known, subject.observed(pending)) {
+                    // Nothing is written that the asked spelling could make way for: it is asked about again.
+                    Verdict::Keep { reason, then: Then::Settled } if subject.asked != subject.key() => {
+                        Verdict::Keep { reason, then: settle::OVERTAKEN }
+                    }
+                    verdict => verdict,
+                };
                 let deleted_at = evidence.deletion.map(|deletion| deletion.at);
-                Case { subject, known, verdict, deleted_at, change: Change::None, is_respelled: false }
+                Case { subject, known, verdict, deleted_at, change: Change::None, others, respelled: vec![] }
             })
             .collect())
+    }
+
+    /// For each key that is not mirrored, mirrored rows of its other spellings.
+    async fn other_spellings(
+        &self,
+        connection: &mut PgConnection,
+        target: &TargetTable,
+        keys: &[RowKey],
+        mirrored: &[Option<Mirrored>],
+    ) -> Result<Vec<Vec<OtherSpelling>>, ReconcileError> {
+        let absent = keys.iter().zip(mirrored).enumerate().filter(|(_, (_, mirrored))| mirrored.is_none());
+        let (places, absent): (Vec<usize>, Vec<RowKey>) = absent.map(|(place, (key, _))| (place, key.clone())).unzip();
+        let mut others = vec![vec![]; keys.len()];
+        for other in self.mirror.other_spellings(connection, target, &absent).await? {
+            others[places[other.index]].push(other);
+        }
+        Ok(others)
     }
 
     /// Writes and removes what the verdicts say, first in the mirror and its history, then in the daemon's own tables, and
@@ -151,9 +178,8 @@ impl Writer {
         let touched: Vec<Touched<'_>> = changes.iter().map(RowChange::touched).collect();
         self.mirror.keep_versions(connection, target, &touched).await?;
         changes.into_iter().for_each(|change| journal.tell(change.entry(target)));
-        let others = self.other_spellings(connection, target, cases).await?;
         remember_deletions(connection, target, cases).await?;
-        Ok(queue::mark(connection, target.id, &others, Priority::Live).await?)
+        Ok(queue::mark(connection, target.id, &uncertain(target, cases), Priority::Live).await?)
     }
 
     async fn write(
@@ -188,7 +214,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes what is gone, and rows that the source now spells otherwise.
+    /// Removes what is gone, and older rows of what the source now spells otherwise: nobody is to read such a row when the
+    /// newer one goes.
     async fn remove(
         &self,
         connection: &mut PgConnection,
@@ -196,47 +223,47 @@ impl Writer {
         cases: &mut [Case<'_>],
     ) -> Result<(), ReconcileError> {
         let mut removals = vec![];
+        let mut spoken_for = HashSet::new();
         for case in cases.iter() {
-            let (asked, key) = (case.subject.asked, case.subject.key());
+            let key = case.subject.key();
             match case.verdict {
                 Verdict::Remove { deletion, .. } => {
-                    removals.push(Removal { key: key.clone(), deleted_at: deletion.at })
+                    removals.push(Removal { key: key.clone(), deleted_at: deletion.at });
+                    spoken_for.insert(key.clone());
                 }
-                Verdict::Write { .. } if asked != key => {
-                    let at = case.subject.started_at().unwrap_or_default();
-                    removals.push(Removal { key: asked.clone(), deleted_at: SourceTime::as_if(at) });
-                }
-                Verdict::Write { .. } | Verdict::Keep { .. } | Verdict::Fetch => {}
+                Verdict::Write { .. } => _ = spoken_for.insert(key.clone()),
+                Verdict::Keep { .. } | Verdict::Fetch => {}
             }
+        }
+        for case in cases.iter_mut() {
+            case.respelled =
+                case.outdated_spellings().filter(|key| spoken_for.insert((*key).clone())).cloned().collect();
+            let deleted_at = SourceTime::as_if(case.subject.started_at().unwrap_or_default());
+            removals.extend(case.respelled.iter().map(|key| Removal { key: key.clone(), deleted_at }));
         }
         let removed = self.mirror.remove(connection, target, &removals).await?;
         for case in cases.iter_mut() {
-            let (asked, key) = (case.subject.asked, case.subject.key());
-            match case.verdict {
-                Verdict::Remove { .. } if removed.contains(key) => case.change = Change::Deleted,
-                Verdict::Write { .. } => case.is_respelled = asked != key && removed.contains(asked),
-                Verdict::Remove { .. } | Verdict::Keep { .. } | Verdict::Fetch => {}
+            case.respelled.retain(|key| removed.contains(key));
+            if matches!(case.verdict, Verdict::Remove { .. }) && removed.contains(case.subject.key()) {
+                case.change = Change::Deleted;
             }
         }
         Ok(())
     }
+}
 
-    /// A row that appeared or went may be mirrored under another spelling of its key: the source is asked about those.
-    async fn other_spellings(
-        &self,
-        connection: &mut PgConnection,
-        target: &TargetTable,
-        cases: &[Case<'_>],
-    ) -> Result<Vec<AnnouncedKey>, ReconcileError> {
-        let keys: Vec<RowKey> = cases
-            .iter()
-            .filter(|case| case.known.mirrored.is_none())
-            .filter(|case| matches!(case.verdict, Verdict::Remove { .. }) || case.change == Change::Inserted)
-            .map(|case| case.subject.key().clone())
-            .collect();
-        let others = self.mirror.other_spellings(connection, target, &keys).await?;
-        Ok(others.iter().filter_map(|key| key.announced(&target.table).ok()).collect())
+/// Other spellings of rows that appeared or went: each may be the same row or another one, and only the source can tell.
+fn uncertain(target: &TargetTable, cases: &[Case<'_>]) -> Vec<AnnouncedKey> {
+    let mut inserted: HashMap<String, Vec<&RowKey>> = HashMap::new();
+    for key in cases.iter().filter(|case| case.change == Change::Inserted).map(|case| case.subject.key()) {
+        inserted.entry(key.folded_text()).or_default().push(key);
     }
+    let together = inserted.into_values().filter(|keys| keys.len() > 1).flatten();
+    let others = cases
+        .iter()
+        .filter(|case| matches!(case.verdict, Verdict::Remove { .. }) || case.change == Change::Inserted)
+        .flat_map(|case| case.others.iter().map(|other| &other.key));
+    others.chain(together).filter_map(|key| key.announced(&target.table).ok()).collect()
 }
 
 /// Tombstones: left by removals, gone with rows that live again.
@@ -264,19 +291,33 @@ pub(super) fn canonical(key: &RowKey, target: &TargetTable) -> Option<String> {
 
 /// What was done to the target's rows altogether.
 pub(super) fn applied(cases: &[Case<'_>], is_notified: bool) -> Applied {
-    let count = |is_counted: fn(&Case<'_>) -> bool| {
-        let count = cases.iter().filter(|case| is_counted(case)).count();
-        i64::try_from(count).unwrap_or(i64::MAX)
+    let sum = |count: fn(&Case<'_>) -> usize| {
+        let sum: usize = cases.iter().map(count).sum();
+        i64::try_from(sum).unwrap_or(i64::MAX)
     };
     Applied {
-        inserted: count(|case| case.change == Change::Inserted),
-        deleted: count(|case| case.change == Change::Deleted || case.is_respelled),
-        is_changed: cases.iter().any(|case| case.change != Change::None),
+        inserted: sum(|case| usize::from(case.change == Change::Inserted)),
+        deleted: sum(|case| usize::from(case.change == Change::Deleted) + case.respelled.len()),
+        is_changed: cases.iter().any(|case| case.change != Change::None || !case.respelled.is_empty()),
         is_notified,
     }
 }
 
 impl Case<'_> {
+    /// Spellings whose mirrored rows make way for this one.
+    fn outdated_spellings(&self) -> impl Iterator<Item = &RowKey> {
+        let row = match (self.verdict, self.subject.seen) {
+            (Verdict::Write { .. }, Seen::Found(row, _)) => Some(row),
+            _ => None,
+        };
+        let asked = row.map(|_| self.subject.asked).filter(|asked| *asked != self.subject.key());
+        let is_older = move |other: &&OtherSpelling| {
+            let changed_at = row.and_then(|row| row.changed_at);
+            changed_at.zip(other.mirrored.changed_at).is_some_and(|(own, other)| other < own)
+        };
+        asked.into_iter().chain(self.others.iter().filter(is_older).map(|other| &other.key))
+    }
+
     /// Start of the request that saw it.
     pub(super) fn started_at(&self) -> Option<DatabaseTime> {
         self.subject.started_at()
@@ -289,9 +330,7 @@ impl Case<'_> {
             (_, Change::Updated(_)) => SyncAction::Updated,
             (_, Change::Deleted) => SyncAction::Deleted,
             (Verdict::Remove { .. }, Change::None) => SyncAction::AlreadyAbsent,
-            (Verdict::Keep { then: settle::Then::Recheck { .. }, .. } | Verdict::Fetch, Change::None) => {
-                SyncAction::Recheck
-            }
+            (Verdict::Keep { then: Then::Recheck { .. }, .. } | Verdict::Fetch, Change::None) => SyncAction::Recheck,
             (Verdict::Keep { reason: settle::Reason::Stale, .. }, Change::None) => SyncAction::Stale,
             (Verdict::Write { .. } | Verdict::Keep { .. }, Change::None) => SyncAction::Unchanged,
         }

@@ -133,7 +133,7 @@ impl Worker {
         let mirrored = self.parts.mirror.known_now(&work.table, &keys).await?;
         let mut certain = vec![];
         for ((row, key), mirrored) in deleted.into_iter().zip(mirrored) {
-            let known = Known { mirrored, tombstone: None };
+            let known = Known { mirrored, ..Known::default() };
             match settle::decide(&row.evidence, &known, Observed::Nothing) {
                 Verdict::Fetch => work.rows.push((row, key)),
                 Verdict::Write { .. } | Verdict::Remove { .. } | Verdict::Keep { .. } => certain.push((row, key)),

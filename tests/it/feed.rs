@@ -133,6 +133,10 @@ async fn walks_and_other_spellings_are_told_too() {
     app.simulator.put(COMPANY, "Product", product("B", "three")).unwrap();
     let gone = "select count(*) from nxt_mirror.change where action = 'delete' and key = '{\"product_no\": \"b\"}'";
     app.wait_for("the row of the old spelling to go", 1, gone).await;
+    let at_once = "select count(*) from nxt_mirror.change gone join nxt_mirror.change come on come.at = gone.at
+                    where gone.key = '{\"product_no\": \"b\"}' and gone.action = 'delete'
+                      and come.key = '{\"product_no\": \"B\"}' and come.action = 'insert' and come.position > gone.position";
+    assert_eq!(app.count(at_once).await, 1, "nobody reads both, and nobody reads neither");
     app.assert_equal().await;
     assert_eq!(living(&app.pool, "select key from nxt_mirror.change order by position").await, 2);
 }

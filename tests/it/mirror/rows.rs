@@ -202,10 +202,57 @@ async fn keys_spelled_otherwise_are_found() {
     bed.write(&target, &[product_row(&target.table, "Ærø ", "1", 1)], 20).await.unwrap();
     let mut connection = bed.pool.acquire().await.unwrap();
     let keys = ["p1  ", "P2", "ærø"].map(text_key);
-    let found = bed.mirror.other_spellings(&mut connection, &target, &keys).await.unwrap();
-    assert_eq!(found, HashSet::from([text_key("P1"), text_key("Ærø ")]));
+    let others = bed.mirror.other_spellings(&mut connection, &target, &keys).await.unwrap();
+    let mut found: Vec<_> = others
+        .into_iter()
+        .map(|other| (other.index, other.key, other.mirrored.changed_at.map(|at| at == SourceTime::new(time(1)))))
+        .collect();
+    found.sort_by_key(|(index, ..)| *index);
+    assert_eq!(found, [(0, text_key("P1"), Some(true)), (2, text_key("Ærø "), Some(true))]);
     let elsewhere = TargetTable { tenant: Tenant::Company(8), ..target };
     assert!(bed.mirror.other_spellings(&mut connection, &elsewhere, &keys).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn one_row_is_read_under_one_spelling_and_never_goes_back() {
+    let bed = Bed::new().await;
+    let (target, _) = with_products(&bed, 0).await;
+    bed.execute("insert into nxt_mirror.target (tenant_kind, tenant_no, table_name) values ('company', 7, 'Product')")
+        .await;
+    let writer = Writer::new(bed.mirror.clone());
+    let take = async |no: &str, changed_at: i64, started_at: i64| {
+        let changed_at = Some(SourceTime::new(time(changed_at)));
+        let rows = [Row { changed_at, ..product_row(&target.table, no, "1", 1) }];
+        let page = Page {
+            target: &target,
+            rows: &rows,
+            started_at: DatabaseTime::new(time(started_at)),
+            walk: None,
+            is_logged: false,
+        };
+        let (mut transaction, mut journal) = (writer.begin().await.unwrap(), Journal::default());
+        writer.take_page(&mut transaction, page, &mut journal).await.unwrap();
+        writer.commit(transaction, &target, journal).await.unwrap();
+        bed.scalar::<String>(
+            "select coalesce(string_agg(product_no, ',' order by product_no), '') from business_nxt.product",
+        )
+        .await
+    };
+    let dirty = "select coalesce(string_agg(row_key, ',' order by row_key), '') from nxt_mirror.dirty_row";
+    assert_eq!(take("bø", 10, 11).await, "bø");
+    // The older row leaves with the transaction that brings the newer one, and the source is asked about it.
+    assert_eq!(take("BØ ", 20, 21).await, "BØ ");
+    assert_eq!(bed.scalar::<String>(dirty).await, r#"{"productno":"bø"}"#);
+    // An answer from before that comes late, and one that comes of an old copy.
+    assert_eq!(take("bø", 10, 15).await, "BØ ");
+    assert_eq!(take("bø", 10, 25).await, "BØ ");
+    // A row of its own, to a source that tells them apart.
+    assert_eq!(take("bø", 30, 31).await, "bø");
+    assert_eq!(bed.scalar::<String>(dirty).await, r#"{"productno":"BØ "},{"productno":"bø"}"#);
+    let told =
+        "select string_agg(action || ' ' || (key ->> 'product_no'), ', ' order by position) from nxt_mirror.change";
+    let expected = "insert bø, delete bø, insert BØ , delete BØ , insert bø";
+    assert_eq!(bed.scalar::<String>(told).await, expected);
 }
 
 #[tokio::test]

@@ -342,7 +342,7 @@ impl World {
     fn begin(&mut self, worker: usize, clocks: Clocks) {
         let Job::Claimed { dirty } = self.jobs[worker] else { return };
         let evidence = clocks.evidence(Some(dirty));
-        let known = Known { mirrored: clocks.mirrored(self.mirror), tombstone: None };
+        let known = Known { mirrored: clocks.mirrored(self.mirror), ..Known::default() };
         if dirty.deletion.is_some() && decide(&evidence, &known, Observed::Nothing) != Verdict::Fetch {
             self.conclude(worker, dirty.generation, None, clocks);
         } else {
@@ -391,6 +391,7 @@ impl World {
         let known = Known {
             mirrored: clocks.mirrored(self.mirror),
             tombstone: self.tombstone.map(|gone| clocks.deletion(gone)),
+            ..Known::default()
         };
         match decide(&clocks.evidence(self.dirty), &known, clocks.observed(seen, is_overtaken)) {
             Verdict::Write { then, .. } => {
