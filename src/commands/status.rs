@@ -27,8 +27,11 @@ pub(super) async fn status(config: Option<&Path>, as_json: bool) -> anyhow::Resu
 }
 
 fn print(status: &Status, colour: Colour) {
+    let made = status.budget.by_purpose.parts().into_iter().filter(|(_, requests)| *requests > 0);
+    let made: Vec<String> = made.map(|(purpose, requests)| format!("{requests} {purpose}")).collect();
+    let made = if made.is_empty() { String::new() } else { format!(" ({})", made.join(", ")) };
     say!(
-        "{}: lag {} s, {} rows waiting, {} dead letters, {} of {} API requests in the last minute",
+        "{}: lag {} s, {} rows waiting, {} dead letters, {} of {} API requests in the last minute{made}",
         state(status.word(), colour),
         status.lag_seconds,
         status.backlog,

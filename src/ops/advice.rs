@@ -121,7 +121,7 @@ pub fn of_target(target: &Freshness) -> Vec<Advice> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::status::BudgetUse;
+    use crate::{ops::status::BudgetUse, upstream::Usage};
 
     fn target() -> Freshness {
         Freshness {
@@ -152,7 +152,7 @@ mod tests {
             lag_seconds: 0,
             backlog: 0,
             dead_letters: tables.iter().map(|target| target.dead_letters).sum(),
-            budget: BudgetUse { per_minute: 600, used: 0, walks: 0 },
+            budget: BudgetUse { per_minute: 600, used: 0, by_purpose: Usage::default() },
             workers: 1,
             api_away_since: None,
             api_away_because: None,

@@ -36,7 +36,7 @@ async fn read(pool: &PgPool, metrics: &Metrics) -> anyhow::Result<()> {
     }
     metrics.differences.set(targets.iter().map(|counted| counted.differences).sum());
     let usage = upstream::usage(pool).await?;
-    metrics.budget_used.set((usage.live + usage.walks).into());
+    metrics.budget_used.set(usage.total().into());
     metrics.api_away.set(Outage::current(pool).await?.is_some().into());
     let clocks = clocks::evidence(pool).await?;
     metrics.source_zone_shift_seconds.set(clocks.zone_shift.unwrap_or_default().num_seconds());

@@ -10,7 +10,7 @@ use crate::{
         QueueError, dead_letter,
         status::{self, Freshness},
     },
-    upstream::{self, Outage},
+    upstream::{self, Outage, Usage},
 };
 
 /// How the mirror is, as of now.
@@ -58,8 +58,8 @@ pub struct BudgetUse {
     pub per_minute: u32,
     /// Requests of the last 60 seconds.
     pub used: u32,
-    /// Those of them that walks, sweeps and comparisons made.
-    pub walks: u32,
+    /// Those, by what they were made for.
+    pub by_purpose: Usage,
 }
 
 impl Status {
@@ -70,7 +70,7 @@ impl Status {
         let letters = dead_letter::count(pool).await?;
         let outage = Outage::current(pool).await?;
         let tables = status::freshness(pool).await?;
-        let budget = upstream::usage(pool).await?;
+        let by_purpose = upstream::usage(pool).await?;
         let clocks = clocks::evidence(pool).await?.findings();
         Ok(Self {
             now,
@@ -78,7 +78,7 @@ impl Status {
             lag_seconds: backlog.lag_seconds,
             backlog: backlog.rows,
             dead_letters: letters.rows + letters.bodies,
-            budget: BudgetUse { per_minute, used: budget.live + budget.walks, walks: budget.walks },
+            budget: BudgetUse { per_minute, used: by_purpose.total(), by_purpose },
             workers: status::workers(pool).await?,
             api_away_since: outage.as_ref().map(|outage| outage.since),
             api_away_because: outage.map(|outage| outage.reason),

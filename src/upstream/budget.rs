@@ -10,10 +10,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use sqlx::PgPool;
 
 use super::{UpstreamError, alone::Alone};
-use crate::domain::{DatabaseTime, Tenant};
+use crate::{
+    domain::{DatabaseTime, Tenant},
+    telemetry::Purpose,
+};
 
 /// After this a request is over, even if nobody said so. Longer than the client's own time-out.
 pub(super) const HOLD: Duration = Duration::from_secs(75);
@@ -96,10 +100,15 @@ impl Budget {
     }
 
     /// Waits until a request for these tenants may be sent.
-    pub(super) async fn acquire(&self, tenants: &[Tenant], share: Share) -> Result<Permit, UpstreamError> {
+    pub(super) async fn acquire(
+        &self,
+        tenants: &[Tenant],
+        share: Share,
+        purpose: Purpose,
+    ) -> Result<Permit, UpstreamError> {
         let names: Vec<_> = tenants.iter().map(ToString::to_string).collect();
         loop {
-            let wait = match self.try_acquire(&names, share).await? {
+            let wait = match self.try_acquire(&names, share, purpose).await? {
                 Ok(permit) => return Ok(permit),
                 Err(wait) => wait,
             };
@@ -107,9 +116,14 @@ impl Budget {
         }
     }
 
-    async fn try_acquire(&self, tenants: &[String], share: Share) -> Result<Result<Permit, Duration>, UpstreamError> {
+    async fn try_acquire(
+        &self,
+        tenants: &[String],
+        share: Share,
+        purpose: Purpose,
+    ) -> Result<Result<Permit, Duration>, UpstreamError> {
         match &self.slots {
-            Slots::Shared(pool) => self.try_acquire_shared(pool, tenants, share).await,
+            Slots::Shared(pool) => self.try_acquire_shared(pool, tenants, share, purpose).await,
             Slots::Alone(alone) => Ok(alone.take(Instant::now()).map(|slot| Permit {
                 slot: Slot::Alone(Arc::clone(alone), slot),
                 started_at: DatabaseTime::default(),
@@ -122,17 +136,19 @@ impl Budget {
         pool: &PgPool,
         tenants: &[String],
         share: Share,
+        purpose: Purpose,
     ) -> Result<Result<Permit, Duration>, UpstreamError> {
         let answer = sqlx::query!(
             r#"select granted_slot as "slot?", granted_at as "at?: DatabaseTime", wait_seconds as "wait_seconds?"
-                 from nxt_mirror.grant_request($1, $2, $3, $4, $5, $6, make_interval(secs => $7))"#,
+                 from nxt_mirror.grant_request($1, $2, $3, $4, $5, $6, make_interval(secs => $7), $8)"#,
             clamp(self.requests_per_minute),
             clamp(self.in_flight_max),
             share == Share::Background,
             clamp(self.requests_per_minute / LIVE_SHARE),
             clamp(self.requests_per_minute / WALK_FLOOR),
             tenants,
-            HOLD.as_secs_f64()
+            HOLD.as_secs_f64(),
+            purpose.name()
         )
         .fetch_one(pool)
         .await
@@ -156,10 +172,7 @@ impl Budget {
         }
         let asked_at = Instant::now();
         let used = match &self.slots {
-            Slots::Shared(pool) => {
-                let usage = usage(pool).await?;
-                usage.live + usage.walks
-            }
+            Slots::Shared(pool) => usage(pool).await?.total(),
             Slots::Alone(alone) => alone.used(asked_at),
         };
         *self.used.lock() = Some((asked_at, used));
@@ -187,25 +200,63 @@ impl Budget {
     }
 }
 
-/// Slots in use, by what they are used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Slots in use, by what their requests are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Usage {
-    /// By live work.
+    /// [`Purpose::Live`].
     pub live: u32,
-    /// By walks, sweeps and comparisons.
-    pub walks: u32,
+    /// [`Purpose::Load`].
+    pub load: u32,
+    /// [`Purpose::Sweep`].
+    pub sweep: u32,
+    /// [`Purpose::Verify`].
+    pub verify: u32,
+    /// [`Purpose::Other`].
+    pub other: u32,
+}
+
+impl Usage {
+    /// All of them.
+    pub fn total(&self) -> u32 {
+        self.parts().iter().map(|(_, requests)| requests).sum()
+    }
+
+    /// Each, with the name of its purpose.
+    pub fn parts(&self) -> [(&'static str, u32); 5] {
+        let Self { live, load, sweep, verify, other } = *self;
+        [
+            (Purpose::Live.name(), live),
+            (Purpose::Load.name(), load),
+            (Purpose::Sweep.name(), sweep),
+            (Purpose::Verify.name(), verify),
+            (Purpose::Other.name(), other),
+        ]
+    }
+
+    fn of(&mut self, purpose: &str) -> &mut u32 {
+        match purpose {
+            "live" => &mut self.live,
+            "load" => &mut self.load,
+            "sweep" => &mut self.sweep,
+            "verify" => &mut self.verify,
+            _ => &mut self.other,
+        }
+    }
 }
 
 /// Slots in use now, by all replicas together.
 pub async fn usage(pool: &PgPool) -> Result<Usage, sqlx::Error> {
     let counted = sqlx::query!(
-        r#"select count(*) filter (where not background) as "live!", count(*) filter (where background) as "walks!"
-             from nxt_mirror.api_slot where free_at > clock_timestamp()"#
+        r#"select purpose, count(*) as "requests!" from nxt_mirror.api_slot
+            where free_at > clock_timestamp() group by purpose"#
     )
-    .fetch_one(pool)
+    .fetch_all(pool)
     .await?;
-    let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
-    Ok(Usage { live: number(counted.live), walks: number(counted.walks) })
+    let mut usage = Usage::default();
+    for slots in counted {
+        *usage.of(&slots.purpose) += u32::try_from(slots.requests).unwrap_or(u32::MAX);
+    }
+    Ok(usage)
 }
 
 impl Permit {

@@ -143,7 +143,8 @@ impl Upstream {
         on_sent: &(dyn Fn() + Send + Sync),
     ) -> Result<Answer, UpstreamError> {
         let token = self.token.get().await?;
-        let permit = self.budget.acquire(tenants, share).await?;
+        let purpose = if share == Share::Live { Purpose::Live } else { self.purpose };
+        let permit = self.budget.acquire(tenants, share, purpose).await?;
         let started_at = permit.started_at;
         Failpoint::Granted.pass();
         on_sent();
@@ -155,7 +156,6 @@ impl Upstream {
         if is_unauthorized(&result) {
             self.token.forget(&token);
         }
-        let purpose = if share == Share::Live { Purpose::Live } else { self.purpose };
         self.metrics.api_requests.with_label_values(&[purpose.name(), outcome(&result)]).inc();
         result
     }

@@ -1,5 +1,7 @@
 //! What operators ask and do.
 
+use std::collections::BTreeMap;
+
 use nxt_mirror::config::Role;
 use nxt_simulator::{Fault, FaultKind};
 use nxt_testkit::{SECRET, object};
@@ -142,6 +144,25 @@ async fn a_replay_mends_rows_from_the_ledger_and_explain_tells_their_story() {
     for table in ["order", "ORDER"] {
         let named = json_of(&app, &["replay", "--since", "2020-01-01T00:00:00Z", "--table", table, "--json"]).await;
         assert_eq!(named["rows"], 4, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn the_budget_is_told_by_who_uses_it() {
+    let app = TestApp::builder().set("NXT_TABLES", "Order").set("NXT_SWEEP_SECONDS", 1).start().await;
+    app.put("Order", json!({ "orderNo": 1 }));
+    app.settle().await;
+    assert!(app.command(&["verify", "--table", "Order"]).await.status.success());
+    let purposes = "select count(distinct purpose) from nxt_mirror.api_slot where free_at > now()";
+    app.wait_for("requests of each kind", 5, purposes).await;
+    let budget = json_of(&app, &["status", "--json"]).await["budget"].take();
+    let by_purpose: BTreeMap<String, u64> = serde_json::from_value(budget["by_purpose"].clone()).unwrap();
+    assert_eq!(by_purpose.keys().collect::<Vec<_>>(), ["live", "load", "other", "sweep", "verify"]);
+    assert!(by_purpose.values().all(|requests| *requests > 0), "{budget}");
+    assert_eq!(budget["used"], by_purpose.values().sum::<u64>());
+    let told = String::from_utf8(app.command(&["status"]).await.stdout).unwrap();
+    for purpose in by_purpose.keys() {
+        assert!(told.contains(&format!(" {purpose}")), "{told}");
     }
 }
 

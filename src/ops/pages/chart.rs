@@ -112,15 +112,18 @@ fn svg(label: &str, height: f64, content: &Markup) -> Markup {
     }
 }
 
-/// Two figures as parts of a whole, side by side.
-pub(super) fn shares(parts: [(&str, u32); 2], whole: u32) -> Markup {
-    let whole = f64::from(whole.max(1));
-    let [first, second] = parts.map(|(_, part)| (f64::from(part) / whole * 100.0).min(100.0));
+/// Figures as parts of a whole, side by side.
+pub(super) fn shares(parts: &[(&str, u32)], whole: u32) -> Markup {
+    let ends = parts.iter().scan(0, |end, (_, part)| {
+        *end += part;
+        Some(*end)
+    });
     html! {
-        svg.shares viewBox="0 0 100 4" width="100%" height="4" preserveAspectRatio="none" aria-hidden="true" {
-            rect.whole width="100" height="4" { }
-            rect class=(parts[0].0) width=(format!("{first:.1}")) height="4" { }
-            rect class=(parts[1].0) x=(format!("{first:.1}")) width=(format!("{:.1}", second.min(100.0 - first))) height="4" { }
+        svg.shares viewBox=(format!("0 0 {whole} 4")) width="100%" height="4" preserveAspectRatio="none" aria-hidden="true" {
+            rect.whole width=(whole) height="4" { }
+            @for ((name, part), end) in parts.iter().zip(ends) {
+                rect class=(name) x=(end - part) width=(part) height="4" { }
+            }
         }
     }
 }

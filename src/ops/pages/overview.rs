@@ -19,7 +19,7 @@ use crate::{
         overview::Overview,
         refusal::Refusal,
         samples::Span,
-        status::Status,
+        status::{BudgetUse, Status},
     },
     queue::{
         activity::{self, EntryFilter},
@@ -118,6 +118,21 @@ fn todo(status: &Status) -> Markup {
     }
 }
 
+/// Who used the budget in the last minute, drawn and in figures.
+fn by_purpose(budget: &BudgetUse) -> Markup {
+    let parts = budget.by_purpose.parts();
+    let told: Vec<String> = parts.iter().map(|(purpose, requests)| format!("{requests} {purpose}")).collect();
+    html! {
+        span title=(told.join(", ")) {
+            (shares(&parts, budget.per_minute))
+            @for (purpose, requests) in parts.iter().filter(|(_, requests)| *requests > 0) {
+                span class={ "key " (purpose) } { (requests) " " (purpose) }
+            }
+            @if budget.used == 0 { "nothing asked" }
+        }
+    }
+}
+
 /// What has an id is read by programs, too: digits alone, without the spaces that people like.
 fn figures(overview: &Overview) -> Markup {
     let Overview { status, recent, .. } = overview;
@@ -145,11 +160,7 @@ fn figures(overview: &Overview) -> Markup {
             div {
                 dt { "Budget" }
                 dd { b #budget { (budget.used) } span.unit { "of " (words::number(budget.per_minute.into())) " a minute" } }
-                dd.note {
-                    (shares([("live", budget.used - budget.walks), ("walks", budget.walks)], budget.per_minute))
-                    span.key.live { (budget.used - budget.walks) " live" }
-                    span.key.walks { (budget.walks) " walks" }
-                }
+                dd.note #budget-by-purpose { (by_purpose(budget)) }
             }
             div.bad[status.dead_letters > 0] {
                 dt { "Set aside" }
