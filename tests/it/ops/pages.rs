@@ -107,8 +107,10 @@ async fn names_stand_beside_identifiers_and_numbers_and_are_text_whatever_they_h
     let hostile = r#"<img src=x onerror=alert(1)>"' & Söner"#;
     app.put("Order", json!({ "orderNo": 1 }));
     app.settle().await;
-    app.wait_for("a place for labels", 1, "select count(*) from nxt_mirror.explanation where table_name = 'Order'")
-        .await;
+    // What is asked for already must not come in between.
+    let labels = "select count(*) from nxt_mirror.explanation where table_name = 'Order' and answered_at = asked_at
+                     and language is not null";
+    app.wait_for("labels", 1, labels).await;
     // As the daemon keeps them; another one must not ask for them again while this is looked at.
     app.restart(async |pool| {
         for sql in [
