@@ -126,12 +126,6 @@ impl Upstream {
         if is_unauthorized(&result) {
             result = self.post_once(tenants, share, &body, on_sent).await;
         }
-        if let Err(error) = &result {
-            let diagnosis = diagnose(error);
-            if let (Owner::Api, Some(pause)) = (diagnosis.owner, diagnosis.pause) {
-                self.budget.pause(pause).await?;
-            }
-        }
         result
     }
 
@@ -152,11 +146,17 @@ impl Upstream {
         let result = self.exchange(&token, body, started_at).await;
         self.metrics.api_duration.observe(sent_at.elapsed().as_secs_f64());
         Failpoint::Answered.pass();
+        // Before anything else, since others are sent until it is known to them.
+        let paused = match wanted_pause(&result) {
+            Some(pause) => self.budget.pause(pause).await,
+            None => Ok(()),
+        };
         permit.finish().await;
         if is_unauthorized(&result) {
             self.token.forget(&token);
         }
         self.metrics.api_requests.with_label_values(&[purpose.name(), outcome(&result)]).inc();
+        paused?;
         result
     }
 
@@ -194,6 +194,12 @@ pub fn http_client() -> Result<Client, UpstreamError> {
         .redirect(redirect::Policy::none())
         .build()
         .map_err(UpstreamError::Transport)
+}
+
+/// How long the API wants to be left alone.
+fn wanted_pause<T>(result: &Result<T, UpstreamError>) -> Option<Duration> {
+    let diagnosis = diagnose(result.as_ref().err()?);
+    diagnosis.pause.filter(|_| diagnosis.owner == Owner::Api)
 }
 
 fn is_unauthorized<T>(result: &Result<T, UpstreamError>) -> bool {

@@ -123,6 +123,11 @@ async fn nothing_is_sent_before_the_time_that_a_refusal_tells_in_any_form() {
     let app = live().await;
     app.put("Order", json!({ "orderNo": 1, "name": "at first" }));
     app.assert_equal().await;
+    // What is under way when another request is refused cannot know.
+    let named = "select count(*) from nxt_mirror.explanation
+                  where answered_at is not null and not exists (select from nxt_mirror.met_value)
+                    and not exists (select from nxt_mirror.unnamed_value where attempts = 0)";
+    app.wait_for("names, which are asked for beside", 1, named).await;
     for (turn, form) in [RetryAfter::Date, RetryAfter::Fraction, RetryAfter::Seconds].into_iter().enumerate() {
         app.simulator.set_oddities(|odd| odd.retry_after = form);
         app.simulator.fault(Fault { millis: 2_500, ..Fault::new(FaultKind::TooManyRetryAfter).times(1) });
