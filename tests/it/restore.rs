@@ -25,6 +25,19 @@ fn address(url: &Url, database: &str) -> String {
     address.to_string()
 }
 
+/// Says so where the dump would be refused: programs dump no server that is newer than they are.
+async fn is_too_new_for_pg_dump(app: &TestApp) -> bool {
+    let server = app.count("select current_setting('server_version_num')::bigint / 10000").await;
+    let output = Command::new("pg_dump").arg("--version").output().expect("pg_dump is installed");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = told.split_whitespace().nth(2).and_then(|version| version.split('.').next()).map(str::parse::<i64>);
+    let Some(Ok(version)) = version else { panic!("{told}") };
+    if version < server {
+        eprintln!("skipped: pg_dump {version} dumps no server of version {server}");
+    }
+    version < server
+}
+
 fn put(app: &TestApp, number: i64, name: &str) {
     app.put("Order", json!({ "orderNo": number, "name": name }));
 }
@@ -33,6 +46,9 @@ fn put(app: &TestApp, number: i64, name: &str) {
 async fn a_daemon_on_a_restored_database_goes_on_and_catches_up_with_what_the_dump_lacks() {
     let settings = TestApp::builder().set("NXT_TABLES", "Order").set("NXT_COMPANIES", "2000001");
     let mut app = settings.set("NXT_SWEEP_SECONDS", 1).start().await;
+    if is_too_new_for_pg_dump(&app).await {
+        return;
+    }
     for number in 1..=5 {
         put(&app, number, "before");
     }
