@@ -115,7 +115,7 @@ async fn begin(seed: u64, random: &mut StdRng, server: &Server, tally: &mut Tall
         ("NXT_FETCH_ROWS_MAX", "6"),
         ("NXT_SWEEP_SECONDS", "1"),
         ("NXT_WALK_SECONDS", "2"),
-        ("NXT_REQUESTS_PER_MINUTE", "100000"),
+        ("NXT_REQUESTS_PER_MINUTE", "6000"),
     ];
     let site = site(options, &server.url(), &settings).await;
     site.simulator.add_extension_column("Order", "MyDme_score", "Decimal").expect("a column can be added");

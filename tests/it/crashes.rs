@@ -36,7 +36,7 @@ async fn crash_at(point: Failpoint) -> String {
         ("NXT_FETCH_ROWS_MAX", "5"),
         ("NXT_SWEEP_SECONDS", "1"),
         ("NXT_WALK_SECONDS", "2"),
-        ("NXT_REQUESTS_PER_MINUTE", "100000"),
+        ("NXT_REQUESTS_PER_MINUTE", "6000"),
     ];
     let site = site(options, &database.url(), &settings).await;
     let orders: Vec<_> = (1..=SILENT_ROWS).map(|number| object(json!({ "orderNo": number, "name": "old" }))).collect();

@@ -322,7 +322,7 @@ async fn the_feed_alone_makes_the_mirror_whatever_is_killed() {
         ("NXT_HISTORY", "*"),
         ("NXT_TABLES", "Order,OrderLine"),
         ("NXT_SWEEP_SECONDS", "1"),
-        ("NXT_REQUESTS_PER_MINUTE", "100000"),
+        ("NXT_REQUESTS_PER_MINUTE", "6000"),
     ];
     let site = site(options, &database.url(), &settings).await;
     let mut random = StdRng::seed_from_u64(7);
