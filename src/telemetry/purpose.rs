@@ -16,6 +16,14 @@ pub enum Purpose {
 }
 
 impl Purpose {
+    /// Each of them, the most urgent first.
+    pub const ALL: [Self; 5] = [Self::Live, Self::Load, Self::Sweep, Self::Verify, Self::Other];
+
+    /// By the name in metrics; what is not among them is another one.
+    pub fn from_name(name: &str) -> Self {
+        Self::ALL.into_iter().find(|purpose| purpose.name() == name).unwrap_or(Self::Other)
+    }
+
     /// The name in metrics.
     pub fn name(self) -> &'static str {
         match self {

@@ -223,23 +223,17 @@ impl Usage {
 
     /// Each, with the name of its purpose.
     pub fn parts(&self) -> [(&'static str, u32); 5] {
-        let Self { live, load, sweep, verify, other } = *self;
-        [
-            (Purpose::Live.name(), live),
-            (Purpose::Load.name(), load),
-            (Purpose::Sweep.name(), sweep),
-            (Purpose::Verify.name(), verify),
-            (Purpose::Other.name(), other),
-        ]
+        let mut usage = *self;
+        Purpose::ALL.map(|purpose| (purpose.name(), *usage.of(purpose)))
     }
 
-    fn of(&mut self, purpose: &str) -> &mut u32 {
+    fn of(&mut self, purpose: Purpose) -> &mut u32 {
         match purpose {
-            "live" => &mut self.live,
-            "load" => &mut self.load,
-            "sweep" => &mut self.sweep,
-            "verify" => &mut self.verify,
-            _ => &mut self.other,
+            Purpose::Live => &mut self.live,
+            Purpose::Load => &mut self.load,
+            Purpose::Sweep => &mut self.sweep,
+            Purpose::Verify => &mut self.verify,
+            Purpose::Other => &mut self.other,
         }
     }
 }
@@ -254,7 +248,7 @@ pub async fn usage(pool: &PgPool) -> Result<Usage, sqlx::Error> {
     .await?;
     let mut usage = Usage::default();
     for slots in counted {
-        *usage.of(&slots.purpose) += u32::try_from(slots.requests).unwrap_or(u32::MAX);
+        *usage.of(Purpose::from_name(&slots.purpose)) += u32::try_from(slots.requests).unwrap_or(u32::MAX);
     }
     Ok(usage)
 }
