@@ -236,8 +236,8 @@ impl Writer {
             }
         }
         for case in cases.iter_mut() {
-            case.respelled =
-                case.outdated_spellings().filter(|key| spoken_for.insert((*key).clone())).cloned().collect();
+            case.respelled = case.outdated_spellings();
+            case.respelled.retain(|key| spoken_for.insert(key.clone()));
             let deleted_at = SourceTime::as_if(case.subject.started_at().unwrap_or_default());
             removals.extend(case.respelled.iter().map(|key| Removal { key: key.clone(), deleted_at }));
         }
@@ -305,17 +305,14 @@ pub(super) fn applied(cases: &[Case<'_>], is_notified: bool) -> Applied {
 
 impl Case<'_> {
     /// Spellings whose mirrored rows make way for this one.
-    fn outdated_spellings(&self) -> impl Iterator<Item = &RowKey> {
-        let row = match (self.verdict, self.subject.seen) {
-            (Verdict::Write { .. }, Seen::Found(row, _)) => Some(row),
-            _ => None,
+    fn outdated_spellings(&self) -> Vec<RowKey> {
+        let (Verdict::Write { .. }, Seen::Found(row, _)) = (self.verdict, self.subject.seen) else { return vec![] };
+        let asked = Some(self.subject.asked).filter(|asked| **asked != row.key);
+        let is_older = |other: &&OtherSpelling| {
+            row.changed_at.zip(other.mirrored.changed_at).is_some_and(|(own, other)| other < own)
         };
-        let asked = row.map(|_| self.subject.asked).filter(|asked| *asked != self.subject.key());
-        let is_older = move |other: &&OtherSpelling| {
-            let changed_at = row.and_then(|row| row.changed_at);
-            changed_at.zip(other.mirrored.changed_at).is_some_and(|(own, other)| other < own)
-        };
-        asked.into_iter().chain(self.others.iter().filter(is_older).map(|other| &other.key))
+        let older = self.others.iter().filter(is_older).map(|other| &other.key);
+        asked.into_iter().chain(older).cloned().collect()
     }
 
     /// Start of the request that saw it.
