@@ -94,8 +94,7 @@ impl Worker {
     /// What failed is one target's: its description, the target itself, or some of its rows.
     async fn alone_failed(&self, work: Work, diagnosis: Diagnosis, share: Share) {
         if diagnosis.owner == Owner::Schema {
-            self.parts.catalogue.renew(work.table.tenant.level(), &work.target().table);
-            self.tables.outdated(work.target());
+            self.tables.misdescribed(work.target());
             return self.target_failed(&work, &diagnosis.reason).await;
         }
         match self.parts.upstream.probe_table(&work.ask()).await {

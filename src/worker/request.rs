@@ -219,8 +219,8 @@ impl Worker {
             }
         }
         if !unreadable.is_empty() {
-            // The description may be what is wrong.
-            self.tables.outdated(work.target());
+            // A column may have widened since the table was described.
+            self.tables.misdescribed(work.target());
             self.rows_failed(&work.table, unreadable, Blame::Row).await;
         }
         if self.apply(&work, items).await {

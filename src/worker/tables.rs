@@ -217,7 +217,13 @@ impl Tables {
         }
     }
 
-    /// The source refused a request for this table, or the mirror a statement: it is looked at again before it is used.
+    /// The source refused a request for this table, or gave values that do not fit its description: it is described anew.
+    pub(super) fn misdescribed(&self, target: &Target) {
+        self.catalogue.renew(target.tenant.level(), &target.table);
+        self.outdated(target);
+    }
+
+    /// The mirror refused a statement for this table: it is looked at again before it is used.
     pub(super) fn outdated(&self, target: &Target) {
         if let Some(entry) = self.entries.lock().get_mut(&id(target.tenant.level(), &target.table)) {
             entry.doubt = Doubt::Outdated;

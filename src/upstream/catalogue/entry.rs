@@ -19,7 +19,7 @@ use crate::{
 
 /// How long an unknown or refused table is not looked up again.
 const REFUSED: Duration = Duration::from_secs(60);
-/// A table is renewed at most so often because a request did not fit it.
+/// A table is renewed at most so often because a request or an answer did not fit it.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 /// A table is renewed at most so often for columns that were announced.
 const COLUMNS_PAUSE: Duration = Duration::from_secs(2);

@@ -151,7 +151,7 @@ impl Catalogue {
         self.inner.arrivals.subscribe()
     }
 
-    /// Describes a table anew, at most once a minute: a request did not fit its description.
+    /// Describes a table anew, at most once in half a minute: a request or an answer did not fit its description.
     pub fn renew(&self, level: TableLevel, name: &TableName) {
         self.inner.with_entry(level, name, |entry| entry.renew(Instant::now()));
     }
