@@ -1,17 +1,19 @@
 //! Connections to the one host that takes writes, among those of `DATABASE_URL`.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::Mutex;
 use secrecy::SecretString;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::watch;
 
 use super::{
     DatabaseError,
+    relay::Relay,
     route::{self, Route},
     session::{self, Session},
 };
-use crate::config::{DatabaseAddress, DatabaseHost};
+use crate::config::{DatabaseAddress, DatabaseHost, Place};
 
 /// What is known of the hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ struct Inner {
     /// The host that was the right one last, by its place in the address.
     last: watch::Sender<usize>,
     state: watch::Sender<State>,
+    /// By name and port of their hosts.
+    relays: Mutex<HashMap<(String, u16), Relay>>,
 }
 
 /// A session that takes writes, and how its host was reached.
@@ -46,7 +50,7 @@ impl Connector {
     /// Connections by this address.
     pub fn new(address: DatabaseAddress) -> Self {
         let (last, state) = (watch::Sender::new(0), watch::Sender::new(State::Writable));
-        Self(Arc::new(Inner { address, last, state }))
+        Self(Arc::new(Inner { address, last, state, relays: Mutex::default() }))
     }
 
     /// Connections by the address in this text.
@@ -99,8 +103,9 @@ impl Connector {
         let mut failed = None;
         for route in route::routes(address, host, session)? {
             if failed.as_ref().is_some_and(|error| !route.is_worth_a_try_after(error)) {
-                break;
+                continue;
             }
+            let route = if route.is_relayed() { route.through(self.relay(host).await?) } else { route };
             match tokio::time::timeout(address.connect_timeout, begin(&route, session)).await {
                 Ok(Ok(connection)) => {
                     return Ok(Opened { connection, options: route.into_options(), host: host.clone() });
@@ -115,6 +120,23 @@ impl Connector {
             }
         }
         Err(failed.expect("a host has a route"))
+    }
+
+    /// The port of the relay to a host.
+    async fn relay(&self, host: &DatabaseHost) -> Result<u16, DatabaseError> {
+        let Place::Network(name) = &host.place else { return Err(DatabaseError::OldCertificate) };
+        let server = (name.clone(), host.port);
+        if let Some(relay) = self.0.relays.lock().get(&server) {
+            return Ok(relay.port());
+        }
+        let relay =
+            Relay::start(name.clone(), host.port, self.0.address.connect_timeout).await.map_err(sqlx::Error::Io)?;
+        tracing::info!(
+            %host,
+            "the database's certificate is of X.509 version 1; sslmode does not ask for it to be verified, and connections \
+             are encrypted"
+        );
+        Ok(self.0.relays.lock().entry(server).or_insert(relay).port())
     }
 }
 

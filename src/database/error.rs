@@ -32,10 +32,11 @@ pub enum DatabaseError {
     /// Several hosts, none of which can be used.
     #[error("no host of DATABASE_URL takes writes: {0}")]
     NoHost(String),
-    /// Our TLS library reads certificates of version 3 alone.
+    /// Our TLS library reads certificates of version 3 alone, and this one must be verified, or ours be shown.
     #[error(
-        "the database's certificate is of X.509 version 1, which cannot be read here: give the server one of version 3 \
-         (openssl req -x509 makes such), or, in a network that is trusted, use sslmode=disable"
+        "the database's certificate is of X.509 version 1, which cannot be verified, nor be used with sslcert: give the \
+         server one of version 3 (openssl req -x509 makes such), or use sslmode=require without sslrootcert and sslcert, \
+         which believes any"
     )]
     OldCertificate,
     /// A pooler that shares sessions.

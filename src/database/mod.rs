@@ -9,6 +9,7 @@ mod error;
 mod migrations;
 mod pool;
 mod pooler;
+mod relay;
 mod route;
 mod session;
 

@@ -11,13 +11,25 @@ use crate::config::{DatabaseAddress, DatabaseHost, Place, TlsMode};
 #[derive(Debug, Clone)]
 pub(super) struct Route {
     options: PgConnectOptions,
+    way: Way,
     condition: Condition,
+}
+
+/// Who encrypts, if anybody does.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// The connection itself.
+    Direct(PgSslMode),
+    /// A [`super::relay::Relay`] to the host.
+    Relayed,
 }
 
 /// When a way is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Condition {
     First,
+    /// The way before was encrypted, and its certificate could not be read, which nobody asked to.
+    AfterOldCertificate,
     /// The way before was encrypted, and the handshake failed or the server wants none, as `prefer` has it.
     AfterTlsFailed,
     /// The way before was not encrypted, and the server refused it, as `allow` has it.
@@ -30,20 +42,41 @@ pub(super) fn routes(
     host: &DatabaseHost,
     session: &Session,
 ) -> Result<Vec<Route>, DatabaseError> {
-    use Condition::{AfterRefused, AfterTlsFailed, First};
+    use Condition::{AfterOldCertificate, AfterRefused, AfterTlsFailed, First};
+    use Way::{Direct, Relayed};
     let options = options(address, host, session)?;
     // libpq encrypts no socket of the machine's own.
     let mode = if matches!(host.place, Place::Network(_)) { address.tls.mode } else { TlsMode::Disable };
-    let modes: &[_] = match mode {
-        TlsMode::Disable => &[(PgSslMode::Disable, First)],
-        TlsMode::Allow => &[(PgSslMode::Disable, First), (PgSslMode::Require, AfterRefused)],
-        TlsMode::Prefer => &[(PgSslMode::Prefer, First), (PgSslMode::Disable, AfterTlsFailed)],
-        TlsMode::Require => &[(PgSslMode::Require, First)],
-        TlsMode::VerifyCa => &[(PgSslMode::VerifyCa, First)],
-        TlsMode::VerifyFull => &[(PgSslMode::VerifyFull, First)],
+    let ways: &[_] = match mode {
+        TlsMode::Disable => &[(Direct(PgSslMode::Disable), First)],
+        TlsMode::Allow => &[
+            (Direct(PgSslMode::Disable), First),
+            (Direct(PgSslMode::Require), AfterRefused),
+            (Relayed, AfterOldCertificate),
+        ],
+        TlsMode::Prefer => &[
+            (Direct(PgSslMode::Prefer), First),
+            (Relayed, AfterOldCertificate),
+            (Direct(PgSslMode::Disable), AfterTlsFailed),
+        ],
+        TlsMode::Require => &[(Direct(PgSslMode::Require), First), (Relayed, AfterOldCertificate)],
+        TlsMode::VerifyCa => &[(Direct(PgSslMode::VerifyCa), First)],
+        TlsMode::VerifyFull => &[(Direct(PgSslMode::VerifyFull), First)],
     };
-    let route = |&(mode, condition)| Route { options: options.clone().ssl_mode(mode), condition };
-    Ok(modes.iter().map(route).collect())
+    // A relay would lend our own certificate to whoever connects to it.
+    let ways = ways.iter().filter(|(way, _)| !matches!(way, Relayed) || address.tls.identity.is_none());
+    let route = |&(way, condition): &(Way, _)| Route { options: options.clone().ssl_mode(way.mode()), way, condition };
+    Ok(ways.map(route).collect())
+}
+
+impl Way {
+    /// What the connection itself is told: a relay encrypts by itself.
+    fn mode(self) -> PgSslMode {
+        match self {
+            Self::Direct(mode) => mode,
+            Self::Relayed => PgSslMode::Disable,
+        }
+    }
 }
 
 impl Route {
@@ -55,10 +88,20 @@ impl Route {
         self.options
     }
 
+    pub(super) fn is_relayed(&self) -> bool {
+        matches!(self.way, Way::Relayed)
+    }
+
+    /// The same way, through a relay that listens on this port.
+    pub(super) fn through(self, port: u16) -> Self {
+        Self { options: self.options.host("127.0.0.1").port(port), ..self }
+    }
+
     /// Whether it may succeed where the way before failed like this.
     pub(super) fn is_worth_a_try_after(&self, error: &DatabaseError) -> bool {
         match self.condition {
             Condition::First => true,
+            Condition::AfterOldCertificate => matches!(error, DatabaseError::OldCertificate),
             Condition::AfterTlsFailed => error.is_of_tls() || error.is_of_access(),
             Condition::AfterRefused => error.is_of_access(),
         }

@@ -52,10 +52,13 @@ async fn connect(server: &EmbeddedPostgres, parameters: &str) -> Result<bool, Da
     connect_to("localhost", server, parameters).await
 }
 
+fn url(host: &str, server: &EmbeddedPostgres, parameters: &str) -> String {
+    format!("postgresql://nxt_mirror:{}@{host}:{}/{DATABASE}?{parameters}", password(server), port(server))
+}
+
 /// Whether the connection is encrypted.
 async fn connect_to(host: &str, server: &EmbeddedPostgres, parameters: &str) -> Result<bool, DatabaseError> {
-    let url = format!("postgresql://nxt_mirror:{}@{host}:{}/{DATABASE}?{parameters}", password(server), port(server));
-    let mut connection = Connector::to(&url.into())?.connect(&Session::WORK).await?;
+    let mut connection = Connector::to(&url(host, server, parameters).into())?.connect(&Session::WORK).await?;
     let sql = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
     let is_encrypted = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
     connection.close().await?;
@@ -99,16 +102,34 @@ async fn every_sslmode_does_as_libpq_does() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_version_1_is_passed_by_under_prefer_and_named_under_require() {
+async fn a_certificate_of_version_1_encrypts_where_none_is_verified_and_is_named_where_one_is() {
     let (scratch, files) = (Scratch::new(), Scratch::new());
     let server = scratch.start().await;
     let (certificate, key) = old_certificate(&files.0);
     encrypt(&server, &certificate, &key).await;
-    assert!(!connect(&server, "sslmode=prefer").await.unwrap());
-    let refused = connect(&server, "sslmode=require").await.unwrap_err();
+    for mode in ["prefer", "require"] {
+        assert!(connect(&server, &format!("sslmode={mode}")).await.unwrap(), "{mode}");
+    }
+    let refused = connect(&server, "sslmode=verify-full").await.unwrap_err();
     assert!(matches!(refused, DatabaseError::OldCertificate), "{refused:?}");
+
+    let pool = nxt_mirror::database::connect(&Connector::to(&url("localhost", &server, "").into()).unwrap()).await;
+    let pool = pool.unwrap();
+    let long = "x".repeat(1_000_000);
+    let asked = (0..20).map(|_| {
+        sqlx::query_as("select ssl, $1 from pg_stat_ssl where pid = pg_backend_pid()").bind(&long).fetch_one(&pool)
+    });
+    for answer in futures_util::future::join_all(asked).await {
+        let (is_encrypted, same): (bool, String) = answer.unwrap();
+        assert!(is_encrypted && same == long);
+    }
+    pool.close().await;
+
     let_in(&server, "hostnossl").await;
     assert!(!connect(&server, "sslmode=prefer").await.unwrap());
+    assert!(connect(&server, "sslmode=require").await.is_err());
+    let_in(&server, "hostssl").await;
+    assert!(connect(&server, "sslmode=allow").await.unwrap());
     server.stop().await.unwrap();
 }
 
