@@ -83,10 +83,16 @@ impl DatabaseError {
         }
     }
 
-    /// Whether the server answers and does not know the user, the password or the database: what is wrong is the address.
+    /// Whether the server, or a pooler before it, answers and does not know the user, the password or the database: what
+    /// is wrong is the address.
     pub fn is_wrong_address(&self) -> bool {
         let Self::Sql(sqlx::Error::Database(refusal)) = self else { return false };
-        refusal.code().is_some_and(|code| code.starts_with("28") || code == "3D000")
+        match refusal.code().as_deref() {
+            Some("3D000") => true,
+            // PgBouncer has one code for whatever it refuses itself.
+            Some("08P01") => refusal.message().starts_with("no such "),
+            code => code.is_some_and(|code| code.starts_with("28")),
+        }
     }
 
     /// What each host failed with; there is at least one.

@@ -62,7 +62,11 @@ impl PgBouncer {
     }
 
     fn url(&self) -> String {
-        format!("postgresql://nxt_mirror:ignored@{}/{DATABASE}", self.address)
+        self.url_of(DATABASE)
+    }
+
+    fn url_of(&self, database: &str) -> String {
+        format!("postgresql://nxt_mirror:ignored@{}/{database}", self.address)
     }
 
     async fn answers(&self) {
@@ -100,6 +104,13 @@ async fn a_pooler_in_transaction_mode_is_named_with_its_setting_and_one_in_sessi
 
     let pooler = PgBouncer::start(&server, "session").expect("it was there before");
     pooler.answers().await;
+    for command in ["serve", "status"] {
+        let output = site.command(&[command]).env("DATABASE_URL", pooler.url_of("missing")).output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command}: {said}");
+        assert!(said.contains("no such database: missing"), "{command}: {said}");
+    }
+
     let daemon = site.spawn(&[("DATABASE_URL", &pooler.url())]);
     for number in 0..50 {
         site.simulator.put(COMPANY, "Order", object(json!({"orderNo": 7000 + number}))).unwrap();
