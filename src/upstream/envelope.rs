@@ -153,7 +153,14 @@ mod tests {
     #[test]
     fn errors_of_any_shape_are_errors() {
         let marker = r#"{"$serde_json::private::Number":"x"}"#;
-        for entry in ["5", "null", "[]", marker, &format!(r#"{{"message":{marker},"extensions":{marker}}}"#)] {
+        for entry in [
+            "5",
+            "null",
+            "[]",
+            r#"{"message":" "}"#,
+            marker,
+            &format!(r#"{{"message":{marker},"extensions":{marker}}}"#),
+        ] {
             let answer = parse(&format!(r#"{{"errors":[{entry}],"extensions":{marker}}}"#)).unwrap();
             assert_eq!(answer.errors[0].message, "an error without a message", "{entry}");
         }

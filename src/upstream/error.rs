@@ -26,7 +26,8 @@ impl GraphqlError {
         let extensions = members.get("extensions").and_then(Json::members).unwrap_or_default();
         let mut codes = texts(extensions.get("codes"));
         codes.extend(extensions.get("code").and_then(text).filter(|code| !codes.contains(code)));
-        let message = members.get("message").and_then(text).unwrap_or_else(|| "an error without a message".to_owned());
+        let message = members.get("message").and_then(text).filter(|message| !message.trim().is_empty());
+        let message = message.unwrap_or_else(|| "an error without a message".to_owned());
         let places = members.get("locations").and_then(Json::items).unwrap_or_default();
         let lines = places.into_iter().filter_map(|place| place.members()?.get("line")?.integer());
         Self {

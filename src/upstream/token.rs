@@ -201,12 +201,17 @@ impl<'a> Answer<'a> {
         json.members().map(Self).ok_or_else(|| because("is not a JSON object"))
     }
 
-    /// OAuth's `error`, with its description (RFC 6749, section 5.2).
+    /// OAuth's `error`, with its description (RFC 6749, section 5.2); `None` when both say nothing.
     fn error(&self) -> Option<String> {
         let error = self.0.get("error").filter(|error| error.kind() != Kind::Null)?;
         let error = error.storable_text().map_or_else(|| error.compact(), Into::into);
-        let description = self.0.get("error_description").and_then(Json::storable_text);
-        Some(format!("{error}{}", description.map(|text| format!(" ({text})")).unwrap_or_default()))
+        let description = self.0.get("error_description").and_then(Json::storable_text).unwrap_or_default();
+        match (error.trim(), description.trim()) {
+            ("", "") => None,
+            ("", description) => Some(description.to_owned()),
+            (error, "") => Some(error.to_owned()),
+            (error, description) => Some(format!("{error} ({description})")),
+        }
     }
 
     fn access_token(&self) -> Result<SecretString, String> {
@@ -419,6 +424,8 @@ mod tests {
             (r#"{"access_token":"secret\r\nX-Other: 1"}"#, "no header can carry"),
             (r#"{"error":"invalid_scope","error_description":"no such scope"}"#, "invalid_scope (no such scope)"),
             (r#"{"error":{"code":7},"error_description":5}"#, r#"{"code":7}"#),
+            (r#"{"error":""}"#, "has no access_token"),
+            (r#"{"error":" ","error_description":"no such scope"}"#, "no such scope"),
             (r#"{"$serde_json::private::Number":"1"}"#, "has no access_token"),
         ] {
             assert!(reason(body).contains(expected), "{body}: {}", reason(body));
