@@ -2,8 +2,8 @@
 //!
 //! `sslmode=prefer` and `require` encrypt and believe any certificate. The TLS library of our PostgreSQL library believes
 //! any, too, but wants to read it first, and reads version 3 alone. So here the encryption is ours: connections are made
-//! without it to a port of this machine, and handed on encrypted. Whoever else on this machine connects to that port
-//! gains nothing: the server asks for a user and a password as ever.
+//! without it to a port of this machine, and handed on encrypted. Whoever else on this machine connects to that port gains
+//! no more than by connecting to the server: a user and a password are asked for as ever.
 
 use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 

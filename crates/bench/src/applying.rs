@@ -20,7 +20,7 @@ const ROUNDS: usize = 5;
 /// Rows of a turn, each with one notification.
 const ROWS: u64 = 30_000;
 /// More requests a minute than are ever sent: the budget is not what is measured.
-const REQUESTS_PER_MINUTE: usize = 100_000;
+const REQUESTS_PER_MINUTE: usize = 6_000;
 
 pub(super) type Settings = &'static [(&'static str, &'static str)];
 const BARE: Settings = &[("NXT_RELATION_INDEXES", "off")];
