@@ -19,7 +19,8 @@ const HEALTHY_MAX: usize = 32;
 const ILL_MAX: usize = 24;
 /// Requests of one tenant that is well.
 const TENANT_MAX: usize = 8;
-/// Requests of one target that is well.
+/// Requests of one target that is well, together with answers whose rows are not written yet: a table that is written
+/// more slowly than its rows are fetched must not gather them in memory.
 const TARGET_MAX: usize = 4;
 /// A request that takes longer makes its tenant slow.
 pub(super) const SLOW: Duration = Duration::from_secs(2);
@@ -34,6 +35,8 @@ pub(super) struct Places(Arc<Mutex<State>>);
 struct State {
     next: u64,
     running: HashMap<u64, Running>,
+    /// Answers whose rows are not written yet.
+    unwritten: HashMap<TargetId, usize>,
     slow: HashMap<Tenant, Instant>,
     apart: HashMap<TargetId, Instant>,
     targets_pause: HashMap<TargetId, Instant>,
@@ -46,6 +49,24 @@ struct Running {
     sent: Option<Instant>,
     targets: Vec<(TargetId, Tenant)>,
     is_ill: bool,
+}
+
+/// An answer whose rows are written, or given up, when this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Unwritten {
+    places: Places,
+    target: TargetId,
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        let unwritten = &mut self.places.0.lock().unwritten;
+        if let Some(count) = unwritten.get_mut(&self.target) {
+            *count -= 1;
+        }
+        unwritten.retain(|_, count| *count > 0);
+    }
 }
 
 /// A request under way. Its place is free when this is dropped.
@@ -138,6 +159,12 @@ impl Places {
         }
     }
 
+    /// Counts rows of the target that are there and not written yet.
+    pub(super) fn write_later(&self, target: TargetId) -> Unwritten {
+        *self.0.lock().unwritten.entry(target).or_default() += 1;
+        Unwritten { places: self.clone(), target }
+    }
+
     /// Nothing is asked of the target for this long.
     pub(super) fn pause(&self, target: TargetId, until: Instant) {
         self.0.lock().targets_pause.insert(target, until);
@@ -157,7 +184,8 @@ impl State {
         let is_slow = is_ahead(&self.slow, &target.tenant, now);
         let is_ill = is_slow || failures > 0 || is_ahead(&self.apart, &target.id, now);
         let of_tenant = self.running.values().filter(|running| running.has_tenant(target.tenant)).count();
-        let of_target = self.running.values().filter(|running| running.has_target(target.id)).count();
+        let unwritten = self.unwritten.get(&target.id).copied().unwrap_or_default();
+        let of_target = unwritten + self.running.values().filter(|running| running.has_target(target.id)).count();
         let (tenant_max, target_max) = match (is_slow, is_ill) {
             (true, _) => (1, 1),
             (false, true) => (TENANT_MAX, 1),
@@ -259,6 +287,20 @@ mod tests {
         assert!(places.is_apart(&one, now));
         places.answered(&one, Duration::from_millis(10));
         assert!(!places.is_apart(&one, now));
+    }
+
+    #[test]
+    fn what_is_not_written_yet_counts_for_its_target_alone() {
+        let (places, now) = (Places::default(), Instant::now());
+        let (one, other) = (target(1, 1), target(2, 1));
+        let mut unwritten: Vec<Unwritten> = (0..TARGET_MAX).map(|_| places.write_later(one.id)).collect();
+        assert!(!places.may(&one, 0, now) && places.may(&other, 0, now));
+        unwritten.pop();
+        assert!(places.may(&one, 0, now));
+        let _last = take(&places, &one);
+        assert!(!places.may(&one, 0, now));
+        drop(unwritten);
+        assert!(places.may(&one, 0, now) && places.0.lock().unwritten.is_empty());
     }
 
     #[test]

@@ -210,6 +210,7 @@ impl Worker {
     /// Settles what an answer tells of one target.
     pub(super) async fn take(&self, work: Work, sights: Vec<Sight>, elapsed: Duration) {
         let mut work = work;
+        let _unwritten = self.places.write_later(work.target().id);
         self.places.answered(work.target(), elapsed);
         let (mut items, mut unreadable) = (vec![], vec![]);
         for ((claimed, key), sight) in std::mem::take(&mut work.rows).into_iter().zip(sights) {

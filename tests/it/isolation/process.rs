@@ -120,7 +120,12 @@ async fn assert_mirrored_in_little_memory(site: &Site, worker: &Daemon, rows: i6
 async fn assert_waiting_rows_take_little_memory(rows: i64, bytes: usize) {
     let database = database().await;
     let site = site(&database).await;
-    put_long_rows(&site, rows, bytes);
+    let worker = find_long_rows_waiting(&site, rows, bytes).await;
+    assert_mirrored_in_little_memory(&site, &worker, rows).await;
+}
+
+async fn find_long_rows_waiting(site: &Site, rows: i64, bytes: usize) -> Daemon {
+    put_long_rows(site, rows, bytes);
     let receiver = site.spawn_as("receiver");
     for number in 1..=rows {
         let key = object(json!({ "productNo": number.to_string() }));
@@ -128,8 +133,7 @@ async fn assert_waiting_rows_take_little_memory(rows: i64, bytes: usize) {
     }
     site.simulator.drain().await;
     receiver.kill().await;
-    let worker = site.spawn_as("worker");
-    assert_mirrored_in_little_memory(&site, &worker, rows).await;
+    site.spawn_as("worker")
 }
 
 #[tokio::test]
@@ -140,6 +144,24 @@ async fn many_long_rows_that_wait_take_little_memory() {
 #[tokio::test]
 async fn very_long_rows_that_wait_take_little_memory() {
     assert_waiting_rows_take_little_memory(150, 1_000_000).await;
+}
+
+/// Whoever fetches faster than can be written must not gather what is fetched.
+#[tokio::test]
+async fn long_rows_of_a_table_that_a_user_locks_take_little_memory() {
+    let database = database().await;
+    let site = site(&database).await;
+    let daemon = start(&site).await;
+    PRODUCTS.change(&site.simulator, COMPANY, 1, "short");
+    PRODUCTS.wait_for(&site.pool, COMPANY, 1, "short").await;
+    daemon.kill().await;
+    let mut user = site.pool.begin().await.unwrap();
+    sqlx::query("lock table business_nxt.product in share mode").execute(&mut *user).await.unwrap();
+    let worker = find_long_rows_waiting(&site, 2_000, 100_000).await;
+    let paused = "select count(*) from nxt_mirror.freshness where paused_until is not null";
+    eventually("the table is left alone", async || count(&site.pool, paused).await > 0).await;
+    user.rollback().await.unwrap();
+    assert_mirrored_in_little_memory(&site, &worker, 2_000).await;
 }
 
 #[tokio::test]
