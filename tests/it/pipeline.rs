@@ -50,6 +50,7 @@ async fn a_delete_removes_the_row_without_asking_the_source() {
     app.settle().await;
     app.simulator.delete_silently(EXAMPLE, "OrderLine", published_key()).unwrap();
     let requests = app.row_requests();
+    assert!(requests > 0, "the row was asked for");
     let now = (Utc::now() + TimeDelta::seconds(1)).to_rfc3339();
     app.accept(&delete_of_published(&now)).await;
     app.settle().await;

@@ -157,9 +157,14 @@ async fn long_rows_of_a_table_that_a_user_locks_take_little_memory() {
     daemon.kill().await;
     let mut user = site.pool.begin().await.unwrap();
     sqlx::query("lock table business_nxt.product in share mode").execute(&mut *user).await.unwrap();
+    let requests = || site.simulator.counters().operations.get("FetchRows").copied().unwrap_or_default();
+    let before = requests();
     let worker = find_long_rows_waiting(&site, 2_000, 100_000).await;
     let paused = "select count(*) from nxt_mirror.freshness where paused_until is not null";
     eventually("the table is left alone", async || count(&site.pool, paused).await > 0).await;
+    let fetched = requests() - before;
+    // As many requests of one target are under way at once.
+    assert!(fetched <= 4, "{fetched} requests for rows that cannot be written");
     user.rollback().await.unwrap();
     assert_mirrored_in_little_memory(&site, &worker, 2_000).await;
 }

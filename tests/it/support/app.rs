@@ -276,7 +276,7 @@ impl TestApp {
     /// when it comes.
     pub fn row_requests(&self) -> u64 {
         let operations = self.simulator.counters().operations;
-        ["Rows", "TableDescription", "TableDescriptions"].iter().filter_map(|name| operations.get(*name)).sum()
+        ["FetchRows", "TableDescription", "TableDescriptions"].iter().filter_map(|name| operations.get(*name)).sum()
     }
 
     pub async fn metrics(&self) -> String {
