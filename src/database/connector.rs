@@ -13,7 +13,7 @@ use super::{
     route::{self, Route},
     session::{self, Session},
 };
-use crate::config::{DatabaseAddress, DatabaseHost, Place};
+use crate::config::{DatabaseAddress, DatabaseHost};
 
 /// What is known of the hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,13 @@ impl Connector {
             if failed.as_ref().is_some_and(|error| !route.is_worth_a_try_after(error)) {
                 continue;
             }
-            let route = if route.is_relayed() { route.through(self.relay(host).await?) } else { route };
+            let route = match route.is_relayed() {
+                true => {
+                    let port = self.relay(route.options()).await?;
+                    route.through(port)
+                }
+                false => route,
+            };
             match tokio::time::timeout(address.connect_timeout, begin(&route, session)).await {
                 Ok(Ok(connection)) => {
                     return Ok(Opened { connection, options: route.into_options(), host: host.clone() });
@@ -122,17 +128,16 @@ impl Connector {
         Err(failed.expect("a host has a route"))
     }
 
-    /// The port of the relay to a host.
-    async fn relay(&self, host: &DatabaseHost) -> Result<u16, DatabaseError> {
-        let Place::Network(name) = &host.place else { return Err(DatabaseError::OldCertificate) };
-        let server = (name.clone(), host.port);
+    /// The port of the relay to the server that these options name.
+    async fn relay(&self, options: &PgConnectOptions) -> Result<u16, DatabaseError> {
+        let server = (options.get_host().to_owned(), options.get_port());
         if let Some(relay) = self.0.relays.lock().get(&server) {
             return Ok(relay.port());
         }
-        let relay =
-            Relay::start(name.clone(), host.port, self.0.address.connect_timeout).await.map_err(sqlx::Error::Io)?;
+        let relay = Relay::start(server.0.clone(), server.1, self.0.address.connect_timeout);
+        let relay = relay.await.map_err(sqlx::Error::Io)?;
         tracing::info!(
-            %host,
+            host = server.0,
             "the database's certificate is of X.509 version 1; sslmode does not ask for it to be verified, and connections \
              are encrypted"
         );

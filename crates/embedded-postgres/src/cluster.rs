@@ -186,14 +186,13 @@ impl Initdb<'_> {
 
     fn command(&self, locale: &str) -> Command {
         let mut command = server_command(&self.binaries.program("initdb"), self.account);
-        command.arg("--pgdata").arg(self.into).arg("--pwfile").arg(self.password_file).args([
-            "--username",
-            ROLE,
-            "--encoding",
-            "UTF8",
-            "--locale",
-            locale,
-        ]);
+        command
+            .arg("--pgdata")
+            .arg(self.into)
+            .arg("--pwfile")
+            .arg(self.password_file)
+            .args(["--username", ROLE])
+            .args(["--encoding", "UTF8", "--locale", locale]);
         match self.durability {
             Durability::Durable => command.args(["--auth", "scram-sha-256"]),
             // Tests connect some thousand times, and SCRAM would have each connection compute 4,096 rounds of SHA-256.

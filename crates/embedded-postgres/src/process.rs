@@ -105,11 +105,11 @@ fn configure(command: &mut Command, port: u16, durability: Durability) {
         "log_min_error_statement=panic",
         "log_error_verbosity=terse",
     ];
-    settings.extend(match durability {
-        Durability::Durable => ["fsync=on", "synchronous_commit=on", "full_page_writes=on", "jit=on"],
+    settings.extend_from_slice(match durability {
+        Durability::Durable => &["fsync=on", "synchronous_commit=on", "full_page_writes=on"],
         // Commits are still written, if not to disk, so that they outlive a kill of the server. What tests ask is not
         // worth compiling.
-        Durability::Volatile => ["fsync=off", "synchronous_commit=on", "full_page_writes=off", "jit=off"],
+        Durability::Volatile => &["fsync=off", "synchronous_commit=on", "full_page_writes=off", "jit=off"],
     });
     for setting in settings {
         command.args(["-c", setting]);
