@@ -16,6 +16,11 @@ const REFERENCES: [&str; 4] = [
     "business_nxt_model.relation",
 ];
 
+/// What a role was let in for.
+const GRANTS: &str = "nxt_mirror.grantee";
+/// Looks it up on every node.
+const READABLE: &str = "business_nxt_model.readable_companies()";
+
 /// Whether the database can distribute tables.
 pub(super) async fn has_nodes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(r#"select exists (select from pg_extension where extname = 'citus') as "exists!""#)
@@ -53,6 +58,25 @@ pub(super) async fn place(connection: &mut PgConnection, tenant_no: i64) -> Resu
     sqlx::query(AssertSqlSafe(sql)).bind(tenant_no).execute(connection).await.map(drop)
 }
 
+/// Has every node know which roles were let in for which companies.
+pub(super) async fn tell_grants(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    refer(connection, GRANTS).await?;
+    // It asks within a question, of what its own node has.
+    let allow = format!("alter function {READABLE} set citus.allow_nested_distributed_execution = on");
+    sqlx::query(AssertSqlSafe(allow)).execute(&mut *connection).await?;
+    let sql = "select create_distributed_function($1::regprocedure)::text";
+    sqlx::query(sql).bind(READABLE).execute(connection).await.map(drop)
+}
+
+/// Has a table on every node, unless it is there.
+async fn refer(connection: &mut PgConnection, table: &str) -> Result<(), sqlx::Error> {
+    if !is_distributed(connection, table).await? {
+        let sql = "select create_reference_table($1::regclass)::text";
+        sqlx::query(sql).bind(table).execute(connection).await?;
+    }
+    Ok(())
+}
+
 /// What distributed tables need: the places, and what is on every node.
 async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     // Of several replicas and tables, one after the other.
@@ -67,10 +91,7 @@ async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         .execute(&mut *connection)
         .await?;
     for table in REFERENCES {
-        if !is_distributed(connection, table).await? {
-            let sql = "select create_reference_table($1::regclass)::text";
-            sqlx::query(sql).bind(table).execute(&mut *connection).await?;
-        }
+        refer(connection, table).await?;
     }
     Ok(())
 }

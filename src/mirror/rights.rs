@@ -5,14 +5,10 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{Mirror, SchemaError, cluster};
 
-/// Whoever changes rights does so alone, since PostgreSQL refuses the second of two that change the rights of one thing
-/// ("tuple concurrently updated"). Nobody else waits long behind a change of rights.
-const BEGIN: &str = "begin; set local lock_timeout = '10s'; \
-     select pg_advisory_xact_lock(hashtextextended('nxt_mirror rights', 2)); set local lock_timeout = '500ms'";
 /// How often a table that somebody has locked is tried again, and how long between.
 const TRIES_MAX: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -44,9 +40,6 @@ pub enum GrantError {
         /// Its version.
         version: String,
     },
-    /// The extension that distributes tables does not know the policies that keep companies apart.
-    #[error("rights for single companies cannot be given where tables are distributed over several nodes (citus)")]
-    Distributed,
     /// A table stayed locked, or the database refused.
     #[error("the rights are not complete, give the command again; until then the role sees less than it should")]
     Schema(#[from] SchemaError),
@@ -59,8 +52,11 @@ impl Mirror {
     /// Lets a role read what people read: of these companies alone, unless there are none. Replaces what it was let in
     /// for before. Returns how many mirrored tables it can read.
     pub async fn grant(&self, role: &str, companies: Option<&[i64]>) -> Result<usize, GrantError> {
-        let mut transaction = self.pool.begin_with(BEGIN).await?;
+        let mut transaction = self.begin_alone().await?;
         check(&mut transaction, role, companies.is_some()).await?;
+        if companies.is_some() && cluster::has_nodes(&mut transaction).await? {
+            cluster::tell_grants(&mut transaction).await?;
+        }
         sqlx::query!("call nxt_mirror.take_rights($1::text::name)", role).execute(&mut *transaction).await?;
         sqlx::query!(
             "insert into nxt_mirror.grantee (role_name, companies) values ($1::text::name, $2)
@@ -82,7 +78,7 @@ impl Mirror {
     /// Gives all who were let in their rights on everything of this name that is there.
     pub(super) async fn give_rights(&self, name: &str) -> Result<(), SchemaError> {
         let failed = |source| SchemaError::of(name, source);
-        let mut transaction = self.pool.begin_with(BEGIN).await.map_err(failed)?;
+        let mut transaction = self.begin_alone().await.map_err(failed)?;
         let given = sqlx::query!("call nxt_mirror.give_rights($1::text::name)", name).execute(&mut *transaction).await;
         match given {
             Ok(_) => transaction.commit().await.map_err(failed),
@@ -101,9 +97,21 @@ impl Mirror {
     /// Without tables: on schemas, views of `nxt_mirror` and functions.
     async fn give_rights_on_schemas(&self) -> Result<(), SchemaError> {
         let failed = |source| SchemaError::of("nxt_mirror", source);
-        let mut transaction = self.pool.begin_with(BEGIN).await.map_err(failed)?;
+        let mut transaction = self.begin_alone().await.map_err(failed)?;
         sqlx::query!("call nxt_mirror.give_common_rights()").execute(&mut *transaction).await.map_err(failed)?;
         transaction.commit().await.map_err(failed)
+    }
+
+    /// Whoever changes rights does so alone, since PostgreSQL refuses the second of two that change the rights of one
+    /// thing ("tuple concurrently updated"). Nobody else waits long behind a change of rights.
+    async fn begin_alone(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let mut transaction = self.pool.begin_with("begin; set local lock_timeout = '10s'").await?;
+        // Not together with a setting: the extension `citus` passes settings on with all that is sent beside them.
+        sqlx::query!("select pg_advisory_xact_lock(hashtextextended('nxt_mirror rights', 2)) as lock")
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query!("set local lock_timeout = '500ms'").execute(&mut *transaction).await?;
+        Ok(transaction)
     }
 
     async fn give_rights_patiently(&self, name: &str) -> Result<(), SchemaError> {
@@ -141,9 +149,6 @@ async fn check(connection: &mut PgConnection, role: &str, for_companies: bool) -
     .fetch_optional(&mut *connection)
     .await?;
     let Some(found) = found else { return Err(GrantError::NoRole { role: role.to_owned() }) };
-    if for_companies && cluster::has_nodes(connection).await? {
-        return Err(GrantError::Distributed);
-    }
     let sees_all = |reason| Err(GrantError::SeesAll { role: role.to_owned(), reason });
     match () {
         () if !for_companies => Ok(()),

@@ -8,7 +8,7 @@ use nxt_testkit::{Wait, object};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
-use crate::support::{app::TestApp, cluster};
+use crate::support::app::TestApp;
 
 const OTHER: Owner = Owner::Company(2_000_002);
 /// What stands in the rows of the other company alone.
@@ -185,9 +185,6 @@ async fn nothing_else_is_open(reader: &mut PgConnection) {
 
 #[tokio::test]
 async fn a_role_that_is_let_in_for_a_company_sees_no_other_in_any_way() {
-    if cluster::has_no("rights for single companies").await {
-        return;
-    }
     let app = with_two_companies().await;
     let owner: String = sqlx::query_scalar("select current_user::text").fetch_one(&app.pool).await.unwrap();
     let free = app.command(&["grant", &owner, "--company", "2000001"]).await;
@@ -204,13 +201,20 @@ async fn a_role_that_is_let_in_for_a_company_sees_no_other_in_any_way() {
     for role in [READER, MEMBER] {
         let mut reader = session(&app, role).await;
         own_rows_are_there(&mut reader).await;
-        no_relation_shows_another_company(&mut reader).await;
+        no_relation_shows_another_company(&app, &mut reader).await;
         no_trick_shows_another_company(&mut reader, &owner).await;
         nothing_else_is_open(&mut reader).await;
     }
     // Nobody else notices, and what is let in anew replaces what was.
     app.assert_equal().await;
+    // Plans that sessions keep are made anew. PostgreSQL keeps one that was asked for often enough.
+    let names = "select distinct name from business_nxt.\"order\" where order_no > 0";
+    let mut kept = session(&app, MEMBER).await;
+    for _ in 0..8 {
+        assert_eq!(texts(&mut kept, names).await, ["own"]);
+    }
     grant(&app, &["--company", "2000002"]).await;
+    assert_eq!(texts(&mut kept, names).await, [MARKER]);
     let mut reader = session(&app, READER).await;
     assert_eq!(texts(&mut reader, "select distinct name from business_nxt.\"order\"").await, [MARKER]);
     assert_eq!(texts(&mut reader, "select name from business_nxt_model.company").await, ["Simulated 2000002 AS"]);
@@ -238,23 +242,31 @@ async fn own_rows_are_there(reader: &mut PgConnection) {
 }
 
 /// Reads everything, plainly and through a function that tells what it sees before any other condition is looked at.
-async fn no_relation_shows_another_company(reader: &mut PgConnection) {
-    let leak = format!(
-        "create or replace function pg_temp.leak(seen text) returns boolean language plpgsql cost 0.0000001 as $$
-         begin if seen ~ '{MARKER}|2000002' then raise exception 'leaked: %', seen; end if; return true; end $$"
-    );
-    sqlx::raw_sql(AssertSqlSafe(leak)).execute(&mut *reader).await.unwrap();
+async fn no_relation_shows_another_company(app: &TestApp, reader: &mut PgConnection) {
+    let leak = |schema: &str| {
+        AssertSqlSafe(format!(
+            "create or replace function {schema}.leak(seen text) returns boolean language plpgsql cost 0.0000001 as $$
+             begin if seen ~ '{MARKER}|2000002' then raise exception 'leaked: %', seen; end if; return true; end $$"
+        ))
+    };
+    // On several nodes a function has to be on each of them, and whoever reads makes none there.
+    let leaking = if app.database.is_distributed() { "public" } else { "pg_temp" };
+    match leaking {
+        "public" => sqlx::raw_sql(leak(leaking)).execute(&app.pool).await.unwrap(),
+        _ => sqlx::raw_sql(leak(leaking)).execute(&mut *reader).await.unwrap(),
+    };
     let relations = readable(reader).await;
     assert!(relations.len() > 10, "{relations:?}");
     for relation in relations {
         let hidden = format!("select count(*) from {relation} as r where r::text ~ '{MARKER}|2000002'");
         assert_eq!(count(reader, &hidden).await, 0, "{relation}");
-        count(reader, &format!("select count(*) from {relation} as r where pg_temp.leak(r::text)")).await;
+        count(reader, &format!("select count(*) from {relation} as r where {leaking}.leak(r::text)")).await;
         let columns = format!(
             "select quote_ident(attname) from pg_attribute where attrelid = '{relation}'::regclass and attnum > 0"
         );
         for column in texts(reader, &columns).await {
-            count(reader, &format!("select count(*) from {relation} as r where pg_temp.leak(r.{column}::text)")).await;
+            count(reader, &format!("select count(*) from {relation} as r where {leaking}.leak(r.{column}::text)"))
+                .await;
         }
     }
 }
@@ -264,9 +276,9 @@ async fn no_trick_shows_another_company(reader: &mut PgConnection, owner: &str) 
     // An error that would quote a value.
     let cast = format!("select count(*) from {own} where _company_no = 2000002 and name::integer = 1");
     assert_eq!(count(reader, &cast).await, 0);
-    // Plans tell what is asked and not what is there, and a key is found by its index.
+    // Plans tell what is asked and not what is there.
     let plan = texts(reader, &format!("explain (verbose) select * from {own} where order_no = 1")).await.join("\n");
-    assert!(!plan.contains("2000002") && !plan.contains("2000001"), "{plan}");
+    assert!(!plan.contains("2000002"), "{plan}");
     for sql in [
         "select count(*) from pg_stats where schemaname like 'business_nxt%' and tablename in ('order', 'order_line', 'product', 'company')",
         "select count(*) from pg_stats where schemaname = 'nxt_mirror' and not tablename = any ('{freshness,change}')",
