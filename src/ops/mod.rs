@@ -182,6 +182,7 @@ pub fn configure(config: &mut web::ServiceConfig, ops: Ops) {
         .service(read("/rows/{table}", web::get().to(pages::row)))
         .service(read("/activity", web::get().to(pages::activity)))
         .service(read("/dead-letters", web::get().to(pages::dead_letters)))
+        .service(read("/names", web::get().to(pages::names)))
         .service(read("/assets/{name}", web::get().to(pages::asset)))
         .service(only("GET, POST", login))
         .service(act("/logout", web::post().to(pages::logout)))

@@ -14,7 +14,7 @@ pub(super) fn list(entries: &[Activity], names: &DisplayNames, query: &str, max:
             @for entry in entries.iter().rev() { (line(entry, names)) }
         }
         p.empty #quiet hidden[!entries.is_empty()] { "Nothing has happened yet. What happens appears here by itself." }
-        template #entry data-words=(words_of_actions()) data-names=(named::told(names)) { (blank()) }
+        template #entry data-words=(words_of_actions()) { (blank()) }
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) use assets::asset;
 pub(super) use dead_letters::dead_letters;
 pub(super) use frame::refused;
 pub(super) use login::{login, login_form, logout};
+pub(super) use named::names;
 pub(super) use overview::overview;
 pub(super) use row::row;
 pub(super) use target::target;

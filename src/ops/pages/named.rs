@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 
+use actix_web::{HttpResponse, web};
 use maud::{Markup, html};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::{domain::naming, mirror::DisplayNames, queue::status::tenant_name};
-
-/// Names of tenants that the script is told, so that a page stays light where there are thousands. Later lines of the
-/// others have the number alone.
-const TOLD_MAX: usize = 300;
+use crate::{
+    domain::naming,
+    mirror::DisplayNames,
+    ops::{Ops, refusal::Refusal},
+    queue::status::tenant_name,
+};
 
 /// `company 2000001 Nordlys AS`.
 pub(super) fn tenant(names: &DisplayNames, company: Option<i64>, customer: Option<i64>) -> Markup {
@@ -39,11 +41,10 @@ pub(super) fn called(name: &str) -> Markup {
     html! { bdi.called title=(name) { (name) } }
 }
 
-/// The names as the script looks them up.
-pub(super) fn told(names: &DisplayNames) -> Value {
-    let some = |all: BTreeMap<i64, &str>| -> Value {
-        all.into_iter().take(TOLD_MAX).map(|(number, name)| (number.to_string(), Value::from(name))).collect()
-    };
-    let tables: Value = names.tables().into_iter().filter(|(table, _)| has_label(names, table)).collect();
-    json!({ "tables": tables, "companies": some(names.companies()), "customers": some(names.customers()) })
+/// All names, as the script looks them up for lines that come live.
+pub(in crate::ops) async fn names(ops: web::Data<Ops>) -> Result<HttpResponse, Refusal> {
+    let names = DisplayNames::read(&ops.pool).await?;
+    let tables: BTreeMap<_, _> = names.tables().into_iter().filter(|(table, _)| has_label(&names, table)).collect();
+    let all = json!({ "tables": tables, "companies": names.companies(), "customers": names.customers() });
+    Ok(HttpResponse::Ok().json(all))
 }

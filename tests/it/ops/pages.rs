@@ -140,6 +140,11 @@ async fn names_stand_beside_identifiers_and_numbers_and_are_text_whatever_they_h
     }
     let target = text(&app, &cookie, "/tables/Order?company=2000001").await;
     assert!(target.contains(&format!(">Nr. {escaped}")), "{target}");
+    // What the script is told of lines that come later.
+    let names = page(&app, &cookie, "/names").await.json::<serde_json::Value>().await.unwrap();
+    assert_eq!(names["companies"]["2000001"], hostile, "{names}");
+    assert_eq!(names["tables"]["Order"], format!("Ordre {hostile}"), "{names}");
+    assert_eq!(page(&app, "", "/names").await.status(), 303);
     // Programs get what the contract names, and nothing else.
     let entry = get(&app, "/api/activity?limit=1").await[0].clone();
     assert!(!entry.to_string().contains("Söner"), "{entry}");
