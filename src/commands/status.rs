@@ -58,13 +58,13 @@ fn state(state: &str, colour: Colour) -> String {
     }
 }
 
-fn item(advice: &Advice, colour: Colour) -> String {
+fn item(advice: &Advice<'_>, colour: Colour) -> String {
     let mark = match advice.weight {
         Weight::Urgent => colour.bad("!"),
         Weight::Soon => colour.busy("*"),
         Weight::Whenever => colour.dim("-"),
     };
-    format!("  {mark} {}\n    {}", advice.matter, colour.dim(&advice.remedy))
+    format!("  {mark} {advice}\n    {}", colour.dim(&advice.remedy))
 }
 
 /// A target in one line.

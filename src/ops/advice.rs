@@ -1,5 +1,7 @@
 //! What to do next, in the order of importance. Pure.
 
+use std::fmt;
+
 use super::Status;
 use crate::queue::status::Freshness;
 
@@ -16,9 +18,11 @@ pub enum Weight {
 
 /// Something that a person may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advice {
+pub struct Advice<'a> {
     /// How much it matters.
     pub weight: Weight,
+    /// The target that it is about; `None` where it is about all.
+    pub about: Option<&'a Freshness>,
     /// What to do, in two or three words.
     pub short: &'static str,
     /// What is the matter.
@@ -27,25 +31,31 @@ pub struct Advice {
     pub remedy: String,
 }
 
-impl Advice {
+impl Advice<'_> {
     fn new(weight: Weight, short: &'static str, matter: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { weight, short, matter: matter.into(), remedy: remedy.into() }
+        Self { weight, about: None, short, matter: matter.into(), remedy: remedy.into() }
+    }
+}
+
+/// What it is about and what is the matter.
+impl fmt::Display for Advice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(target) = self.about {
+            write!(f, "{} of {}: ", target.table, target.tenant_name())?;
+        }
+        f.write_str(&self.matter)
     }
 }
 
 /// What to do about the mirror as a whole and about each target, the most important first.
-pub fn advice(status: &Status) -> Vec<Advice> {
+pub fn advice(status: &Status) -> Vec<Advice<'_>> {
     let mut advice = of_all(status);
-    for target in &status.tables {
-        let name = format!("{} of {}", target.table, target.tenant_name());
-        let of_one = of_target(target).into_iter();
-        advice.extend(of_one.map(|one| Advice { matter: format!("{name}: {}", one.matter), ..one }));
-    }
+    advice.extend(status.tables.iter().flat_map(of_target));
     advice.sort_by_key(|advice| advice.weight);
     advice
 }
 
-fn of_all(status: &Status) -> Vec<Advice> {
+fn of_all(status: &Status) -> Vec<Advice<'_>> {
     let mut advice = vec![];
     if status.workers == 0 {
         let remedy = "start one: nxt-mirror serve, with --role worker beside receivers";
@@ -71,7 +81,7 @@ fn of_all(status: &Status) -> Vec<Advice> {
 }
 
 /// What to do about one target, the most important first.
-pub fn of_target(target: &Freshness) -> Vec<Advice> {
+pub fn of_target(target: &Freshness) -> Vec<Advice<'_>> {
     let mut advice = vec![];
     let named = match target.company_no {
         Some(company) => format!("--company {company} --table {}", target.table),
@@ -115,6 +125,7 @@ pub fn of_target(target: &Freshness) -> Vec<Advice> {
         let remedy = format!("nxt-mirror verify {named}");
         advice.push(Advice::new(Weight::Whenever, "verify", "never compared with the source", remedy));
     }
+    advice.iter_mut().for_each(|advice| advice.about = Some(target));
     advice
 }
 
@@ -171,7 +182,7 @@ mod tests {
         let partial = Freshness { partial: true, last_verified: None, ..target() };
         let aside = Freshness { dead_letters: 2, table: "Product".into(), ..target() };
         let all = Status { workers: 0, ..status(vec![partial, aside]) };
-        let matters: Vec<_> = advice(&all).into_iter().map(|advice| advice.matter).collect();
+        let matters: Vec<_> = advice(&all).iter().map(Advice::to_string).collect();
         let expected = [
             "no process works, so what is received waits",
             "Product of company 2: 2 rows were set aside",

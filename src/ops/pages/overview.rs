@@ -42,7 +42,7 @@ pub(in crate::ops) async fn overview(
     let status = &overview.status;
     let body = html! {
         (hero(status))
-        (todo(status))
+        (todo(status, &overview.names))
         (figures(&overview))
         div.charts #charts data-live="" {
             (chart("Last hour", Span::Hour, &overview.hour))
@@ -99,16 +99,22 @@ fn evidence(status: &Status) -> String {
     }
 }
 
-fn todo(status: &Status) -> Markup {
+fn todo(status: &Status, names: &DisplayNames) -> Markup {
     let all = advice::advice(status);
-    let soon: Vec<&Advice> = all.iter().filter(|advice| advice.weight < Weight::Whenever).collect();
+    let soon: Vec<&Advice<'_>> = all.iter().filter(|advice| advice.weight < Weight::Whenever).collect();
     html! {
         section #todo data-live="" aria-label="What to do" {
             @if !soon.is_empty() {
                 ul.todo {
                     @for advice in soon.iter().take(ADVICE_MAX) {
                         li.urgent[advice.weight == Weight::Urgent] {
-                            strong { (advice.matter) } " " span { (advice.remedy) }
+                            strong {
+                                @if let Some(target) = advice.about {
+                                    (target.table) " of " (named::tenant(names, target.company_no, target.customer_no)) ": "
+                                }
+                                (advice.matter)
+                            }
+                            " " span { (advice.remedy) }
                         }
                     }
                     @if soon.len() > ADVICE_MAX { li.rest { "and " (soon.len() - ADVICE_MAX) " more: nxt-mirror status" } }
