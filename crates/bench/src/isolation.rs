@@ -20,6 +20,9 @@ pub(super) async fn poison(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let bench = Bench::start(server, "all").await?;
     let stock: Vec<_> = (1..=40_200).map(order).collect();
     bench.site.simulator.put_all(COMPANY, "Order", &stock, false)?;
+    // The mirrored table is made with its first row.
+    bench.site.simulator.put_all(COMPANY, "Order", &[order(1)], true)?;
+    bench.settle().await?;
     let alone = latency::of_orders(&bench, Duration::from_secs(20)).await?;
     // Rows that fail their part, rows that fail the whole request, a company without access, and one that is slow.
     for (from, kind) in [(40_001, FaultKind::PoisonPart), (40_011, FaultKind::PoisonWhole)] {

@@ -10,6 +10,7 @@ mod guard;
 mod isolation;
 mod latency;
 mod load;
+mod month_end;
 mod pages;
 mod queue;
 mod receiving;
@@ -82,6 +83,8 @@ enum Part {
     Applying,
     /// From a change to the mirror
     Latency,
+    /// A million changes in ten minutes beside reports
+    MonthEnd,
     /// API requests a row
     Economy,
     /// CPU and memory at 500 changes a second, without and with 20 open pages
@@ -152,6 +155,9 @@ async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
     }
     if args.wants(Part::Latency) {
         latency::measure(server).await?;
+    }
+    if args.wants(Part::MonthEnd) {
+        month_end::measure(server).await?;
     }
     if args.wants(Part::Economy) {
         economy::measure(server).await?;
