@@ -22,6 +22,9 @@ begin
     end if;
     select * into reader from pg_roles
      where rolname = case current_setting('role') when 'none' then session_user::text else current_setting('role') end;
+    if not found then
+        return null;
+    end if;
     if reader.rolbypassrls or pg_has_role(reader.oid, current_user, 'usage') then
         return '{0}';
     end if;
