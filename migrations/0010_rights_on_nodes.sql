@@ -80,32 +80,19 @@ begin
 end
 $$;
 
--- Everything of one name in the four schemas. As before, but for tables on several nodes.
-create or replace procedure nxt_mirror.give_rights(wanted name)
-language plpgsql as $$
-declare
-    readable record;
-    role record;
-begin
-    if not exists (select from nxt_mirror.grantee) then
-        return;
+-- Rows of one table by company, wherever they are: for the roles that were let in for companies.
+do $$ begin
+    if to_regprocedure('nxt_mirror.keep_companies_apart_here(regclass, name, boolean)') is null then
+        alter procedure nxt_mirror.keep_companies_apart(regclass, name, boolean) rename to keep_companies_apart_here;
     end if;
-    for readable in select * from nxt_mirror.readable_relation where relation_name = wanted loop
-        if readable.is_table and readable.tenant_column is not null then
-            if nxt_mirror.is_distributed(readable.relation) then
-                call nxt_mirror.keep_companies_apart_on_nodes(
-                    readable.relation, readable.tenant_column, readable.has_row_security);
-            else
-                call nxt_mirror.keep_companies_apart(readable.relation, readable.tenant_column, readable.has_row_security);
-            end if;
-        end if;
-        for role in
-            select grantee.role_name from nxt_mirror.grantee as grantee join pg_roles as own on own.rolname = grantee.role_name
-             where not exists (select from aclexplode(readable.rights) as acl
-                                where acl.grantee = own.oid and acl.privilege_type = 'SELECT')
-        loop
-            execute format('grant select on %s to %I', readable.relation::regclass, role.role_name);
-        end loop;
-    end loop;
+end $$;
+create or replace procedure nxt_mirror.keep_companies_apart(target regclass, tenant_column name, has_row_security boolean)
+language plpgsql as $$
+begin
+    if nxt_mirror.is_distributed(target) then
+        call nxt_mirror.keep_companies_apart_on_nodes(target, tenant_column, has_row_security);
+    else
+        call nxt_mirror.keep_companies_apart_here(target, tenant_column, has_row_security);
+    end if;
 end
 $$;

@@ -58,7 +58,7 @@ pub(super) async fn place(connection: &mut PgConnection, tenant_no: i64) -> Resu
     sqlx::query(AssertSqlSafe(sql)).bind(tenant_no).execute(connection).await.map(drop)
 }
 
-/// Has every node know which roles were let in for which companies.
+/// Has every node know which roles were let in for which companies. Changes nothing where that is so.
 pub(super) async fn tell_grants(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     refer(connection, GRANTS).await?;
     // It asks within a question, of what its own node has.
@@ -93,5 +93,5 @@ async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for table in REFERENCES {
         refer(connection, table).await?;
     }
-    Ok(())
+    tell_grants(connection).await
 }

@@ -28,7 +28,7 @@ const BURST: i64 = 200;
 const REPORTS: u32 = 5;
 /// What a report asks, and how long it is until the next one.
 const REPORT: &str = "select count(*), count(distinct name), max(_changed_at) from business_nxt.extra";
-const READER_PAUSE: Duration = Duration::from_secs(2);
+const REPORT_PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) async fn measure(server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let options = Options { extra_tables: TABLES, ..Options::default() };
@@ -100,7 +100,7 @@ async fn report(pool: &PgPool, number: u32, is_over: &Cell<bool>) -> anyhow::Res
     let sql = format!("{REPORT}{number}");
     let mut times = vec![];
     while !is_over.get() {
-        tokio::time::sleep(READER_PAUSE).await;
+        tokio::time::sleep(REPORT_PAUSE).await;
         let started = Instant::now();
         sqlx::query(AssertSqlSafe(sql.clone())).execute(pool).await?;
         times.push(started.elapsed().as_secs_f64() * 1_000.0);
