@@ -4,6 +4,14 @@
 //! folded. That is written in the transaction that folds, under a lock of the stream, so that neither replicas nor
 //! kills fold a block twice or leave one out.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
 use sqlx::{PgConnection, PgPool};
 
 use super::{Priority, Queue, QueueError, error::repeated};
@@ -16,10 +24,44 @@ use crate::{
 const BLOCKS_MAX: i64 = 512;
 /// Notifications folded by one transaction; a block may lead past it.
 const NOTIFICATIONS_MAX: i64 = 20_000;
+/// As long as a transaction may lock the rows that it makes dirty: whoever settles one of them waits meanwhile.
+const LOCKED_MAX: Duration = Duration::from_millis(300);
 /// Transactions for one stream before the others have their turn.
 const PARTS_MAX: usize = 20;
 /// First key of the advisory locks of streams.
 const LOCK_CLASS: i32 = 0x6e78_7402;
+
+/// How many notifications one transaction folds: so many that it does not lock rows for long. A server where somebody
+/// holds an old snapshot, or whose disk is slow, takes longer for each.
+#[derive(Debug, Clone)]
+pub(super) struct PartSize(Arc<AtomicI64>);
+
+impl Default for PartSize {
+    fn default() -> Self {
+        Self(Arc::new(AtomicI64::new(NOTIFICATIONS_MAX / 4)))
+    }
+}
+
+impl PartSize {
+    fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// A part of this size held its locks for so long.
+    fn learn(&self, notifications: i64, locked: Duration) {
+        self.0.store(size_after(self.get(), notifications, locked), Ordering::Relaxed);
+    }
+}
+
+fn size_after(size: i64, notifications: i64, locked: Duration) -> i64 {
+    if locked > LOCKED_MAX {
+        (notifications.min(size) / 2).max(1)
+    } else if locked < LOCKED_MAX / 2 && notifications >= size {
+        (size * 2).min(NOTIFICATIONS_MAX)
+    } else {
+        size
+    }
+}
 
 /// What was folded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +117,7 @@ impl Queue {
     /// Returns whether there is more.
     async fn fold_stream(&self, stream: i64, folded: &mut Folded) -> Result<bool, sqlx::Error> {
         for _ in 0..PARTS_MAX {
-            let Some(part) = repeated(|| fold_part(&self.pool, stream)).await? else { return Ok(false) };
+            let Some(part) = repeated(|| self.fold_part(stream)).await? else { return Ok(false) };
             let is_full = part.is_full;
             for target in &part.targets {
                 self.floors.add(*target, Priority::Live, part.at);
@@ -87,26 +129,28 @@ impl Queue {
         }
         Ok(true)
     }
-}
 
-/// Folds the next blocks of a stream in one transaction; `None` when there is none or another replica is at it.
-async fn fold_part(pool: &PgPool, stream: i64) -> Result<Option<Part>, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    if !lock(&mut transaction, stream).await? {
-        return Ok(None);
+    /// Folds the next blocks of a stream in one transaction; `None` when there is none or another replica is at it.
+    async fn fold_part(&self, stream: i64) -> Result<Option<Part>, sqlx::Error> {
+        let mut transaction = self.pool.begin().await?;
+        if !lock(&mut transaction, stream).await? {
+            return Ok(None);
+        }
+        let Some(blocks) = next_blocks(&mut transaction, stream, self.part_size.get()).await? else { return Ok(None) };
+        add_targets(&mut transaction, stream, &blocks).await?;
+        let locked_since = Instant::now();
+        let targets = mark_dirty(&mut transaction, stream, &blocks).await?;
+        if blocks.has_columns {
+            add_columns(&mut transaction, stream, &blocks).await?;
+        }
+        let at = note_folded(&mut transaction, stream, &blocks).await?;
+        Failpoint::FoldWritten.pass();
+        transaction.commit().await?;
+        Failpoint::Folded.pass();
+        self.part_size.learn(blocks.notifications, locked_since.elapsed());
+        let notifications = u64::try_from(blocks.notifications).unwrap_or_default();
+        Ok(Some(Part { at, notifications, targets, is_full: blocks.is_full }))
     }
-    let Some(blocks) = next_blocks(&mut transaction, stream).await? else { return Ok(None) };
-    add_targets(&mut transaction, stream, &blocks).await?;
-    let targets = mark_dirty(&mut transaction, stream, &blocks).await?;
-    if blocks.has_columns {
-        add_columns(&mut transaction, stream, &blocks).await?;
-    }
-    let at = note_folded(&mut transaction, stream, &blocks).await?;
-    Failpoint::FoldWritten.pass();
-    transaction.commit().await?;
-    Failpoint::Folded.pass();
-    let notifications = u64::try_from(blocks.notifications).unwrap_or_default();
-    Ok(Some(Part { at, notifications, targets, is_full: blocks.is_full }))
 }
 
 /// Streams with blocks that are not folded. Two look-ups in indexes for each, neither of which meets dead rows; written
@@ -142,7 +186,11 @@ async fn lock(connection: &mut PgConnection, stream: i64) -> Result<bool, sqlx::
 }
 
 /// The blocks to fold next. A statement of its own, so that it sees what whoever held the lock before has committed.
-async fn next_blocks(connection: &mut PgConnection, stream: i64) -> Result<Option<Blocks>, sqlx::Error> {
+async fn next_blocks(
+    connection: &mut PgConnection,
+    stream: i64,
+    notifications_max: i64,
+) -> Result<Option<Blocks>, sqlx::Error> {
     let blocks = sqlx::query_as!(
         Blocks,
         r#"with position as (
@@ -163,7 +211,7 @@ async fn next_blocks(connection: &mut PgConnection, stream: i64) -> Result<Optio
            having count(*) > 0"#,
         stream,
         BLOCKS_MAX,
-        NOTIFICATIONS_MAX
+        notifications_max
     )
     .fetch_optional(connection)
     .await?;
@@ -286,4 +334,21 @@ async fn note_folded(connection: &mut PgConnection, stream: i64, blocks: &Blocks
     )
     .fetch_one(connection)
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_shrinks_until_it_locks_rows_for_a_moment_and_grows_back() {
+        let after = |size, notifications, millis| size_after(size, notifications, Duration::from_millis(millis));
+        assert_eq!(after(20_000, 20_300, 4_000), 10_000);
+        assert_eq!(after(20_000, 900, 4_000), 450, "one that was small and slow");
+        assert_eq!(after(1, 1_024, 4_000), 1, "a block is the least");
+        assert_eq!(after(600, 700, 250), 600);
+        assert_eq!(after(600, 700, 100), 1_200);
+        assert_eq!(after(600, 20, 1), 600, "one that was not full tells nothing");
+        assert_eq!(after(15_000, 15_000, 100), 20_000);
+    }
 }

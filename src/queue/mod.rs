@@ -70,11 +70,12 @@ pub struct Queue {
     /// Behind which target the next overview begins.
     cursor: Arc<AtomicI32>,
     floors: floors::Floors,
+    part_size: fold::PartSize,
 }
 
 impl Queue {
     /// A queue in this database.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, cursor: Arc::default(), floors: floors::Floors::default() }
+        Self { pool, cursor: Arc::default(), floors: floors::Floors::default(), part_size: fold::PartSize::default() }
     }
 }

@@ -75,8 +75,10 @@ enum Command {
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// Memory, acknowledged notifications a second, their bytes, and both beside an old snapshot
+    /// Memory, acknowledged notifications a second, and their bytes
     Receiving,
+    /// A flood on a daemon that works, beside an old snapshot and without
+    Snapshot,
     /// Folding and claiming beside many dirty rows
     Queue,
     /// Rows applied out of a backlog, with and without indexes and history
@@ -146,6 +148,9 @@ async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
     if args.wants(Part::Receiving) {
         memory(server).await?;
         receiving::measure(args, server).await?;
+    }
+    if args.wants(Part::Snapshot) {
+        receiving::snapshot(args, server).await?;
     }
     if args.wants(Part::Queue) {
         queue::measure(server).await?;

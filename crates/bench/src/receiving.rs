@@ -38,8 +38,7 @@ const ENDLESS: u64 = u64::MAX / 2;
 
 pub(super) async fn measure(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
     rates(args, server).await?;
-    sizes(server).await?;
-    snapshot(args, server).await
+    sizes(server).await
 }
 
 /// The rates in turn, so that a slow minute of the machine meets all of them.
@@ -187,7 +186,7 @@ impl Footprint {
 }
 
 /// A flood on a daemon that works, without a snapshot, with one, and without one again.
-async fn snapshot(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
+pub(super) async fn snapshot(args: &Args, server: &EmbeddedPostgres) -> anyhow::Result<()> {
     let before = flood(args, server, None).await?;
     let held = flood(args, server, Some(args.snapshot_minutes)).await?;
     let after = flood(args, server, None).await?;
