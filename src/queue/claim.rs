@@ -53,6 +53,12 @@ pub struct Wanted {
     pub rows_max: usize,
 }
 
+/// Where the table of dirty rows has the version of a row that was seen (`ctid`). It moves with each change, and another
+/// row may have taken its place: what is there must be asked for its key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct Place(String);
+
 /// A row that needs a fetch.
 #[derive(Debug, Clone)]
 pub struct DirtyRow {
@@ -60,6 +66,8 @@ pub struct DirtyRow {
     pub key: AnnouncedKey,
     /// Its canonical text, by which the queue knows it.
     pub row_key: Arc<str>,
+    /// Where it was when it was claimed.
+    pub place: Place,
     /// Another one with whatever is learned of the row; a verdict settles the row only if it is still the same.
     pub generation: i64,
     /// Failures so far, one after the other.
@@ -188,6 +196,7 @@ struct DirtyRecord {
     target_id: TargetId,
     wanted: i16,
     row_key: String,
+    place: Place,
     generation: i64,
     attempts: i32,
     due_at: DatabaseTime,
@@ -222,6 +231,7 @@ impl DirtyRecord {
         Ok(DirtyRow {
             key: AnnouncedKey::from_canonical(&self.row_key).ok_or_else(|| corrupt("dirty_row: row_key"))?,
             row_key: self.row_key.into(),
+            place: self.place,
             generation: self.generation,
             attempts: u32::try_from(self.attempts).unwrap_or_default(),
             priority,
@@ -266,7 +276,7 @@ async fn read_due(
     sqlx::query_as!(
         DirtyRecord,
         r#"select wanted.target_id as "target_id!: _", wanted.priority as "wanted!", dirty.row_key as "row_key!",
-                  dirty.generation as "generation!", dirty.attempts as "attempts!", dirty.due_at as "due_at!: _",
+                  dirty.place as "place!: _", dirty.generation as "generation!", dirty.attempts as "attempts!", dirty.due_at as "due_at!: _",
                   dirty.notification_id as "notification_id?",
                   extract(epoch from clock_timestamp() - dirty.waiting_since)::float8 as "waited_seconds!",
                   dirty.deleted_at as "deleted_at?: _", dirty.delete_received_at as "delete_received_at?: _",
@@ -275,7 +285,7 @@ async fn read_due(
              from unnest($1::integer[], $2::smallint[], $3::bigint[], $4::timestamptz[])
                       as wanted (target_id, priority, rows_max, since)
             cross join lateral (
-                  select row.row_key, row.generation, row.attempts, row.due_at, row.notification_id, row.waiting_since,
+                  select row.row_key, row.ctid::text as place, row.generation, row.attempts, row.due_at, row.notification_id, row.waiting_since,
                          row.deleted_at, row.delete_received_at, row.announced, row.changed_at,
                          row.found_rechecks, row.missing_rechecks
                     from nxt_mirror.dirty_row as row

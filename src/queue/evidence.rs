@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use super::{QueueError, claim::evidence_of};
+use super::{Place, QueueError, claim::evidence_of};
 use crate::domain::{DatabaseTime, SourceTime, TargetId, settle::Evidence};
 
 /// What waits for one row.
@@ -18,27 +18,35 @@ pub struct Pending {
     pub notification_id: Option<i64>,
 }
 
-/// What waits for these rows, by canonical key; a row that is missing from the answer is not dirty. Locks nothing: what
-/// comes later moves the generation, so that it is not settled by what is decided now.
+/// What waits for these rows, by canonical key; a row that is missing from the answer is not dirty. One that was claimed
+/// is looked for at its place first. Locks nothing: what comes later moves the generation, so that it is not settled by
+/// what is decided now.
 pub async fn evidence(
     connection: &mut PgConnection,
     target: TargetId,
-    keys: &[String],
+    rows: &[(String, Option<&Place>)],
 ) -> Result<HashMap<String, Pending>, QueueError> {
-    if keys.is_empty() {
+    if rows.is_empty() {
         return Ok(HashMap::new());
     }
     let records = sqlx::query!(
-        r#"select dirty.row_key, dirty.generation, dirty.notification_id,
-                  dirty.deleted_at as "deleted_at: SourceTime", dirty.delete_received_at as "delete_received_at: DatabaseTime",
-                  dirty.announced, dirty.changed_at as "changed_at: SourceTime", dirty.found_rechecks,
-                  dirty.missing_rechecks
-             from unnest(array_fill($1::integer, array[cardinality($2::text[])]), $2::text[])
-                      as given (target_id, row_key)
-             join nxt_mirror.dirty_row as dirty
-                  on dirty.target_id = given.target_id and dirty.row_key = given.row_key collate "C""#,
+        r#"select given.row_key as "row_key!", dirty.generation as "generation!",
+                  dirty.notification_id as "notification_id?", dirty.deleted_at as "deleted_at?: SourceTime",
+                  dirty.delete_received_at as "delete_received_at?: DatabaseTime", dirty.announced as "announced!",
+                  dirty.changed_at as "changed_at?: SourceTime", dirty.found_rechecks as "found_rechecks!",
+                  dirty.missing_rechecks as "missing_rechecks!"
+             from unnest($2::text[], $3::text[]) as given (row_key, place)
+            cross join lateral (
+                  select there.* from nxt_mirror.dirty_row as there
+                   where there.ctid = given.place::tid and there.target_id = $1
+                     and there.row_key = given.row_key collate "C"
+                   union all
+                  select moved.* from nxt_mirror.dirty_row as moved
+                   where moved.target_id = $1 and moved.row_key = given.row_key collate "C"
+                   limit 1) as dirty"#,
         target as _,
-        keys
+        rows.iter().map(|(row_key, _)| row_key.as_str()).collect::<Vec<_>>() as _,
+        rows.iter().map(|(_, place)| *place).collect::<Vec<_>>() as _
     )
     .fetch_all(connection)
     .await

@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{AnnouncedKey, KeyValue, TableName, Tenant, settle::Evidence};
-    use crate::queue::Age;
+    use crate::queue::{Age, Place};
 
     fn target() -> Target {
         Target { id: TargetId(1), tenant: Tenant::Company(1), table: TableName::new("Order").unwrap() }
@@ -211,6 +211,7 @@ mod tests {
             let key = AnnouncedKey::new([("OrderNo".to_owned(), KeyValue::Int(number))]).unwrap();
             DirtyRow {
                 row_key: key.canonical().into(),
+                place: Place::default(),
                 key,
                 generation: 1,
                 attempts: 0,

@@ -48,7 +48,7 @@ pub use announced::{announced_columns, announced_counts, announced_key};
 pub use append::Appender;
 pub use aside::set_target_aside;
 pub use asked::Asked;
-pub use claim::{Age, Claimable, DirtyRow, Priority, Wanted};
+pub use claim::{Age, Claimable, DirtyRow, Place, Priority, Wanted};
 pub use error::QueueError;
 pub use evidence::{HasEvidence, Pending, evidence, has_evidence};
 pub use feed::{ChangeAction, FeedEntry};

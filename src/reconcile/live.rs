@@ -94,11 +94,11 @@ async fn conclude(
     for (item, case) in items.iter().zip(cases) {
         *tally.entry(case.action()).or_default() += 1;
         journal.log(case.entry(target, reason(case).to_string()));
-        let outcome = outcome(&item.claimed, case);
-        if matches!(outcome, Outcome::Done { .. }) {
+        let outcome = outcome(case);
+        if outcome == Outcome::Done {
             cleared.extend(canonical(&item.key, target).into_iter().chain([item.claimed.row_key.to_string()]));
         }
-        outcomes.push((&*item.claimed.row_key, outcome));
+        outcomes.push((&item.claimed, outcome));
     }
     queue::dead_letter::clear_dead(connection, target.id, &cleared).await?;
     let started_at = cases.iter().filter_map(|case| case.started_at()).min();
@@ -132,16 +132,14 @@ fn reason(case: &Case<'_>) -> Reason {
     }
 }
 
-fn outcome(claimed: &DirtyRow, case: &Case<'_>) -> Outcome {
+fn outcome(case: &Case<'_>) -> Outcome {
     match case.verdict {
         Verdict::Remove { .. }
         | Verdict::Write { then: Then::Settled, .. }
-        | Verdict::Keep { then: Then::Settled, .. } => Outcome::Done { generation: claimed.generation },
+        | Verdict::Keep { then: Then::Settled, .. } => Outcome::Done,
         Verdict::Write { then: Then::Recheck { pause, counts }, .. }
-        | Verdict::Keep { then: Then::Recheck { pause, counts }, .. } => {
-            Outcome::Recheck { generation: claimed.generation, pause, counts }
-        }
-        Verdict::Fetch => Outcome::Recheck { generation: claimed.generation, pause: Duration::zero(), counts: None },
+        | Verdict::Keep { then: Then::Recheck { pause, counts }, .. } => Outcome::Recheck { pause, counts },
+        Verdict::Fetch => Outcome::Recheck { pause: Duration::zero(), counts: None },
     }
 }
 

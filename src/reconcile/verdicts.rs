@@ -121,8 +121,10 @@ impl Writer {
         let announced: Vec<Option<String>> = subjects.iter().map(|subject| subject.row_key(target)).collect();
         let evidence = match has.of_notifications {
             true => {
-                let keys: Vec<String> = announced.iter().flatten().cloned().collect();
-                queue::evidence(connection, target.id, &keys).await?
+                let places = subjects.iter().map(|subject| subject.claimed.map(|claimed| &claimed.place));
+                let named = announced.iter().cloned().zip(places);
+                let rows: Vec<_> = named.filter_map(|(key, place)| Some((key?, place))).collect();
+                queue::evidence(connection, target.id, &rows).await?
             }
             false => HashMap::new(),
         };

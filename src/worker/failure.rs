@@ -278,7 +278,7 @@ impl Worker {
             let attempts = row.attempts + 1;
             let outcome = if attempts >= ROW_FAILURES_MAX || blame == Blame::TargetGivenUp {
                 let of_target = blame != Blame::Row && attempts <= ROW_FAILURES_MAX;
-                Outcome::DeadLetter { generation: row.generation, reason: reason.clone(), of_target }
+                Outcome::DeadLetter { reason: reason.clone(), of_target }
             } else {
                 let pause = chrono::Duration::from_std(backoff(attempts, ROW_PAUSE, ROW_PAUSE_MAX)).unwrap_or_default();
                 Outcome::Fail { attempts, pause, error: reason.clone() }
@@ -317,11 +317,7 @@ impl Worker {
     pub(super) async fn ignore(self, mut claim: Claim, why: &'static str) {
         let rows = std::mem::take(&mut claim.rows);
         let keys = self.notified_keys(&notifications(&rows)).await;
-        let done = |row: DirtyRow| {
-            let generation = row.generation;
-            (row, Outcome::Done { generation }, why.to_owned())
-        };
-        let outcomes = rows.into_iter().map(done).collect();
+        let outcomes = rows.into_iter().map(|row| (row, Outcome::Done, why.to_owned())).collect();
         self.settle_unwritten(claim.target.id, |row| as_notified(row, &keys), outcomes).await;
     }
 
@@ -367,13 +363,12 @@ impl Worker {
                     fetch_started_at,
                 });
             }
-            settled.push((row.row_key, outcome));
+            settled.push((row, outcome));
         }
         let written = async {
             let failed = |source| QueueError { action: "settle rows", source };
             let mut transaction = self.parts.pool.begin().await.map_err(failed)?;
-            let settled: Vec<(&str, Outcome)> =
-                settled.iter().map(|(key, outcome)| (&**key, outcome.clone())).collect();
+            let settled: Vec<_> = settled.iter().map(|(row, outcome)| (row, outcome.clone())).collect();
             queue::settle(&mut transaction, target, &settled, None).await?;
             journal.commit(transaction).await.map_err(failed)
         };
@@ -397,7 +392,7 @@ impl Worker {
 type Keyed = (DirtyRow, RowKey);
 
 fn dead_letter(row: DirtyRow, reason: String) -> (DirtyRow, Outcome, String) {
-    let outcome = Outcome::DeadLetter { generation: row.generation, reason: reason.clone(), of_target: false };
+    let outcome = Outcome::DeadLetter { reason: reason.clone(), of_target: false };
     (row, outcome, reason)
 }
 
@@ -418,7 +413,7 @@ fn as_notified(row: &DirtyRow, keys: &HashMap<i64, String>) -> String {
 
 fn logged_as(outcome: &Outcome) -> Option<SyncAction> {
     match outcome {
-        Outcome::Done { .. } => Some(SyncAction::Ignored),
+        Outcome::Done => Some(SyncAction::Ignored),
         Outcome::DeadLetter { .. } => Some(SyncAction::DeadLetter),
         Outcome::Fail { .. } => Some(SyncAction::Failed),
         Outcome::Recheck { .. } | Outcome::Release { .. } => None,

@@ -145,8 +145,7 @@ async fn notifications_of_one_row_become_one_dirty_row_with_all_they_say() {
     let target = claim[0].target.id;
     world.receive([update(1, "Order", 1)]).await;
     world.queue.fold().await.unwrap();
-    let outcomes: Vec<_> =
-        claim[0].rows.iter().map(|row| (&*row.row_key, Outcome::Done { generation: row.generation })).collect();
+    let outcomes: Vec<_> = claim[0].rows.iter().map(|row| (row, Outcome::Done)).collect();
     let mut transaction = world.pool.begin().await.unwrap();
     queue::settle(&mut transaction, target, &outcomes, None).await.unwrap();
     transaction.commit().await.unwrap();
@@ -172,8 +171,7 @@ async fn a_verdict_that_comes_late_does_not_settle_what_came_after_it() {
     let (mine, others) = (Claims::new(), Claims::new());
     let late = world.claim_all(me, &mine).await;
     let settle_done = async |claim: &queue::Claim| {
-        let done = |row: &queue::DirtyRow| Outcome::Done { generation: row.generation };
-        let outcomes: Vec<_> = claim.rows.iter().map(|row| (&*row.row_key, done(row))).collect();
+        let outcomes: Vec<_> = claim.rows.iter().map(|row| (row, Outcome::Done)).collect();
         let mut transaction = world.pool.begin().await.unwrap();
         queue::settle(&mut transaction, claim.target.id, &outcomes, None).await.unwrap();
         transaction.commit().await.unwrap();
@@ -187,6 +185,62 @@ async fn a_verdict_that_comes_late_does_not_settle_what_came_after_it() {
     assert_eq!(world.count(waiting).await, 1, "the second notification is not settled by what was seen before it");
 }
 
+/// Another row has taken the place of one that was settled.
+#[tokio::test]
+async fn a_verdict_that_comes_late_does_not_touch_what_is_in_its_rows_place() {
+    let world = World::new().await;
+    let me = world.queue.register().await.unwrap();
+    world.receive([update(1, "Order", 1)]).await;
+    world.queue.fold().await.unwrap();
+    let claims = Claims::new();
+    let late = world.claim_all(me, &claims).await;
+    sqlx::query("delete from nxt_mirror.dirty_row").execute(&world.pool).await.unwrap();
+    sqlx::query("vacuum nxt_mirror.dirty_row").execute(&world.pool).await.unwrap();
+    world.receive([update(1, "Order", 2)]).await;
+    world.queue.fold().await.unwrap();
+    let there = world.claim_all(me, &claims).await;
+    let (row, other) = (&late[0].rows[0], &there[0].rows[0]);
+    assert_eq!(row.place, other.place);
+
+    let mut connection = world.pool.acquire().await.unwrap();
+    let target = late[0].target.id;
+    let asked = [(row.row_key.to_string(), Some(&row.place))];
+    assert!(queue::evidence(&mut connection, target, &asked).await.unwrap().is_empty());
+    let failed = Outcome::Fail { attempts: 1, pause: chrono::Duration::zero(), error: "late".to_owned() };
+    for outcome in [failed, Outcome::Done] {
+        queue::settle(&mut connection, target, &[(row, outcome)], None).await.unwrap();
+    }
+    assert_eq!(world.count("select count(*) from nxt_mirror.dirty_row where attempts = 0").await, 1);
+}
+
+/// Somebody holds an old snapshot, so that all versions of each row stay where they were.
+#[tokio::test]
+async fn a_row_that_was_settled_often_is_found_as_one_that_never_was() {
+    let world = World::new().await;
+    let me = world.queue.register().await.unwrap();
+    let mut snapshot = world.pool.begin_with("begin isolation level repeatable read").await.unwrap();
+    sqlx::query("select count(*) from nxt_mirror.dirty_row").execute(&mut *snapshot).await.unwrap();
+    let claims = Claims::new();
+    let mut pages = vec![];
+    for _ in 0..20 {
+        world.receive((0..100).map(|number| update(1, "Order", number))).await;
+        world.queue.fold().await.unwrap();
+        let claim = world.claim_all(me, &claims).await;
+        let (target, rows) = (claim[0].target.id, &claim[0].rows);
+        assert_eq!(rows.len(), 100);
+        let mut transaction = world.pool.begin().await.unwrap();
+        let asked: Vec<_> = rows.iter().map(|row| (row.row_key.to_string(), Some(&row.place))).collect();
+        assert_eq!(queue::evidence(&mut transaction, target, &asked).await.unwrap().len(), 100);
+        let outcomes: Vec<_> = rows.iter().map(|row| (row, Outcome::Done)).collect();
+        queue::settle(&mut transaction, target, &outcomes, None).await.unwrap();
+        let read = "select pg_stat_get_xact_blocks_fetched('nxt_mirror.dirty_row'::regclass)";
+        pages.push(sqlx::query_scalar::<_, i64>(read).fetch_one(&mut *transaction).await.unwrap());
+        transaction.commit().await.unwrap();
+    }
+    assert_eq!(world.count("select count(*) from nxt_mirror.dirty_row").await, 0);
+    assert!(pages[19] < pages[0] * 2, "{pages:?}");
+}
+
 /// It is fetched again and again, and each time it has changed meanwhile.
 #[tokio::test]
 async fn a_row_that_changes_all_the_time_is_as_old_as_its_oldest_unsettled_notification() {
@@ -198,20 +252,18 @@ async fn a_row_that_changes_all_the_time_is_as_old_as_its_oldest_unsettled_notif
     world.queue.fold().await.unwrap();
     let first = since().await;
     let pause = chrono::Duration::seconds(1);
-    type Ending = fn(i64, chrono::Duration) -> Outcome;
-    let endings: [(Ending, bool); 3] = [
-        (|generation, pause| Outcome::Recheck { generation, pause, counts: Some(Doubted::Found) }, false),
-        (|generation, _| Outcome::DeadLetter { generation, reason: "no".into(), of_target: false }, false),
-        (|generation, _| Outcome::Done { generation }, true),
+    let endings = [
+        (Outcome::Recheck { pause, counts: Some(Doubted::Found) }, false),
+        (Outcome::DeadLetter { reason: "no".into(), of_target: false }, false),
+        (Outcome::Done, true),
     ];
-    for (ending, is_settled) in endings {
+    for (outcome, is_settled) in endings {
         let claimed = world.claim_all(me, &claims).await;
         let started_at: DatabaseTime =
             sqlx::query_scalar("select clock_timestamp()").fetch_one(&world.pool).await.unwrap();
         world.receive([update(1, "Order", 1)]).await;
         world.queue.fold().await.unwrap();
-        let row = &claimed[0].rows[0];
-        let outcome = [(&*row.row_key, ending(row.generation, pause))];
+        let outcome = [(&claimed[0].rows[0], outcome)];
         let mut transaction = world.pool.begin().await.unwrap();
         queue::settle(&mut transaction, claimed[0].target.id, &outcome, Some(started_at)).await.unwrap();
         transaction.commit().await.unwrap();
@@ -331,28 +383,27 @@ async fn every_outcome_is_written_and_dead_rows_find_back() {
     world.receive((0..6).map(|number| update(1, "Order", number))).await;
     let target = world.queue.fold().await.unwrap().targets[0];
     let pause = chrono::Duration::seconds(60);
-    let keys: Vec<_> = (0..6).map(|number| key(number).canonical()).collect();
     let mut connection = world.pool.acquire().await.unwrap();
-    let waiting = queue::evidence(&mut connection, target, &keys).await.unwrap();
-    let generation = |index: usize| waiting[&keys[index]].generation;
-    let dead = |index, of_target| {
-        let generation = generation(index);
-        Outcome::DeadLetter { generation, reason: "bad".to_owned(), of_target }
-    };
+    let claims = Claims::new();
+    let claimed = world.claim_all(me, &claims).await;
+    let row = |number| claimed[0].rows.iter().find(|row| row.key == key(number)).unwrap();
+    let dead = |of_target| Outcome::DeadLetter { reason: "bad".to_owned(), of_target };
     let outcomes = [
-        (keys[0].as_str(), Outcome::Done { generation: generation(0) }),
-        (&keys[1], Outcome::Recheck { generation: generation(1), pause, counts: Some(Doubted::Missing) }),
-        (&keys[2], Outcome::Release { pause: chrono::Duration::zero() }),
-        (&keys[3], Outcome::Fail { attempts: 4, pause, error: "no\0".to_owned() }),
-        (&keys[4], dead(4, true)),
-        (&keys[5], dead(5, false)),
+        (row(0), Outcome::Done),
+        (row(1), Outcome::Recheck { pause, counts: Some(Doubted::Missing) }),
+        (row(2), Outcome::Release { pause: chrono::Duration::zero() }),
+        (row(3), Outcome::Fail { attempts: 4, pause, error: "no\0".to_owned() }),
+        (row(4), dead(true)),
+        (row(5), dead(false)),
     ];
     queue::settle(&mut connection, target, &outcomes, None).await.unwrap();
-    let waiting = queue::evidence(&mut connection, target, &keys).await.unwrap();
+    // Two of them have moved.
+    let places: Vec<_> = (0..6).map(|number| (row(number).row_key.to_string(), Some(&row(number).place))).collect();
+    let waiting = queue::evidence(&mut connection, target, &places).await.unwrap();
     assert_eq!(waiting.len(), 3);
-    assert_eq!(waiting[&keys[1]].evidence.rechecks, Rechecks { found: 0, missing: 1 });
+    assert_eq!(waiting[&*row(1).row_key].evidence.rechecks, Rechecks { found: 0, missing: 1 });
+    drop(claimed);
     assert_eq!(dead_letter::count(&world.pool).await.unwrap().rows, 2);
-    let claims = Claims::new();
     let due = world.claim_all(me, &claims).await;
     assert_eq!(due.iter().flat_map(|claim| &claim.rows).map(|row| row.key.clone()).collect::<Vec<_>>(), [key(2)]);
     drop(due);
