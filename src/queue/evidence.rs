@@ -73,7 +73,13 @@ pub struct HasEvidence {
     pub of_deletions: bool,
 }
 
-/// Looks for evidence of a target. Holds as long as the target is locked: both are written under that lock, but for
+impl HasEvidence {
+    /// All kinds, where to find out costs more than it saves.
+    pub const ALL: Self = Self { of_notifications: true, of_deletions: true };
+}
+
+/// Looks for evidence of a target: meant for pages of walks, since it meets every row of it that was settled while somebody
+/// held an old snapshot. Holds as long as the target is locked: both are written under that lock, but for
 /// notifications, which say at their next fetch what a page could not know.
 pub async fn has_evidence(connection: &mut PgConnection, target: TargetId) -> Result<HasEvidence, QueueError> {
     sqlx::query_as!(

@@ -4,6 +4,7 @@
 //! a process remembers for each target that it saw lately when its first living row was due, and begins there. That is
 //! only a shortcut: looks from the very beginning go on, as often as they are cheap, and put every floor right. They
 //! alone find targets that other replicas have folded or that were another worker's, so they are never long in coming.
+//! Where they take long, they go on beside the work, which does not wait for them.
 
 use std::{
     collections::HashMap,
@@ -22,10 +23,12 @@ const MARGIN: chrono::Duration = chrono::Duration::seconds(10);
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Targets' priorities that are remembered.
 const REMEMBERED_MAX: usize = 2_000;
-/// Cheap looks from the beginning take at most one part in so many of the time.
-const FULL_SHARE: u32 = 10;
-/// The longest time between two of them, unless a look itself takes longer.
-const FULL_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// A look from the beginning that takes longer is not waited for.
+const CHEAP_MAX: Duration = Duration::from_millis(100);
+/// Cheap ones take at most one part in so many of the time.
+const CHEAP_SHARE: u32 = 10;
+/// The others too.
+const SLOW_SHARE: u32 = 5;
 
 /// The floors of one process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +38,7 @@ pub(super) struct Floors(Arc<Mutex<Known>>);
 struct Known {
     floors: HashMap<(TargetId, Priority), Floor>,
     next_full: Option<Instant>,
+    is_slow: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,16 +92,26 @@ impl Floors {
         self.0.lock().next_full.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))
     }
 
+    /// Whether the last look from the beginning took so long that the next one is not to be waited for.
+    pub(super) fn is_slow(&self) -> bool {
+        self.0.lock().is_slow
+    }
+
     /// A look from the beginning took the server this long, a time in which this process may have stood still. It has
     /// seen something that is due by itself in `next_in`.
     pub(super) fn note_full(&self, took: Duration, next_in: Option<Duration>) {
-        self.0.lock().next_full = Some(Instant::now() + pause_after_full(took, next_in));
+        let mut known = self.0.lock();
+        known.next_full = Some(Instant::now() + pause_after_full(took, next_in));
+        known.is_slow = took > CHEAP_MAX;
     }
 }
 
 fn pause_after_full(took: Duration, next_in: Option<Duration>) -> Duration {
-    let cheap = (took * FULL_SHARE).min(FULL_INTERVAL_MAX);
-    next_in.map_or(cheap, |next_in| next_in.min(cheap)).max(took)
+    if took > CHEAP_MAX {
+        return took * (SLOW_SHARE - 1);
+    }
+    let pause = took * (CHEAP_SHARE - 1);
+    next_in.map_or(pause, |next_in| next_in.min(pause)).max(took)
 }
 
 impl Known {
@@ -118,10 +132,11 @@ mod tests {
         let of = |took, next_in: Option<u64>| {
             pause_after_full(Duration::from_millis(took), next_in.map(Duration::from_millis)).as_millis()
         };
-        assert_eq!(of(10, None), 100);
+        assert_eq!(of(10, None), 90);
         assert_eq!(of(10, Some(50)), 50);
-        assert_eq!(of(10, Some(5_000)), 100);
-        assert_eq!(of(1_000, None), 2_000);
-        assert_eq!(of(10_000, Some(1)), 10_000);
+        assert_eq!(of(10, Some(5_000)), 90);
+        assert_eq!(of(10, Some(1)), 10);
+        assert_eq!(of(1_000, None), 4_000);
+        assert_eq!(of(1_000, Some(1)), 4_000, "the work goes on meanwhile");
     }
 }

@@ -70,15 +70,27 @@ impl Queue {
         claimable: Claimable,
         targets_max: i64,
     ) -> Result<Overview, QueueError> {
-        let until_full = self.floors.until_full();
+        let (until_full, is_slow) = (self.floors.until_full(), self.floors.is_slow());
         let error = QueueError::on("look for due rows");
-        if until_full > Duration::ZERO && claimable == Claimable::All {
+        if (until_full > Duration::ZERO || is_slow) && claimable == Claimable::All {
             let known = Scope::Known(self.floors.all());
             let mut overview = self.look(me, claims, claimable, targets_max, &known).await.map_err(error)?.0;
-            overview.next_in = Some(overview.next_in.map_or(until_full, |next_in| next_in.min(until_full)));
+            if !is_slow {
+                overview.next_in = Some(overview.next_in.map_or(until_full, |next_in| next_in.min(until_full)));
+            }
             return Ok(overview);
         }
         self.look_at_all(me, claims, claimable, targets_max).await.map_err(error)
+    }
+
+    /// Where looking at everything takes long, does so for the overviews to come, which look only at what is known. To
+    /// be called again after the time that is returned, beside the overviews.
+    pub async fn look_beside(&self, me: WorkerId, claims: &Claims, targets_max: i64) -> Result<Duration, QueueError> {
+        if self.floors.is_slow() && self.floors.until_full().is_zero() {
+            let error = QueueError::on("look for due rows");
+            self.look_at_all(me, claims, Claimable::All, targets_max).await.map_err(error)?;
+        }
+        Ok(self.floors.until_full())
     }
 
     /// Goes on where the last such look ended, if it was cut.
@@ -92,7 +104,9 @@ impl Queue {
         let after = self.cursor.load(Ordering::Relaxed);
         let scope = Scope::Behind(TargetId(after));
         let (mut overview, cut_at) = self.look(me, claims, claimable, targets_max, &scope).await?;
-        self.floors.note_full(overview.took, overview.next_in);
+        if claimable == Claimable::All {
+            self.floors.note_full(overview.took, overview.next_in);
+        }
         // The last target may have been seen in part.
         self.cursor.store(cut_at.map_or(0, |target| target.0 - 1), Ordering::Relaxed);
         if cut_at.is_some() || after > 0 {

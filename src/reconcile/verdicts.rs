@@ -14,7 +14,7 @@ use crate::{
         settle::{self, Known, Mirrored, Observed, Then, Verdict},
     },
     mirror::{Fetched, OtherSpelling, Removal, Touched, Written},
-    queue::{self, Applied, DirtyRow, Journal, Pending, Priority, SyncAction, SyncEntry, Tombstone},
+    queue::{self, Applied, DirtyRow, HasEvidence, Journal, Pending, Priority, SyncAction, SyncEntry, Tombstone},
 };
 
 /// What was observed of one row.
@@ -112,7 +112,10 @@ impl Writer {
         let keys: Vec<RowKey> = subjects.iter().map(|subject| subject.key().clone()).collect();
         let mirrored = self.mirror.known(connection, target, &keys).await?;
         let others = self.other_spellings(connection, target, &keys, &mirrored).await?;
-        let has = queue::has_evidence(connection, target.id).await?;
+        let has = match subjects.iter().any(|subject| subject.claimed.is_some()) {
+            true => HasEvidence::ALL,
+            false => queue::has_evidence(connection, target.id).await?,
+        };
         let folded: Vec<String> = keys.iter().map(RowKey::folded_text).collect();
         let tombstones: HashMap<_, _> = match has.of_deletions {
             true => queue::tombstone::of_keys(connection, target.id, &folded).await?.into_iter().collect(),

@@ -85,9 +85,17 @@ impl Worker {
 
     /// Works until told to stop, then finishes or gives back what it holds.
     pub async fn run(self, stop: CancellationToken) {
-        let (folder, outages, prober, telling) = (self.clone(), self.clone(), self.clone(), Arc::clone(&self.telling));
-        let beside = async move {
-            tokio::join!(folder.fold(), outages.watch_outages(), prober.probe_targets(), tell(&telling));
+        let beside = {
+            let worker = self.clone();
+            async move {
+                tokio::join!(
+                    worker.fold(),
+                    worker.look_beside(),
+                    worker.watch_outages(),
+                    worker.probe_targets(),
+                    tell(&worker.telling)
+                );
+            }
         };
         tokio::select! {
             () = self.schedule(&stop) => {}
@@ -120,6 +128,20 @@ impl Worker {
                 Ok(_) => _ = tokio::time::timeout(FOLD_POLL, stored).await,
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "notifications not folded into dirty rows, it is tried again");
+                    tokio::time::sleep(DATABASE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Finds what is due where that takes too long for the scheduler to wait for it.
+    async fn look_beside(&self) {
+        let Parts { queue, me, claims, .. } = &self.parts;
+        loop {
+            match queue.look_beside(*me, claims, TARGETS_MAX).await {
+                Ok(pause) => tokio::time::sleep(pause.max(POLL)).await,
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "due rows not looked for");
                     tokio::time::sleep(DATABASE_PAUSE).await;
                 }
             }
