@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use super::Priority;
 use crate::domain::{DatabaseTime, TargetId};
 
-/// How far below the floor a look begins: transactions that started earlier may commit later.
-const MARGIN: chrono::Duration = chrono::Duration::seconds(10);
+/// How far below the floor a look begins: what other replicas fold may have been received before what this one saw.
+const MARGIN: chrono::Duration = chrono::Duration::seconds(2);
 /// How long a target is remembered that has nothing due.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Targets' priorities that are remembered.
@@ -70,7 +70,7 @@ impl Floors {
     pub(super) fn add(&self, target: TargetId, priority: Priority, due_at: DatabaseTime) {
         let mut known = self.0.lock();
         match known.floors.get_mut(&(target, priority)) {
-            Some(floor) => floor.seen = Instant::now(),
+            Some(floor) => *floor = Floor { due_at: floor.due_at.min(due_at), seen: Instant::now() },
             None => known.see(target, priority, due_at),
         }
     }

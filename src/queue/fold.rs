@@ -77,17 +77,22 @@ pub struct Folded {
 impl Folded {
     fn add(&mut self, part: Part) {
         self.notifications += part.notifications;
-        self.targets.extend(part.targets);
+        self.targets.extend(part.marked.into_iter().map(|marked| marked.target));
     }
 }
 
 /// What one transaction folded.
 struct Part {
-    /// When its rows became due.
-    at: DatabaseTime,
     notifications: u64,
-    targets: Vec<TargetId>,
+    marked: Vec<Marked>,
     is_full: bool,
+}
+
+/// A target whose rows were made dirty.
+struct Marked {
+    target: TargetId,
+    /// When the first of them was due.
+    due_at: DatabaseTime,
 }
 
 /// Blocks of one stream.
@@ -119,8 +124,8 @@ impl Queue {
         for _ in 0..PARTS_MAX {
             let Some(part) = repeated(|| self.fold_part(stream)).await? else { return Ok(false) };
             let is_full = part.is_full;
-            for target in &part.targets {
-                self.floors.add(*target, Priority::Live, part.at);
+            for marked in &part.marked {
+                self.floors.add(marked.target, Priority::Live, marked.due_at);
             }
             folded.add(part);
             if !is_full {
@@ -139,17 +144,17 @@ impl Queue {
         let Some(blocks) = next_blocks(&mut transaction, stream, self.part_size.get()).await? else { return Ok(None) };
         add_targets(&mut transaction, stream, &blocks).await?;
         let locked_since = Instant::now();
-        let targets = mark_dirty(&mut transaction, stream, &blocks).await?;
+        let marked = mark_dirty(&mut transaction, stream, &blocks).await?;
         if blocks.has_columns {
             add_columns(&mut transaction, stream, &blocks).await?;
         }
-        let at = note_folded(&mut transaction, stream, &blocks).await?;
+        note_folded(&mut transaction, stream, &blocks).await?;
         Failpoint::FoldWritten.pass();
         transaction.commit().await?;
         Failpoint::Folded.pass();
         self.part_size.learn(blocks.notifications, locked_since.elapsed());
         let notifications = u64::try_from(blocks.notifications).unwrap_or_default();
-        Ok(Some(Part { at, notifications, targets, is_full: blocks.is_full }))
+        Ok(Some(Part { notifications, marked, is_full: blocks.is_full }))
     }
 }
 
@@ -249,8 +254,9 @@ async fn add_targets(connection: &mut PgConnection, stream: i64, blocks: &Blocks
 
 /// Makes the rows dirty. Notifications of one row are taken together, with each other and with what waits already. A row
 /// is due since it was received, so that rows are asked for by age, however many are folded at once.
-async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks) -> Result<Vec<TargetId>, sqlx::Error> {
-    sqlx::query_scalar!(
+async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks) -> Result<Vec<Marked>, sqlx::Error> {
+    sqlx::query_as!(
+        Marked,
         r#"with entry as materialized (
                select entry.is_company, entry.tenant_no, lower(entry.table_name collate "C") as folded_name,
                       entry.row_key, block.id * 1024 + entry.position - 1 as notification_id, block.received_at,
@@ -295,9 +301,9 @@ async fn mark_dirty(connection: &mut PgConnection, stream: i64, blocks: &Blocks)
                    end,
                    found_rechecks = 0,
                    missing_rechecks = 0
-               returning dirty.target_id
+               returning dirty.target_id, dirty.due_at
            )
-           select distinct target_id as "target_id!: _" from marked"#,
+           select target_id as "target!: _", min(due_at) as "due_at!: _" from marked group by target_id"#,
         stream,
         blocks.after,
         blocks.through
@@ -325,15 +331,12 @@ async fn add_columns(connection: &mut PgConnection, stream: i64, blocks: &Blocks
     .map(drop)
 }
 
-/// Returns the time of the transaction, which is when its rows became due.
-async fn note_folded(connection: &mut PgConnection, stream: i64, blocks: &Blocks) -> Result<DatabaseTime, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"insert into nxt_mirror.fold (stream_id, through_id) values ($1, $2) returning now() as "now!: _""#,
-        stream,
-        blocks.through
-    )
-    .fetch_one(connection)
-    .await
+/// Remembers how far the stream is folded.
+async fn note_folded(connection: &mut PgConnection, stream: i64, blocks: &Blocks) -> Result<(), sqlx::Error> {
+    sqlx::query!("insert into nxt_mirror.fold (stream_id, through_id) values ($1, $2)", stream, blocks.through)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]

@@ -194,7 +194,7 @@ pub(super) async fn snapshot(args: &Args, server: &EmbeddedPostgres) -> anyhow::
     let [again] = after.as_slice() else { anyhow::bail!("one window") };
     let without = f64::midpoint(free.accepted, again.accepted);
     free.print("flood on a daemon that works", without);
-    for (window, when) in held.iter().zip(["first seconds", "last seconds"]) {
+    for (window, when) in held.iter().zip(["first seconds", "last seconds", "all of it"]) {
         window.print(&format!("snapshot held {} min, {when}", args.snapshot_minutes), without);
     }
     again.print("without a snapshot again", without);
@@ -226,7 +226,7 @@ impl Window {
     }
 }
 
-/// The first seconds and, if a snapshot is held, the last ones.
+/// The first seconds and, if a snapshot is held, the last ones and all of the time.
 async fn flood(args: &Args, server: &EmbeddedPostgres, minutes: Option<f64>) -> anyhow::Result<Vec<Window>> {
     let bench = Bench::start(server, "all").await?;
     for (owner, table, rows) in load::mixed_rows(ROWS_BESIDE_SNAPSHOT) {
@@ -244,10 +244,16 @@ async fn flood(args: &Args, server: &EmbeddedPostgres, minutes: Option<f64>) -> 
             Some(_) => Some(old_snapshot(&bench.site.pool).await?),
             None => None,
         };
-        let mut windows = vec![window(&bench.site.pool, &accepted, seconds).await?];
+        let moment = async || Moment::take(&bench.site.pool, &accepted).await;
+        let begin = moment().await?;
+        tokio::time::sleep(seconds).await;
+        let mut windows = vec![begin.until(moment().await?)];
         if let Some(snapshot) = snapshot {
             tokio::time::sleep(held - seconds * 2).await;
-            windows.push(window(&bench.site.pool, &accepted, seconds).await?);
+            let before = moment().await?;
+            tokio::time::sleep(seconds).await;
+            let end = moment().await?;
+            windows.extend([before.until(end), begin.until(end)]);
             snapshot.rollback().await?;
         }
         anyhow::Ok(windows)
@@ -264,23 +270,36 @@ async fn old_snapshot(pool: &PgPool) -> anyhow::Result<sqlx::Transaction<'static
     Ok(transaction)
 }
 
-async fn window(pool: &PgPool, accepted: &AtomicU64, time: Duration) -> anyhow::Result<Window> {
-    let (started, before, settled_before) = (Instant::now(), accepted.load(Ordering::Relaxed), rows(pool).await?);
-    tokio::time::sleep(time).await;
-    let (elapsed, after) = (started.elapsed().as_secs_f64(), accepted.load(Ordering::Relaxed));
-    let settled_after = rows(pool).await?;
-    let unfolded = "select coalesce(sum(cardinality(is_company)), 0)::bigint from nxt_mirror.unfolded";
-    Ok(Window {
-        accepted: (after - before) as f64 / elapsed,
-        settled: (settled_after.cleared - settled_before.cleared) as f64 / elapsed,
-        dirty: settled_after.dirty,
-        unfolded: sqlx::query_scalar(unfolded).fetch_one(pool).await?,
-    })
+/// What had happened by then.
+#[derive(Clone, Copy)]
+struct Moment {
+    at: Instant,
+    accepted: u64,
+    rows: DirtyRows,
+    unfolded: i64,
+}
+
+impl Moment {
+    async fn take(pool: &PgPool, accepted: &AtomicU64) -> anyhow::Result<Self> {
+        let (at, accepted, rows) = (Instant::now(), accepted.load(Ordering::Relaxed), rows(pool).await?);
+        let unfolded = "select coalesce(sum(cardinality(is_company)), 0)::bigint from nxt_mirror.unfolded";
+        Ok(Self { at, accepted, rows, unfolded: sqlx::query_scalar(unfolded).fetch_one(pool).await? })
+    }
+
+    fn until(self, end: Self) -> Window {
+        let seconds = (end.at - self.at).as_secs_f64();
+        Window {
+            accepted: (end.accepted - self.accepted) as f64 / seconds,
+            settled: (end.rows.cleared - self.rows.cleared) as f64 / seconds,
+            dirty: end.rows.dirty,
+            unfolded: end.unfolded,
+        }
+    }
 }
 
 /// What the server has counted of dirty rows. It counts for nothing, where a look at the rows would meet all their old
 /// versions.
-#[derive(sqlx::FromRow)]
+#[derive(Clone, Copy, sqlx::FromRow)]
 struct DirtyRows {
     cleared: i64,
     dirty: i64,
