@@ -37,11 +37,15 @@ pub async fn evidence(
                   dirty.missing_rechecks as "missing_rechecks!"
              from unnest($2::text[], $3::text[]) as given (row_key, place)
             cross join lateral (
-                  select there.* from nxt_mirror.dirty_row as there
+                  select there.generation, there.notification_id, there.deleted_at, there.delete_received_at,
+                         there.announced, there.changed_at, there.found_rechecks, there.missing_rechecks
+                    from nxt_mirror.dirty_row as there
                    where there.ctid = given.place::tid and there.target_id = $1
                      and there.row_key = given.row_key collate "C"
                    union all
-                  select moved.* from nxt_mirror.dirty_row as moved
+                  select moved.generation, moved.notification_id, moved.deleted_at, moved.delete_received_at,
+                         moved.announced, moved.changed_at, moved.found_rechecks, moved.missing_rechecks
+                    from nxt_mirror.dirty_row as moved
                    where moved.target_id = $1 and moved.row_key = given.row_key collate "C"
                    limit 1) as dirty"#,
         target as _,

@@ -26,8 +26,8 @@ const BLOCKS_MAX: i64 = 512;
 const NOTIFICATIONS_MAX: i64 = 20_000;
 /// As long as a transaction may lock the rows that it makes dirty: whoever settles one of them waits meanwhile.
 const LOCKED_MAX: Duration = Duration::from_millis(300);
-/// Transactions for one stream before the others have their turn.
-const PARTS_MAX: usize = 20;
+/// How long one stream is folded before the others have their turn.
+const TURN_MAX: Duration = Duration::from_secs(1);
 /// First key of the advisory locks of streams.
 const LOCK_CLASS: i32 = 0x6e78_7402;
 
@@ -121,7 +121,8 @@ impl Queue {
 
     /// Returns whether there is more.
     async fn fold_stream(&self, stream: i64, folded: &mut Folded) -> Result<bool, sqlx::Error> {
-        for _ in 0..PARTS_MAX {
+        let started = Instant::now();
+        while started.elapsed() < TURN_MAX {
             let Some(part) = repeated(|| self.fold_part(stream)).await? else { return Ok(false) };
             let is_full = part.is_full;
             for marked in &part.marked {
