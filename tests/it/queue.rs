@@ -69,6 +69,15 @@ impl World {
         }
     }
 
+    /// A transaction that has read and then does nothing.
+    async fn old_snapshot(&self) -> sqlx::Transaction<'static, sqlx::Postgres> {
+        let mut transaction = self.pool.begin_with("begin isolation level repeatable read").await.unwrap();
+        for sql in ["set local idle_in_transaction_session_timeout = 0", "select count(*) from nxt_mirror.dirty_row"] {
+            sqlx::query(sql).execute(&mut *transaction).await.unwrap();
+        }
+        transaction
+    }
+
     async fn claim_all(&self, me: queue::WorkerId, claims: &Claims) -> Vec<queue::Claim> {
         let overview = self.overview(me, claims, Claimable::All).await;
         let wanted: Vec<_> = overview
@@ -218,8 +227,7 @@ async fn a_verdict_that_comes_late_does_not_touch_what_is_in_its_rows_place() {
 async fn a_row_that_was_settled_often_is_found_as_one_that_never_was() {
     let world = World::new().await;
     let me = world.queue.register().await.unwrap();
-    let mut snapshot = world.pool.begin_with("begin isolation level repeatable read").await.unwrap();
-    sqlx::query("select count(*) from nxt_mirror.dirty_row").execute(&mut *snapshot).await.unwrap();
+    let _snapshot = world.old_snapshot().await;
     let claims = Claims::new();
     let mut pages = vec![];
     for _ in 0..20 {
@@ -380,6 +388,40 @@ async fn a_dead_workers_targets_are_free_and_a_paused_one_waits() {
     let none = world.overview(second, &elsewhere, Claimable::Deleted).await;
     assert!(none.due.is_empty());
     assert!(world.queue.lead(second).await.unwrap() && !world.queue.lead(first).await.unwrap());
+}
+
+/// Somebody holds an old snapshot, and very many rows have been settled since.
+#[tokio::test]
+async fn nobody_waits_for_a_look_from_the_beginning_once_it_takes_long() {
+    let world = World::new().await;
+    let me = world.queue.register().await.unwrap();
+    let claims = Claims::new();
+    let overview = async |queue: &Queue| queue.overview(me, &claims, Claimable::All, 10).await.unwrap();
+    let _snapshot = world.old_snapshot().await;
+    let mut rounds = 0..20;
+    let queue = loop {
+        rounds.next().expect("a look at millions of dead rows takes long");
+        let bury = "insert into nxt_mirror.dirty_row (target_id, row_key, due_at, waiting_since, announced)
+                    select 1, gen_random_uuid()::text, now(), now(), true from generate_series(1, 200000)";
+        for sql in [bury, "delete from nxt_mirror.dirty_row"] {
+            sqlx::query(sql).execute(&world.pool).await.unwrap();
+        }
+        let queue = Queue::new(world.pool.clone());
+        overview(&queue).await;
+        // The next one from the beginning is not in sight: it is left to others.
+        if overview(&queue).await.next_in.is_none() {
+            break queue;
+        }
+    };
+    world.receive([update(1, "Order", 1)]).await;
+    world.queue.fold().await.unwrap();
+    assert!(overview(&queue).await.due.is_empty(), "what another replica has folded is looked for beside the work");
+    let mut pause = Duration::ZERO;
+    for _ in 0..2 {
+        tokio::time::sleep(pause).await;
+        pause = queue.look_beside(me, &claims, 10).await.unwrap();
+    }
+    assert_eq!(overview(&queue).await.due.len(), 1);
 }
 
 #[tokio::test]
