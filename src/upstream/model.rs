@@ -108,7 +108,8 @@ impl Upstream {
     pub async fn model_shape(&self) -> Result<Option<ModelShape>, UpstreamError> {
         let body = json!({ "query": ROOT, "operationName": "ModelRoot" });
         let data: RootData = self.post(&[], Share::Background, &body).await?.into_data()?;
-        let fields = data.schema.query_type.fields.unwrap_or_default();
+        let fields = data.schema.query_type.fields;
+        let fields = fields.ok_or_else(|| UpstreamError::Shape("the schema shows no fields of its queries".into()))?;
         let Some(root) = fields.into_iter().find(|field| field.name == "useModel") else { return Ok(None) };
         let Some(name) = root.kind.innermost().name.clone() else { return Ok(None) };
         let body = json!({ "query": LISTS, "operationName": "ModelLists", "variables": { "name": name } });

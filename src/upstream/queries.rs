@@ -149,29 +149,14 @@ impl Upstream {
     pub async fn available_companies(&self) -> Result<Vec<Company>, UpstreamError> {
         let data: available_companies::ResponseData =
             self.fixed::<AvailableCompanies>(available_companies::Variables {}, Share::Background).await?;
-        let items = data.available_companies.and_then(|companies| companies.items).unwrap_or_default();
-        Ok(items
-            .into_iter()
-            .flatten()
-            .filter_map(|item| {
-                Some(Company {
-                    company_no: item.visma_net_company_id?.0,
-                    customer_no: item.visma_net_customer_id.map(|number| number.0),
-                    name: item.name.unwrap_or_default(),
-                })
-            })
-            .collect())
+        companies(data)
     }
 
     /// The customers that the service may see.
     pub async fn available_customers(&self) -> Result<Vec<Customer>, UpstreamError> {
         let data: available_customers::ResponseData =
             self.fixed::<AvailableCustomers>(available_customers::Variables {}, Share::Background).await?;
-        let items = data.available_customers.and_then(|customers| customers.items).unwrap_or_default();
-        let customer = |item: available_customers::AvailableCustomersAvailableCustomersItems| {
-            Some(Customer { customer_no: item.visma_net_customer_id?.0, name: item.name.unwrap_or_default() })
-        };
-        Ok(items.into_iter().flatten().filter_map(customer).collect())
+        customers(data)
     }
 
     /// Sends a fixed operation. Any error fails it: half a description is none.
@@ -184,6 +169,34 @@ impl Upstream {
             .map_err(|error| UpstreamError::Shape(format!("the operation cannot be written: {error}")))?;
         self.post(&[], share, &body).await?.into_data()
     }
+}
+
+/// Reads a list of companies. Those without a number cannot be asked for anything.
+fn companies(data: available_companies::ResponseData) -> Result<Vec<Company>, UpstreamError> {
+    let items = listed("availableCompanies", data.available_companies.and_then(|companies| companies.items))?;
+    let company = |item: available_companies::AvailableCompaniesAvailableCompaniesItems| {
+        Some(Company {
+            company_no: item.visma_net_company_id?.0,
+            customer_no: item.visma_net_customer_id.map(|number| number.0),
+            name: item.name.unwrap_or_default(),
+        })
+    };
+    Ok(items.into_iter().filter_map(company).collect())
+}
+
+/// Reads a list of customers. Those without a number cannot be asked for anything.
+fn customers(data: available_customers::ResponseData) -> Result<Vec<Customer>, UpstreamError> {
+    let items = listed("availableCustomers", data.available_customers.and_then(|customers| customers.items))?;
+    let customer = |item: available_customers::AvailableCustomersAvailableCustomersItems| {
+        Some(Customer { customer_no: item.visma_net_customer_id?.0, name: item.name.unwrap_or_default() })
+    };
+    Ok(items.into_iter().filter_map(customer).collect())
+}
+
+/// A list that is not there is no empty list: who took it for one would forget every company.
+fn listed<T>(field: &str, items: Option<Vec<Option<T>>>) -> Result<Vec<T>, UpstreamError> {
+    let whole = items.and_then(|items| items.into_iter().collect());
+    whole.ok_or_else(|| UpstreamError::Shape(format!("{field} has no items, or one that is null")))
 }
 
 /// [`TableDescription`] for several types, each under an alias of its own.
@@ -251,11 +264,27 @@ mod tests {
         let data = r#"{"availableCompanies":{"items":[
             {"name":"A","vismaNetCompanyId":"9007199254740993","vismaNetCustomerId":12.0},
             {"name":null,"vismaNetCompanyId":2,"vismaNetCustomerId":null}]}}"#;
-        let data: available_companies::ResponseData = serde_json::from_str(data).unwrap();
-        let items: Vec<_> = data.available_companies.unwrap().items.unwrap().into_iter().flatten().collect();
-        assert_eq!(items[0].visma_net_company_id, Some(Long(9_007_199_254_740_993)));
-        assert_eq!(items[0].visma_net_customer_id, Some(Long(12)));
-        assert_eq!((items[1].visma_net_company_id, items[1].visma_net_customer_id), (Some(Long(2)), None));
+        let read = companies(serde_json::from_str(data).unwrap()).unwrap();
+        let company = |company_no, customer_no, name: &str| Company { company_no, customer_no, name: name.into() };
+        assert_eq!(read, [company(9_007_199_254_740_993, Some(12), "A"), company(2, None, "")]);
+    }
+
+    #[test]
+    fn a_list_that_is_not_there_is_no_empty_one() {
+        let count = |field: &str, list: &str| {
+            let data = format!(r#"{{"{field}":{list}}}"#);
+            match field {
+                "availableCompanies" => companies(serde_json::from_str(&data).unwrap()).map(|read| read.len()),
+                _ => customers(serde_json::from_str(&data).unwrap()).map(|read| read.len()),
+            }
+        };
+        for field in ["availableCompanies", "availableCustomers"] {
+            assert_eq!(count(field, r#"{"items":[]}"#).unwrap(), 0);
+            for list in ["null", r#"{"items":null}"#, r#"{"items":[null]}"#] {
+                let error = count(field, list).unwrap_err();
+                assert!(matches!(&error, UpstreamError::Shape(reason) if reason.starts_with(field)), "{list}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -106,6 +106,11 @@ impl Tenants {
         Ok(Self::among(&visible, wanted))
     }
 
+    /// Whether there is no company.
+    pub(super) fn is_empty(&self) -> bool {
+        self.companies.is_empty()
+    }
+
     fn among(visible: &[Company], wanted: &[i64]) -> Self {
         let companies: BTreeSet<i64> = if wanted.is_empty() {
             visible.iter().map(|company| company.company_no).collect()

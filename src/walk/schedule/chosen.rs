@@ -54,14 +54,15 @@ impl Chosen {
         }
     }
 
-    /// Tables are chosen as soon as each is described. Returns whether all are.
+    /// Tables are chosen as soon as each is described. Returns whether all are, of somebody: a service that sees no company
+    /// is about to be let in, or was told nothing.
     async fn find(&self, parts: &Parts) -> Result<bool, WalkError> {
         let tenants = Tenants::visible(&parts.upstream, &parts.settings.companies).await?;
         let mut described = FuturesUnordered::new();
         for name in &parts.settings.tables {
             described.push(async move { (name, describe(&parts.catalogue, name).await) }.boxed());
         }
-        let (mut found, mut is_complete) = (HashSet::new(), true);
+        let (mut found, mut is_complete) = (HashSet::new(), !tenants.is_empty());
         while let Some((name, table)) = described.next().await {
             match table {
                 Ok(table) => {
