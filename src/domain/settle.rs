@@ -110,8 +110,8 @@ pub enum Observed {
     Missing {
         /// Start of the request.
         started_at: DatabaseTime,
-        /// Whether the row was notified or settled again since it was claimed. When a request starts says only how old
-        /// its answer is at most: another one may have started before it and read after it.
+        /// Whether the row was notified, settled or changed by somebody else since it was claimed. When a request starts
+        /// says only how old its answer is at most: another one may have started before it and read after it.
         is_overtaken: bool,
     },
 }
@@ -361,8 +361,15 @@ fn missing(started_at: DatabaseTime, evidence: &Evidence, known: &Known) -> Verd
     if announced_alive && evidence.rechecks.missing < MISSING_RECHECKS_MAX {
         return Verdict::Keep { reason: Reason::NotThereYet, then: recheck(Doubted::Missing, evidence) };
     }
-    let deletion = Deletion { at: SourceTime::as_if(started_at), received_at: started_at };
+    let deletion = Deletion { at: gone_at(started_at, known), received_at: started_at };
     Verdict::Remove { deletion, reason: if announced_alive { Reason::Believed } else { Reason::Gone } }
+}
+
+/// When a row was deleted that is not there. However far the source's clock is ahead, it was after the row's last change:
+/// what a copy that lags shows of it later is no new row.
+fn gone_at(started_at: DatabaseTime, known: &Known) -> SourceTime {
+    let changed_at = known.latest().and_then(|mirrored| mirrored.changed_at);
+    changed_at.into_iter().fold(SourceTime::as_if(started_at), SourceTime::max)
 }
 
 #[cfg(test)]
@@ -550,6 +557,19 @@ mod tests {
         let changed_at = Some(s(20) + Duration::microseconds(366_600));
         let verdict = decide(&evidence, &Known::default(), Observed::Found { started_at: d(60), changed_at });
         assert_eq!(verdict, WRITTEN);
+    }
+
+    #[test]
+    fn an_old_copy_of_a_row_that_is_gone_is_no_new_row_however_far_the_clocks_differ() {
+        let Verdict::Remove { deletion, .. } = decide(&Evidence::default(), &mirrored(Some(3_600), 10), missing(60))
+        else {
+            panic!("the row is gone");
+        };
+        assert_eq!((deletion.at, deletion.received_at), (s(3_600), d(60)));
+        let known = Known { tombstone: Some(deletion), ..Known::default() };
+        let verdict = decide(&Evidence::default(), &known, found(70, Some(3_600)));
+        assert_kept(verdict, Reason::AliveAfterDeletion);
+        assert_eq!(decide(&Evidence::default(), &known, found(70, Some(3_601))), WRITTEN);
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(super) struct Case<'a> {
     pub(super) verdict: Verdict,
     /// When the source deleted it, by its notifications.
     pub(super) deleted_at: Option<SourceTime>,
+    /// Whether it waits for somebody else, who may be asking for it already.
+    is_awaited: bool,
     /// What became of its mirrored row.
     pub(super) change: Change,
     /// Mirrored rows of other spellings of its key, where it has none of its own.
@@ -86,11 +88,15 @@ impl<'a> Subject<'a> {
             Seen::Nothing => Observed::Nothing,
             Seen::Found(row, started_at) => Observed::Found { started_at, changed_at: row.changed_at },
             Seen::Missing(started_at) => {
-                let claimed = self.claimed.map(|claimed| claimed.generation);
-                let is_overtaken = claimed.is_some() && claimed != waiting.map(|waiting| waiting.generation);
+                let is_overtaken = self.claimed.is_some() && self.is_overtaken(waiting);
                 Observed::Missing { started_at, is_overtaken }
             }
         }
+    }
+
+    /// Whether what waits for the row now is not what was claimed.
+    fn is_overtaken(&self, waiting: Option<&Pending>) -> bool {
+        self.claimed.map(|claimed| claimed.generation) != waiting.map(|waiting| waiting.generation)
     }
 
     fn started_at(&self) -> Option<DatabaseTime> {
@@ -146,7 +152,9 @@ impl Writer {
                     verdict => verdict,
                 };
                 let deleted_at = evidence.deletion.map(|deletion| deletion.at);
-                Case { subject, known, verdict, deleted_at, change: Change::None, others, respelled: vec![] }
+                let is_awaited = pending.is_some() && subject.is_overtaken(pending);
+                let (change, respelled) = (Change::None, vec![]);
+                Case { subject, known, verdict, deleted_at, is_awaited, change, others, respelled }
             })
             .collect())
     }
@@ -184,7 +192,8 @@ impl Writer {
         self.mirror.keep_versions(connection, target, &touched).await?;
         changes.into_iter().for_each(|change| journal.tell(change.entry(target)));
         remember_deletions(connection, target, cases).await?;
-        Ok(queue::mark(connection, target.id, &uncertain(target, cases), Priority::Live).await?)
+        queue::mark(connection, target.id, &uncertain(target, cases), Priority::Live).await?;
+        Ok(queue::mark(connection, target.id, &overtaken(target, cases), Priority::Deferred).await?)
     }
 
     async fn write(
@@ -269,6 +278,13 @@ fn uncertain(target: &TargetTable, cases: &[Case<'_>]) -> Vec<AnnouncedKey> {
         .filter(|case| matches!(case.verdict, Verdict::Remove { .. }) || case.change == Change::Inserted)
         .flat_map(|case| case.others.iter().map(|other| &other.key));
     others.chain(together).filter_map(|key| key.announced(&target.table).ok()).collect()
+}
+
+/// Rows that were changed while others may be asking for them. When a request started says nothing of when it read: theirs
+/// may have read earlier than the one that was written, and must not count as the later one.
+fn overtaken(target: &TargetTable, cases: &[Case<'_>]) -> Vec<AnnouncedKey> {
+    let changed = cases.iter().filter(|case| case.is_awaited && case.change != Change::None);
+    changed.filter_map(|case| case.subject.key().announced(&target.table).ok()).collect()
 }
 
 /// Tombstones: left by removals, gone with rows that live again.

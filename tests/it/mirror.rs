@@ -18,8 +18,8 @@ use nxt_mirror::{
         TableSpec, TargetId, TargetTable, Tenant, Value,
     },
     mirror::{Carried, Comparison, Fetched, Mirror, MirrorError, Removal, SchemaError, WalkId, Written, diagnose},
-    queue::Journal,
-    reconcile::{Page, Writer},
+    queue::{self, Claimable, Claims, DirtyRow, Journal, Priority, Queue, SyncAction, Wanted},
+    reconcile::{Item, Page, Tally, Writer},
 };
 use nxt_testkit::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions, types::Uuid};

@@ -212,6 +212,20 @@ async fn keys_spelled_otherwise_are_found() {
     assert!(bed.mirror.other_spellings(&mut connection, &elsewhere, &keys).await.unwrap().is_empty());
 }
 
+/// A product as it was changed last.
+fn product_changed(target: &TargetTable, no: &str, changed_at: i64) -> Row {
+    Row { changed_at: Some(SourceTime::new(time(changed_at))), ..product_row(&target.table, no, "1", 1) }
+}
+
+/// As a walk does with what a request brought that started then.
+async fn take_page(writer: &Writer, target: &TargetTable, row: Row, started_at: i64) {
+    let started_at = DatabaseTime::new(time(started_at));
+    let page = Page { target, rows: &[row], started_at, walk: None, is_logged: false };
+    let (mut transaction, mut journal) = (writer.begin().await.unwrap(), Journal::default());
+    writer.take_page(&mut transaction, page, &mut journal).await.unwrap();
+    writer.commit(transaction, target, journal).await.unwrap();
+}
+
 #[tokio::test]
 async fn one_row_is_read_under_one_spelling_and_never_goes_back() {
     let bed = Bed::new().await;
@@ -220,18 +234,7 @@ async fn one_row_is_read_under_one_spelling_and_never_goes_back() {
         .await;
     let writer = Writer::new(bed.mirror.clone());
     let take = async |no: &str, changed_at: i64, started_at: i64| {
-        let changed_at = Some(SourceTime::new(time(changed_at)));
-        let rows = [Row { changed_at, ..product_row(&target.table, no, "1", 1) }];
-        let page = Page {
-            target: &target,
-            rows: &rows,
-            started_at: DatabaseTime::new(time(started_at)),
-            walk: None,
-            is_logged: false,
-        };
-        let (mut transaction, mut journal) = (writer.begin().await.unwrap(), Journal::default());
-        writer.take_page(&mut transaction, page, &mut journal).await.unwrap();
-        writer.commit(transaction, &target, journal).await.unwrap();
+        take_page(&writer, &target, product_changed(&target, no, changed_at), started_at).await;
         bed.scalar::<String>(
             "select coalesce(string_agg(product_no, ',' order by product_no), '') from business_nxt.product",
         )
@@ -252,6 +255,43 @@ async fn one_row_is_read_under_one_spelling_and_never_goes_back() {
         "select string_agg(action || ' ' || (key ->> 'product_no'), ', ' order by position) from nxt_mirror.change";
     let expected = "insert bø, delete bø, insert BØ , delete BØ , insert bø";
     assert_eq!(bed.scalar::<String>(told).await, expected);
+}
+
+/// When a request started does not tell when it read: one that started earlier may have seen the row made again, and one
+/// that started later may not have seen it yet.
+#[tokio::test]
+async fn a_row_that_others_have_written_meanwhile_is_not_removed_by_an_answer_without_it() {
+    let bed = Bed::new().await;
+    let (target, _) = with_products(&bed, 0).await;
+    bed.execute("insert into nxt_mirror.target (tenant_kind, tenant_no, table_name) values ('company', 7, 'Product')")
+        .await;
+    let writer = Writer::new(bed.mirror.clone());
+    let queue = Queue::new(bed.pool.clone());
+    let (me, claims) = (queue.register().await.unwrap(), Claims::new());
+    for (no, is_page) in [("walked", true), ("thawed", false)] {
+        let row = product_changed(&target, no, 35);
+        let asked = row.key.announced(&target.table).unwrap();
+        queue::mark(&mut bed.connect().await, target.id, &[asked], Priority::Live).await.unwrap();
+        let wanted = Wanted { target: target.id, priority: Priority::Live, rows_max: 10 };
+        let claim = queue.claim(me, &claims, &[wanted], Claimable::All).await.unwrap().remove(0);
+        let seen = |claimed: &DirtyRow, started_at: i64, row: Option<Row>| Item {
+            claimed: claimed.clone(),
+            key: text_key(no),
+            seen: Some((DatabaseTime::new(time(started_at)), row)),
+        };
+        let claimed = claim.rows.iter().find(|claimed| claimed.row_key.contains(no)).unwrap();
+        if is_page {
+            take_page(&writer, &target, row, 30).await;
+        } else {
+            // A worker that stood still, and whose claim was given to another one.
+            let before = DirtyRow { generation: claimed.generation - 1, ..claimed.clone() };
+            writer.settle(&target, &[seen(&before, 30, Some(row))]).await.unwrap();
+        }
+        let tally = writer.settle(&target, &[seen(claimed, 40, None)]).await.unwrap();
+        assert_eq!(tally, Tally::from([(SyncAction::Recheck, 1)]), "{no}");
+        assert_eq!(bed.count(&target).await, if is_page { 1 } else { 2 });
+    }
+    assert_eq!(bed.scalar::<i64>("select count(*) from nxt_mirror.dirty_row").await, 2);
 }
 
 #[tokio::test]
