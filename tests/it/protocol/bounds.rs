@@ -23,10 +23,14 @@ impl Bounds {
     pub(super) const LAGGING: Self = Self { changes: 2, lags: 1, freezes: 1, ..Self::NOTHING };
     /// A worker that stands still.
     pub(super) const FROZEN: Self = Self { changes: 2, freezes: 1, ..Self::NOTHING };
-    /// A row that comes, goes and comes back.
-    pub(super) const AGAIN: Self = Self { changes: 3, ..Self::NOTHING };
+    /// A row that comes, goes and comes back, beside a worker that stands still,
+    pub(super) const AGAIN_FROZEN: Self = Self { changes: 3, freezes: 1, ..Self::NOTHING };
+    /// and beside a walk.
+    pub(super) const AGAIN_WALKED: Self = Self { changes: 3, walks: 1, ..Self::NOTHING };
     /// For minutes of checking.
-    pub(super) const LARGE: Self = Self { changes: 3, repeats: 1, lags: 0, kills: 0, freezes: 1, walks: 1 };
+    pub(super) const LARGE_WALKED: Self = Self { freezes: 1, ..Self::AGAIN_WALKED };
+    pub(super) const LARGE_KILLED: Self = Self { repeats: 1, kills: 1, ..Self::AGAIN_FROZEN };
+    pub(super) const LARGE_LAGGING: Self = Self { repeats: 1, kills: 1, walks: 1, ..Self::LAGGING };
     /// For histories drawn at random.
     pub(super) const LONG: Self = Self { changes: 8, repeats: 2, lags: 0, kills: 2, freezes: 2, walks: 2 };
 

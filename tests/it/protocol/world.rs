@@ -4,6 +4,8 @@ use nxt_mirror::domain::settle::{Doubted, Known, Observed, Then, Verdict, decide
 
 use super::{bounds::Bounds, clocks::Clocks};
 
+mod reduction;
+
 /// Seconds since the beginning, by the database's clock.
 pub(super) type Moment = u16;
 
@@ -59,7 +61,7 @@ pub(super) enum Action {
     WalkSettle,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Row {
     /// Grows with each change.
     pub(super) version: u8,
@@ -74,7 +76,7 @@ enum Notice {
     Deleted { at: Moment },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Gone {
     pub(super) at: Moment,
     pub(super) received_at: Moment,
@@ -82,7 +84,7 @@ pub(super) struct Gone {
     pub(super) is_found: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub(super) struct Dirty {
     pub(super) generation: u8,
     pub(super) deletion: Option<Gone>,
@@ -92,7 +94,7 @@ pub(super) struct Dirty {
     pub(super) rechecks: (u8, u8),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Job {
     Idle,
     Claimed { dirty: Dirty },
@@ -100,7 +102,7 @@ enum Job {
     Answered { generation: u8, started_at: Moment, row: Option<Row> },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Page {
     Idle,
     Asking { started_at: Moment },
@@ -230,6 +232,11 @@ impl World {
         if self.left.freezes > 0 && self.lease == Some(worker) && self.jobs[worker] != Job::Idle {
             actions.push(Action::Freeze(worker));
         }
+    }
+
+    /// The world after something has happened, or one that goes on as it does.
+    pub(super) fn reduced_after(&self, action: Action, clocks: Clocks) -> Self {
+        self.after(action, clocks).reduced(clocks.rules)
     }
 
     /// The world after something has happened.
@@ -368,7 +375,7 @@ impl World {
         self.give_back(worker);
         let is_overtaken = self.dirty.is_none_or(|dirty| dirty.generation != generation)
             && clocks.rules != Rules::TrustsWhatIsOvertaken;
-        let then = self.carry_out(seen, is_overtaken, clocks);
+        let then = self.carry_out(seen, Some(generation), is_overtaken, clocks);
         let Some(dirty) = &mut self.dirty else { return };
         let is_same = dirty.generation == generation || clocks.rules == Rules::ClearsWhateverCame;
         match then {
@@ -387,13 +394,20 @@ impl World {
     }
 
     /// Decides, and changes the mirror. Returns what follows; nothing where only the source can tell.
-    fn carry_out(&mut self, seen: Option<(Moment, Option<Row>)>, is_overtaken: bool, clocks: Clocks) -> Option<Then> {
+    fn carry_out(
+        &mut self,
+        seen: Option<(Moment, Option<Row>)>,
+        claimed: Option<u8>,
+        is_overtaken: bool,
+        clocks: Clocks,
+    ) -> Option<Then> {
+        let before = self.mirror;
         let known = Known {
             mirrored: clocks.mirrored(self.mirror),
             tombstone: self.tombstone.map(|gone| clocks.deletion(gone)),
             ..Known::default()
         };
-        match decide(&clocks.evidence(self.dirty), &known, clocks.observed(seen, is_overtaken)) {
+        let then = match decide(&clocks.evidence(self.dirty), &known, clocks.observed(seen, is_overtaken)) {
             Verdict::Write { then, .. } => {
                 if let Some((started_at, Some(row))) = seen {
                     self.write(row, started_at);
@@ -402,7 +416,7 @@ impl World {
             }
             Verdict::Remove { deletion, .. } => {
                 let gone = match seen {
-                    Some((at, _)) => Gone { at, received_at: at, is_found: true },
+                    Some((at, _)) => self.found_gone(at, clocks),
                     None => self.dirty.and_then(|dirty| dirty.deletion).expect("a deletion was announced"),
                 };
                 assert_eq!(clocks.deletion(gone), deletion);
@@ -411,7 +425,19 @@ impl World {
             }
             Verdict::Keep { then, .. } => Some(then),
             Verdict::Fetch => None,
+        };
+        // Who asks for the row meanwhile is overtaken.
+        if self.mirror != before && self.dirty.is_some_and(|dirty| Some(dirty.generation) != claimed) {
+            self.mark(clocks.rules);
         }
+        then
+    }
+
+    /// What a request that started then says of a row that it did not find.
+    fn found_gone(&self, started_at: Moment, clocks: Clocks) -> Gone {
+        let by_start = Gone { at: started_at, received_at: started_at, is_found: true };
+        let by_change = self.mirror.map(|(row, _)| Gone { at: row.changed_at, is_found: false, ..by_start });
+        by_change.filter(|gone| clocks.deletion(*gone).at > clocks.deletion(by_start).at).unwrap_or(by_start)
     }
 
     fn write(&mut self, row: Row, started_at: Moment) {
@@ -444,15 +470,16 @@ impl World {
         let Page::Answered { started_at, row } = self.page else { return };
         self.page = Page::Idle;
         let mirrored = self.mirror.map(|(row, _)| row);
+        let is_written_since = self.mirror.is_some_and(|(_, fetched_at)| fetched_at >= started_at);
         match row {
             Some(_) if row == mirrored => {}
             Some(_) => {
-                if let Some(Then::Recheck { .. }) = self.carry_out(Some((started_at, row)), false, clocks) {
+                if let Some(Then::Recheck { .. }) = self.carry_out(Some((started_at, row)), None, false, clocks) {
                     self.mark(clocks.rules);
                 }
             }
             // A row that the walk has not met is asked for.
-            None if mirrored.is_some() => self.mark(clocks.rules),
+            None if mirrored.is_some() && !is_written_since => self.mark(clocks.rules),
             None => {}
         }
     }
