@@ -14,7 +14,7 @@ use crate::support::{app::COMPANY, database, site};
 const AT_ONCE: usize = 4;
 /// The signal of `abort`.
 const SIGABRT: i32 = 6;
-const SILENT_ROWS: i64 = 1_500;
+const SILENT_ROWS: i64 = 500;
 const ANNOUNCED: i64 = 14;
 
 fn line(number: i64, text: &str) -> serde_json::Map<String, serde_json::Value> {
@@ -32,8 +32,8 @@ async fn crash_at(point: Failpoint) -> String {
     };
     let settings = [
         ("NXT_TABLES", "Order,OrderLine"),
-        // Pages of 50 rows, so that the orders are cut into two ranges.
-        ("NXT_FETCH_ROWS_MAX", "5"),
+        // Pages of 20 rows, so that the orders are cut into two ranges.
+        ("NXT_FETCH_ROWS_MAX", "2"),
         ("NXT_SWEEP_SECONDS", "1"),
         ("NXT_WALK_SECONDS", "2"),
         ("NXT_REQUESTS_PER_MINUTE", "6000"),
