@@ -193,10 +193,11 @@ fn customers(data: available_customers::ResponseData) -> Result<Vec<Customer>, U
     Ok(items.into_iter().filter_map(customer).collect())
 }
 
-/// A list that is not there is no empty list: who took it for one would forget every company.
+/// A list that is not there is no empty list: who took it for one would forget every company. An entry that is null says
+/// nothing of the others.
 fn listed<T>(field: &str, items: Option<Vec<Option<T>>>) -> Result<Vec<T>, UpstreamError> {
-    let whole = items.and_then(|items| items.into_iter().collect());
-    whole.ok_or_else(|| UpstreamError::Shape(format!("{field} has no items, or one that is null")))
+    let items = items.ok_or_else(|| UpstreamError::Shape(format!("{field} has no items")))?;
+    Ok(items.into_iter().flatten().collect())
 }
 
 /// [`TableDescription`] for several types, each under an alias of its own.
@@ -280,7 +281,9 @@ mod tests {
         };
         for field in ["availableCompanies", "availableCustomers"] {
             assert_eq!(count(field, r#"{"items":[]}"#).unwrap(), 0);
-            for list in ["null", r#"{"items":null}"#, r#"{"items":[null]}"#] {
+            let with_null = r#"{"items":[null,{"vismaNetCompanyId":1,"vismaNetCustomerId":1}]}"#;
+            assert_eq!(count(field, with_null).unwrap(), 1);
+            for list in ["null", r#"{"items":null}"#] {
                 let error = count(field, list).unwrap_err();
                 assert!(matches!(&error, UpstreamError::Shape(reason) if reason.starts_with(field)), "{list}: {error}");
             }
