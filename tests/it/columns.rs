@@ -116,7 +116,7 @@ async fn a_column_announced_before_a_restart_is_mirrored_after_it() {
 #[tokio::test]
 async fn a_column_that_is_announced_again_and_again_and_never_shown_costs_little() {
     let app = with_orders().await;
-    let before = app.simulator.counters().graphql_requests;
+    let before = app.row_requests();
     for number in 1..=20 {
         app.accept(&json!({
             "tableIdentifier": "Order", "customerNo": 1_000_001, "companyNo": 2_000_001, "event": "UPDATE",
@@ -126,7 +126,7 @@ async fn a_column_that_is_announced_again_and_again_and_never_shown_costs_little
         .await;
         app.assert_equal().await;
     }
-    let requests = app.simulator.counters().graphql_requests - before;
+    let requests = app.row_requests() - before;
     assert!(requests <= 20 + 5, "{requests} requests for 20 changes");
     assert!(app.dead_letters().await.is_empty());
 }

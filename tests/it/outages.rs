@@ -175,9 +175,8 @@ async fn a_full_disk_refuses_and_blames_no_row() {
     // The ledger has room again, the mirror has not.
     sqlx::query("drop trigger disk_full on nxt_mirror.ledger_block").execute(&app.pool).await.unwrap();
     put_in_order(&app, 4..=6).await;
-    let fetched = app.simulator.counters().graphql_requests;
-    app.wait_until("the rows to be tried several times", |app| app.simulator.counters().graphql_requests > fetched + 2)
-        .await;
+    let fetched = app.row_requests();
+    app.wait_until("the rows to be tried several times", |app| app.row_requests() > fetched + 2).await;
     assert_eq!(app.count("select count(*) from nxt_mirror.dirty_row where attempts = 0").await, 3);
     sqlx::query("drop trigger disk_full on business_nxt.\"order\"").execute(&app.pool).await.unwrap();
     assert_eq!(app.assert_equal().await, 6);

@@ -107,8 +107,7 @@ async fn many_notifications_of_few_rows_cost_few_requests() {
         app.put("Order", row);
     }
     assert_eq!(app.assert_equal().await, 20);
-    let counters = app.simulator.counters();
-    assert!(counters.graphql_requests <= 20, "{counters:?}");
+    assert!(app.row_requests() <= 20, "{:?}", app.simulator.counters());
     assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 600);
 }
 
