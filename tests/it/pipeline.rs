@@ -107,7 +107,7 @@ async fn many_notifications_of_few_rows_cost_few_requests() {
         app.put("Order", row);
     }
     assert_eq!(app.assert_equal().await, 20);
-    assert!(app.row_requests() <= 20, "{:?}", app.simulator.counters());
+    assert!(app.row_requests() <= 14, "{:?}", app.simulator.counters());
     assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 600);
 }
 
