@@ -8,7 +8,7 @@ use nxt_simulator::{Options, Owner};
 use nxt_testkit::object;
 use serde_json::json;
 
-use crate::support::{app::COMPANY, database, site};
+use crate::support::{app::COMPANY, migrated, site};
 
 /// Daemons at the same time.
 const AT_ONCE: usize = 4;
@@ -23,7 +23,7 @@ fn line(number: i64, text: &str) -> serde_json::Map<String, serde_json::Value> {
 
 /// Crashes at a point, starts again, and reports what was compared.
 async fn crash_at(point: Failpoint) -> String {
-    let database = database().await;
+    let database = migrated().await;
     let options = Options {
         published_example: false,
         companies: vec![(1_000_001, 2_000_001)],

@@ -43,10 +43,9 @@ impl Bed {
     }
 
     async fn with(deletes: Deletes) -> Self {
-        let database = support::database().await;
+        let database = support::migrated().await;
         let connector = Connector::to(&database.url().into()).unwrap();
         let pool = database::connect(&connector).await.unwrap();
-        database::migrate(&pool).await.unwrap();
         let mirror = Mirror::new(pool.clone(), deletes);
         Self { database, pool, mirror, connector }
     }

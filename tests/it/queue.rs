@@ -34,10 +34,9 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let database = support::database().await;
+        let database = support::migrated().await;
         let url = SecretString::from(database.url());
         let pool = database::connect(&Connector::to(&url).unwrap()).await.unwrap();
-        database::migrate(&pool).await.unwrap();
         let (acceptor, appender) = appender(&url);
         Self { _database: database, queue: Queue::new(pool.clone()), pool, url, acceptor, _appender: appender }
     }

@@ -283,9 +283,8 @@ async fn the_model_s_own_names_of_values_are_taken_where_it_lists_them() {
 
 #[tokio::test]
 async fn dates_and_times_fail_on_no_integer() {
-    let database = crate::support::database().await;
+    let database = crate::support::migrated().await;
     let pool = database.pool().await;
-    nxt_mirror::database::migrate(&pool).await.unwrap();
     let impossible = "select count(*) from unnest(array[0, -1, 1, 10100, 20260229, 20260230, 20260431, 20261301, 20260001, 20260100,
                           19000229, 99991232, 100000101, 2147483647, -2147483648, 9223372036854775807, -9223372036854775808]::bigint[]) as v
                        where business_nxt_model.as_date(v) is not null";

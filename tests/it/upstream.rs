@@ -29,7 +29,7 @@ struct Site {
 async fn site() -> Site {
     let options = Options { published_example: false, extra_tables: 60, ..Options::default() };
     let simulator = Simulator::start(options.clone()).await.unwrap();
-    let database = support::database().await;
+    let database = support::migrated().await;
     let upstream = upstream(&database, &simulator.token_url(), &simulator.graphql_url()).await;
     let catalogue = Catalogue::new(upstream.clone(), BTreeMap::new(), BTreeMap::new(), Arc::default(), None);
     Site { _database: database, simulator, upstream, catalogue }
@@ -50,7 +50,6 @@ async fn upstream(database: &TestDatabase, token_url: &str, graphql_url: &str) -
         timezone: chrono_tz::UTC,
     };
     let pool = database::connect(&Connector::to(&database.url().into()).unwrap()).await.unwrap();
-    database::migrate(&pool).await.unwrap();
     let budget = Budget::new(pool, 600, 60).await.unwrap();
     Upstream::new(&settings, budget, Arc::new(Metrics::new())).unwrap()
 }
@@ -88,7 +87,7 @@ fn list_of_tables() -> Json {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_description_delays_others_that_travel_with_it_by_seconds_and_later_ones_not_at_all() {
     let url = api_with_a_slow_table().await;
-    let database = support::database().await;
+    let database = support::migrated().await;
     let upstream = upstream(&database, &format!("{url}/token"), &format!("{url}/graphql")).await;
     let catalogue = Catalogue::new(upstream, BTreeMap::new(), BTreeMap::new(), Arc::default(), None);
     let begun = std::time::Instant::now();

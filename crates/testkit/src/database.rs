@@ -34,13 +34,22 @@ pub struct TestDatabase {
 impl TestDatabase {
     /// Makes a database that no other test sees. An embedded server keeps its files below `folder`.
     pub async fn create(folder: &Path) -> Self {
-        let name = format!("{NAME_PREFIX}{}", Uuid::new_v4().simple());
+        let name = new_name();
         let server = server_options(folder).await;
         administer(&server, format!("create database {name}")).await;
         let workers = cluster::workers(&server).await;
         let options = server.database(&name);
         cluster::join(&options, &workers, &name).await;
         Self { name, options, workers }
+    }
+
+    /// A copy of this database, to which nobody may be connected. Takes a third of the time that migrations take.
+    pub async fn copy(&self) -> Self {
+        assert!(self.workers.is_empty(), "what lies on several nodes cannot be copied");
+        let name = new_name();
+        administer(&self.options.clone().database("postgres"), format!("create database {name} template {}", self.name))
+            .await;
+        Self { options: self.options.clone().database(&name), name, workers: vec![] }
     }
 
     /// Whether its tables may be distributed over several nodes.
@@ -101,6 +110,15 @@ impl Drop for TestDatabase {
             });
         });
     }
+}
+
+fn new_name() -> String {
+    format!("{NAME_PREFIX}{}", Uuid::new_v4().simple())
+}
+
+/// Whether the tests run on a server that is not theirs, where nobody removes what they leave behind.
+pub fn is_server_given() -> bool {
+    std::env::var_os(SERVER_VARIABLE).is_some()
 }
 
 /// Whether the test server is the coordinator of a cluster. An embedded one never is.

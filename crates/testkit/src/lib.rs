@@ -20,7 +20,7 @@ mod wait;
 use serde_json::{Map, Value};
 
 pub use compare::{Comparison, compare};
-pub use database::{OTHER_ROLE, TestDatabase, is_cluster, recreate};
+pub use database::{OTHER_ROLE, TestDatabase, is_cluster, is_server_given, recreate};
 pub use process::{Daemon, Site, free_address};
 pub use scratch::Scratch;
 pub use source::{SECRET, deliver, settings, sign, webhook_url};

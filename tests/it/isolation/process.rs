@@ -7,7 +7,7 @@ use nxt_testkit::{Daemon, Site, TestDatabase, object};
 use serde_json::json;
 
 use super::{GREAT_PATIENCE, ORDERS, PRODUCTS, count, eventually, eventually_within, wait_for_strike};
-use crate::support::{self, app::COMPANY, database};
+use crate::support::{self, app::COMPANY, migrated};
 
 /// Five seconds are promised. A busy machine may take much longer to start a process and to look.
 const SETTLED_MAX: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ async fn assert_harmless(site: &Site, frozen: &Daemon) {
 
 #[tokio::test]
 async fn rows_that_a_killed_worker_held_are_settled_by_another() {
-    let database = database().await;
+    let database = migrated().await;
     let site = site(&database).await;
     start_and_ask(&site).await.kill().await;
     site.simulator.clear_faults();
@@ -67,7 +67,7 @@ async fn rows_that_a_killed_worker_held_are_settled_by_another() {
 
 #[tokio::test]
 async fn rows_that_a_worker_holds_that_froze_while_it_asked_are_settled_by_another() {
-    let database = database().await;
+    let database = migrated().await;
     let site = site(&database).await;
     let frozen = start_and_ask(&site).await;
     frozen.freeze();
@@ -79,7 +79,7 @@ async fn rows_that_a_worker_holds_that_froze_while_it_asked_are_settled_by_anoth
 /// Its session goes on holding what it had locked.
 #[tokio::test]
 async fn rows_that_a_worker_holds_that_froze_while_it_wrote_are_settled_by_another() {
-    let database = database().await;
+    let database = migrated().await;
     let site = site(&database).await;
     let frozen = start(&site).await;
     let mut user = site.pool.begin().await.unwrap();
@@ -118,7 +118,7 @@ async fn assert_mirrored_in_little_memory(site: &Site, worker: &Daemon, rows: i6
 
 /// Announces rows to a receiver, then lets a worker find them all waiting.
 async fn assert_waiting_rows_take_little_memory(rows: i64, bytes: usize) {
-    let database = database().await;
+    let database = migrated().await;
     let site = site(&database).await;
     let worker = find_long_rows_waiting(&site, rows, bytes).await;
     assert_mirrored_in_little_memory(&site, &worker, rows).await;
@@ -149,7 +149,7 @@ async fn very_long_rows_that_wait_take_little_memory() {
 /// Whoever fetches faster than can be written must not gather what is fetched.
 #[tokio::test]
 async fn long_rows_of_a_table_that_a_user_locks_take_little_memory() {
-    let database = database().await;
+    let database = migrated().await;
     let site = site(&database).await;
     let daemon = start(&site).await;
     PRODUCTS.change(&site.simulator, COMPANY, 1, "short");
@@ -171,7 +171,7 @@ async fn long_rows_of_a_table_that_a_user_locks_take_little_memory() {
 
 #[tokio::test]
 async fn a_walk_over_long_rows_takes_little_memory() {
-    let database = database().await;
+    let database = migrated().await;
     let options = Options { published_example: false, ..Options::default() };
     let site = support::site(options, &database.url(), &[("NXT_TABLES", "Product")]).await;
     put_long_rows(&site, 2_000, 100_000);

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{PROGRAM, database};
+use super::{PROGRAM, migrated};
 
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
 const WAIT: Wait = Wait::seconds(240);
@@ -58,7 +58,7 @@ impl Builder {
         if let Ok(filter) = std::env::var("NXT_LOG") {
             telemetry::start(&LogSettings { filter, format: Some(LogFormat::Text) });
         }
-        let database = database().await;
+        let database = migrated().await;
         let simulator = Simulator::start(self.options.clone()).await.expect("the simulator starts");
         let daemon =
             Daemon::start_adjusted(&self.settings, &self.options, &simulator, &database, self.role, self.adjust).await;
