@@ -17,6 +17,10 @@ impl Keeper {
         }
         let found = self.models(&due).await?;
         for (table, model) in due.iter().zip(found) {
+            let Some(model) = model else {
+                tracing::warn!(table = %table.name, "the model lists nothing for a table: its labels stay as they are");
+                continue;
+            };
             mirror.note_members(table, &model.members).await?;
             let labels = Labels { table: model.label, columns: model.column_labels };
             mirror.note_labels(&table.name, LabelledAs { language, labels: &labels }).await?;
@@ -25,8 +29,8 @@ impl Keeper {
         Ok(())
     }
 
-    async fn models(&mut self, tables: &[TableSpec]) -> Result<Vec<TableModel>, ModelError> {
-        let Some(shape) = self.shape().await? else { return Ok(vec![TableModel::default(); tables.len()]) };
+    async fn models(&mut self, tables: &[TableSpec]) -> Result<Vec<Option<TableModel>>, ModelError> {
+        let Some(shape) = self.shape().await? else { return Ok(vec![Some(TableModel::default()); tables.len()]) };
         let found = self.parts.upstream.model(&shape, tables, self.parts.language).await;
         if found.is_err() {
             // It may be of another shape by now.

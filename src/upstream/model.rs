@@ -117,14 +117,14 @@ impl Upstream {
         Ok(data.found.map(|found| ModelShape::of(&root, &found.fields.unwrap_or_default())))
     }
 
-    /// What the model tells of these tables, in their order.
+    /// What the model tells of these tables, in their order; `None` of a table that it says nothing about this time.
     pub async fn model(
         &self,
         shape: &ModelShape,
         tables: &[TableSpec],
         language: Language,
-    ) -> Result<Vec<TableModel>, UpstreamError> {
-        let Some(query) = shape.query(tables) else { return Ok(vec![TableModel::default(); tables.len()]) };
+    ) -> Result<Vec<Option<TableModel>>, UpstreamError> {
+        let Some(query) = shape.query(tables) else { return Ok(vec![Some(TableModel::default()); tables.len()]) };
         let variables = json!({ "lang": language.name().to_uppercase() });
         let body = json!({ "query": query, "operationName": "Model", "variables": variables });
         let data: ModelData = self.post(&[], Share::Background, &body).await?.into_data()?;
@@ -251,7 +251,7 @@ impl List {
 #[derive(Deserialize)]
 struct ModelData {
     #[serde(rename = "useModel")]
-    model: Option<BTreeMap<String, Option<Vec<Option<Element>>>>>,
+    model: Option<Lists>,
 }
 
 /// An element of any of the lists.
@@ -267,13 +267,20 @@ struct Element {
 
 type Lists = BTreeMap<String, Option<Vec<Option<Element>>>>;
 
-/// Elements of a list, that of one table or that of all.
-fn elements<'a>(lists: &'a Lists, letter: &str, index: usize) -> impl Iterator<Item = &'a Element> {
-    let list = lists.get(&format!("{letter}{index}")).or_else(|| lists.get(letter));
-    list.into_iter().flatten().flatten().flatten()
+/// Elements of a list that was asked for, that of one table or that of all. A list that is null is not empty: `None`.
+fn elements<'a>(lists: &'a Lists, letter: &str, index: usize) -> Option<Vec<&'a Element>> {
+    match lists.get(&format!("{letter}{index}")).or_else(|| lists.get(letter)) {
+        Some(list) => Some(list.as_ref()?.iter().flatten().collect()),
+        None => Some(vec![]),
+    }
 }
 
-fn read(lists: &Lists, index: usize, table: &TableSpec) -> TableModel {
+fn read(lists: &Lists, index: usize, table: &TableSpec) -> Option<TableModel> {
+    let [tables, columns, members] = ["t", "c", "m"].map(|letter| elements(lists, letter, index));
+    Some(read_elements(&tables?, &columns?, &members?, table))
+}
+
+fn read_elements(tables: &[&Element], columns: &[&Element], members: &[&Element], table: &TableSpec) -> TableModel {
     let is_named = |element: &&Element, name: &str| {
         element.identifier.as_deref().is_some_and(|identifier| identifier.eq_ignore_ascii_case(name))
     };
@@ -282,18 +289,17 @@ fn read(lists: &Lists, index: usize, table: &TableSpec) -> TableModel {
         (Some(own), Some(other)) => own == other,
         _ => false,
     };
-    let own =
-        elements(lists, "t", index).find(|element| is_of_table(element) || is_named(element, table.name.as_str()));
+    let own = tables.iter().find(|element| is_of_table(element) || is_named(element, table.name.as_str()));
     let number = number.or_else(|| own.and_then(|own| own.table));
     let mut found = TableModel { label: own.and_then(|own| own.name.clone()), ..TableModel::default() };
-    let columns: Vec<&Element> = elements(lists, "c", index).filter(|column| column.table == number).collect();
+    let columns: Vec<&Element> = columns.iter().copied().filter(|column| column.table == number).collect();
     for column in &table.columns {
         let by_number = columns.iter().find(|other| other.column.is_some() && other.column == column.origin.number);
         let element = by_number.or_else(|| columns.iter().find(|other| is_named(other, &column.name)));
         let Some(element) = element else { continue };
         let name = column.name.to_ascii_lowercase();
         if column.twin.is_some_and(|twin| twin.has_names()) && element.domain.is_some() {
-            let members = elements(lists, "m", index).filter(|member| member.domain == element.domain);
+            let members = members.iter().filter(|member| member.domain == element.domain);
             let named = members.filter_map(|member| Some((name.clone(), member.value?, member.identifier.clone()?)));
             found.members.extend(named);
         }
@@ -381,12 +387,28 @@ mod tests {
             "m": [{ "domain": 4, "value": 5, "identifier": "Quote" }, { "domain": 9, "value": 5, "identifier": "No" }],
         } }))
         .unwrap();
-        let found = read(&lists.model.unwrap(), 0, &table());
+        let found = read(&lists.model.unwrap(), 0, &table()).unwrap();
         assert_eq!(found.label.as_deref(), Some("Ordre"));
         assert_eq!(
             (found.column_labels["orderno"].as_str(), found.column_labels["ordertype"].as_str()),
             ("Ordrenr.", "Ordretype")
         );
         assert_eq!(found.members, [("ordertype".to_owned(), 5, "Quote".to_owned())]);
+    }
+
+    #[test]
+    fn a_list_that_is_null_says_nothing_about_its_table() {
+        let lists = |value| serde_json::from_value::<Lists>(value).unwrap();
+        let named = json!([{ "table": 127, "identifier": "Order", "name": "Ordre" }]);
+        for null in [json!({ "t0": null }), json!({ "t0": named, "c": null }), json!({ "t0": named, "m": null })] {
+            assert_eq!(read(&lists(null), 0, &table()), None);
+        }
+        let beside = lists(json!({ "t0": null, "t1": named }));
+        assert_eq!(read(&beside, 1, &table()).unwrap().label.as_deref(), Some("Ordre"));
+        assert_eq!(
+            read(&lists(json!({ "t0": [] })), 0, &table()),
+            Some(TableModel::default()),
+            "it has no label any more"
+        );
     }
 }
