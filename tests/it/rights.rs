@@ -63,7 +63,7 @@ async fn readable(session: &mut PgConnection) -> Vec<String> {
 }
 
 async fn with_two_companies() -> TestApp {
-    let app = TestApp::builder().set("NXT_SWEEP_SECONDS", 0).set("NXT_HISTORY", "*").start().await;
+    let app = TestApp::builder().plain_role().set("NXT_SWEEP_SECONDS", 0).set("NXT_HISTORY", "*").start().await;
     for number in 1..=3 {
         app.put("Order", json!({ "orderNo": number, "name": "own" }));
         app.simulator.put(OTHER, "Order", object(json!({ "orderNo": number, "name": MARKER }))).unwrap();

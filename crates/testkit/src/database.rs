@@ -47,8 +47,11 @@ impl TestDatabase {
     pub async fn copy(&self) -> Self {
         assert!(self.workers.is_empty(), "what lies on several nodes cannot be copied");
         let name = new_name();
-        administer(&self.options.clone().database("postgres"), format!("create database {name} template {}", self.name))
-            .await;
+        administer(
+            &self.options.clone().database("postgres"),
+            format!("create database {name} template {}", self.name),
+        )
+        .await;
         Self { options: self.options.clone().database(&name), name, workers: vec![] }
     }
 

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{PROGRAM, migrated};
+use super::{PROGRAM, database, migrated};
 
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
 const WAIT: Wait = Wait::seconds(240);
@@ -28,6 +28,7 @@ pub struct Builder {
     settings: Vec<(&'static str, String)>,
     options: Options,
     role: Role,
+    is_plain: bool,
     adjust: fn(&mut Settings),
 }
 
@@ -39,6 +40,12 @@ impl Builder {
 
     pub fn role(mut self, role: Role) -> Self {
         self.role = role;
+        self
+    }
+
+    /// Has the daemon connect as a role that owns the database and is no superuser, as most do.
+    pub fn plain_role(mut self) -> Self {
+        self.is_plain = true;
         self
     }
 
@@ -58,14 +65,26 @@ impl Builder {
         if let Ok(filter) = std::env::var("NXT_LOG") {
             telemetry::start(&LogSettings { filter, format: Some(LogFormat::Text) });
         }
-        let database = migrated().await;
+        let (database, url) = match self.is_plain {
+            true => {
+                let database = database().await;
+                let url = database.url_of_plain_role().await;
+                (database, url)
+            }
+            false => {
+                let database = migrated().await;
+                let url = database.url();
+                (database, url)
+            }
+        };
         let simulator = Simulator::start(self.options.clone()).await.expect("the simulator starts");
         let daemon =
-            Daemon::start_adjusted(&self.settings, &self.options, &simulator, &database, self.role, self.adjust).await;
+            Daemon::start_adjusted(&self.settings, &self.options, &simulator, &url, self.role, self.adjust).await;
         deliver(&simulator, daemon.webhook_url(), SECRET);
         let pool = database.pool().await;
         TestApp {
             database,
+            url,
             simulator,
             daemon,
             pool,
@@ -90,17 +109,17 @@ impl Daemon {
         settings: &[(&'static str, String)],
         options: &Options,
         simulator: &Simulator,
-        database: &TestDatabase,
+        url: &str,
         role: Role,
     ) -> Self {
-        Self::start_adjusted(settings, options, simulator, database, role, |_| {}).await
+        Self::start_adjusted(settings, options, simulator, url, role, |_| {}).await
     }
 
     async fn start_adjusted(
         settings: &[(&'static str, String)],
         options: &Options,
         simulator: &Simulator,
-        database: &TestDatabase,
+        url: &str,
         role: Role,
         adjust: fn(&mut Settings),
     ) -> Self {
@@ -109,7 +128,7 @@ impl Daemon {
         let source = Source::from_pairs(pairs.into_iter().chain(settings.iter().cloned()));
         let mut settings = Settings::read(&source, role).expect("the test's settings are right");
         adjust(&mut settings);
-        let app = App::build(&settings, Connector::to(&database.url().into()).expect("the address is one"))
+        let app = App::build(&settings, Connector::to(&url.to_owned().into()).expect("the address is one"))
             .await
             .expect("the daemon can be built");
         let address = |address: std::net::SocketAddr| format!("http://{address}");
@@ -149,6 +168,8 @@ pub struct TestApp {
     pub daemon: Daemon,
     pub pool: PgPool,
     pub http: Client,
+    /// Where the daemon finds the database, by its own role.
+    url: String,
     settings: Vec<(&'static str, String)>,
     options: Options,
     role: Role,
@@ -157,7 +178,7 @@ pub struct TestApp {
 impl TestApp {
     pub fn builder() -> Builder {
         let options = Options { published_example: false, ..Options::default() };
-        Builder { settings: vec![], options, role: Role::All, adjust: |_| {} }
+        Builder { settings: vec![], options, role: Role::All, is_plain: false, adjust: |_| {} }
     }
 
     /// Changes a setting of the daemons and commands that are started from here on.
@@ -169,8 +190,8 @@ impl TestApp {
     pub async fn restart(&mut self, meanwhile: impl AsyncFnOnce(&PgPool)) {
         self.daemon.end().await;
         meanwhile(&self.pool).await;
-        let Self { settings, options, simulator, database, .. } = self;
-        self.daemon = Daemon::start(settings, options, simulator, database, self.role).await;
+        let Self { settings, options, simulator, url, .. } = self;
+        self.daemon = Daemon::start(settings, options, simulator, url, self.role).await;
         deliver(&self.simulator, self.daemon.webhook_url(), SECRET);
     }
 
@@ -187,7 +208,7 @@ impl TestApp {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let mut pairs = nxt_testkit::settings(&self.simulator, &self.options, SECRET);
         pairs.extend([
-            ("DATABASE_URL", self.database.url()),
+            ("DATABASE_URL", self.url.clone()),
             ("NXT_LOG", "warn".to_owned()),
             // Nothing listens there.
             ("NXT_OPS_LISTEN", "127.0.0.1:1".to_owned()),
@@ -205,7 +226,7 @@ impl TestApp {
 
     /// Another daemon on the same database.
     pub async fn another(&self, role: Role) -> Daemon {
-        Daemon::start(&self.settings, &self.options, &self.simulator, &self.database, role).await
+        Daemon::start(&self.settings, &self.options, &self.simulator, &self.url, role).await
     }
 
     /// Inserts or changes a row of [`COMPANY`] in the source, which announces it.
