@@ -209,5 +209,5 @@ async fn one_good_row_is_found_among_two_thousand_that_fail_their_part() {
 /// Each of them needs a request of its own.
 #[tokio::test]
 async fn one_good_row_is_found_among_many_that_fail_the_whole_request() {
-    assert_good_row_found(FaultKind::PoisonWhole, 100).await;
+    assert_good_row_found(FaultKind::PoisonWhole, 40).await;
 }
