@@ -26,7 +26,7 @@ const MOVE: &str = "select citus_move_shard_placement(shardid, nodename, nodepor
 
 #[tokio::test]
 async fn a_distributed_mirror_is_loaded_changed_and_verified_each_statement_on_one_node() {
-    let app = TestApp::builder().set("NXT_HISTORY", "*").start().await;
+    let app = TestApp::builder().plain_role().set("NXT_HISTORY", "*").start().await;
     if !cluster::is_there(&app.database) {
         return;
     }
@@ -68,7 +68,7 @@ async fn a_distributed_mirror_is_loaded_changed_and_verified_each_statement_on_o
 
 #[tokio::test]
 async fn a_tenant_moves_to_another_node_while_it_is_mirrored() {
-    let app = TestApp::builder().set("NXT_HISTORY", "*").start().await;
+    let app = TestApp::builder().plain_role().set("NXT_HISTORY", "*").start().await;
     if !cluster::is_there(&app.database) {
         return;
     }
