@@ -65,18 +65,8 @@ impl Builder {
         if let Ok(filter) = std::env::var("NXT_LOG") {
             telemetry::start(&LogSettings { filter, format: Some(LogFormat::Text) });
         }
-        let (database, url) = match self.is_plain {
-            true => {
-                let database = database().await;
-                let url = database.url_of_plain_role().await;
-                (database, url)
-            }
-            false => {
-                let database = migrated().await;
-                let url = database.url();
-                (database, url)
-            }
-        };
+        let database = if self.is_plain { database().await } else { migrated().await };
+        let url = if self.is_plain { database.url_of_plain_role().await } else { database.url() };
         let simulator = Simulator::start(self.options.clone()).await.expect("the simulator starts");
         let daemon =
             Daemon::start_adjusted(&self.settings, &self.options, &simulator, &url, self.role, self.adjust).await;
