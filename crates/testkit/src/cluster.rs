@@ -1,6 +1,6 @@
 //! Databases on every node of a cluster, where the test server is its coordinator (extension `citus`).
 
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::database::administer;
 
@@ -44,6 +44,18 @@ pub(crate) async fn join(coordinator: &PgConnectOptions, workers: &[PgConnectOpt
     administer(coordinator, format!("select citus_set_coordinator_host({itself})")).await;
     for worker in workers {
         administer(coordinator, format!("select citus_add_node({})", address(worker))).await;
+    }
+}
+
+/// Ends what a killed daemon has prepared and nobody will commit, once the coordinator's part is gone. A database that has
+/// such a transaction cannot be dropped, and no shard of any database is moved while there is one.
+pub(crate) async fn end_prepared(database: &PgConnectOptions) {
+    let Ok(mut connection) = PgConnection::connect_with(database).await else { return };
+    let sql = "select gid from pg_prepared_xacts where database = current_database()";
+    let prepared: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap_or_default();
+    for name in prepared {
+        let sql = format!("rollback prepared '{}'", name.replace('\'', "''"));
+        _ = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
     }
 }
 

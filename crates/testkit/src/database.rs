@@ -101,11 +101,16 @@ impl Drop for TestDatabase {
     /// the next run removes.
     fn drop(&mut self) {
         let statement = format!("drop database if exists {} with (force)", self.name);
-        let servers: Vec<_> = [&self.options].into_iter().chain(&self.workers).cloned().collect();
+        let is_on_nodes = self.is_distributed();
+        let of_workers = self.workers.iter().map(|worker| worker.clone().database(&self.name));
+        let servers: Vec<_> = std::iter::once(self.options.clone()).chain(of_workers).collect();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime starts").block_on(async {
                 for server in servers {
+                    if is_on_nodes {
+                        cluster::end_prepared(&server).await;
+                    }
                     if let Ok(mut connection) = PgConnection::connect_with(&server.database("postgres")).await {
                         _ = connection.execute(AssertSqlSafe(&*statement)).await;
                     }
