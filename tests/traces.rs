@@ -47,7 +47,7 @@ async fn keep(collector: web::Data<Collector>, request: HttpRequest, body: web::
 }
 
 async fn site() -> (Site, TestDatabase) {
-    let database = TestDatabase::create(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres")).await;
+    let database = TestDatabase::create().await;
     let options = Options { published_example: false, ..Options::default() };
     let program = env!("CARGO_BIN_EXE_nxt-mirror");
     (Site::new(program, options, &database.url(), &[]).await, database)

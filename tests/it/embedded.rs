@@ -5,7 +5,7 @@ mod daemon;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,11 +34,16 @@ fn pid(process: u32) -> Pid {
     Pid::from_raw(process.try_into().expect("process ids are small"))
 }
 
-/// Waits until `process` is gone. Bounded: a server that outlives this has outlived its owner.
+/// Waits until `process` is gone.
 fn wait_until_gone(process: u32) {
+    wait_until(&format!("process {process} has ended"), || kill(pid(process), None).is_err());
+}
+
+/// Waits until something holds. Bounded: what outlives this has outlived its owner.
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while kill(pid(process), None).is_ok() {
-        assert!(Instant::now() < deadline, "process {process} still runs");
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -163,6 +168,7 @@ async fn a_server_dies_with_its_owner_even_by_kill_9_and_keeps_what_was_committe
     assert_eq!(text(&mut connection, "select text from kept").await, "here");
     server.stop().await.unwrap();
     wait_until_gone(helper.server);
+    wait_until("what the process had for itself is removed", || !helper.folder.exists());
 }
 
 #[tokio::test]
@@ -190,6 +196,8 @@ struct Helper {
     child: Child,
     output: BufReader<ChildStdout>,
     server: u32,
+    /// Where its [`Scratch`] folders are.
+    folder: PathBuf,
 }
 
 impl Helper {
@@ -202,7 +210,9 @@ impl Helper {
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let mut helper = Self { child, output, server: 0 };
+        let mut helper = Self { child, output, server: 0, folder: PathBuf::new() };
+        helper.folder = helper.line().into();
+        assert!(helper.folder.is_dir());
         let line = helper.line();
         let number = line.strip_prefix("server: ").unwrap_or_default();
         helper.server = number.parse().expect("the helper names its server");
@@ -240,6 +250,7 @@ async fn helper_process_that_owns_a_server() {
     let server = EmbeddedPostgres::start(EmbeddedOptions::new(folder).volatile()).await.unwrap();
     let mut connection = connect(&server).await;
     connection.execute("create table kept as select 'here' as text").await.unwrap();
+    say(Scratch::new().0.parent().unwrap().to_str().unwrap());
     say(&format!("server: {}", server.server_pid().unwrap()));
     interrupted.recv().await;
     let answer = text(&mut connection, "select text from kept").await;

@@ -2,11 +2,11 @@
 //! `NXT_STATEMENTS_DESCRIBED_BY`. For `.ci/sqlx`.
 //!
 //! ```text
-//! migrated-database MIGRATIONS FOLDER-OF-THE-SERVER COMMAND [ARGUMENT]...
+//! migrated-database MIGRATIONS COMMAND [ARGUMENT]...
 //! ```
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode},
 };
 
@@ -17,10 +17,10 @@ use sqlx::migrate::Migrator;
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    let (Some(migrations), Some(server), Some(command)) = (arguments.next(), arguments.next(), arguments.next()) else {
-        anyhow::bail!("usage: migrated-database MIGRATIONS FOLDER-OF-THE-SERVER COMMAND [ARGUMENT]...");
+    let (Some(migrations), Some(command)) = (arguments.next(), arguments.next()) else {
+        anyhow::bail!("usage: migrated-database MIGRATIONS COMMAND [ARGUMENT]...");
     };
-    let database = TestDatabase::create(Path::new(&server)).await;
+    let database = TestDatabase::create().await;
     migrate(&database, migrations.into()).await?;
     // Names are looked up as the daemon does it, and without regard to the role's own name.
     let address = format!("{}&options[search_path]=public", database.url());

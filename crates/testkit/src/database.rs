@@ -1,19 +1,16 @@
 //! A fresh database for each test, on a real server.
 //!
 //! The server is the one that `NXT_TEST_DATABASE_URL` names, or else an embedded one: one per test process, started
-//! when first needed and gone with the process. Its folder is a numbered slot below the folder that the caller names,
-//! taken again by the next run, so that clusters neither pile up nor have to be made each time.
+//! when first needed and gone with the process.
 
-use std::path::{Path, PathBuf};
-
-use nxt_embedded_postgres::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use nxt_embedded_postgres::{EmbeddedOptions, EmbeddedPostgres};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::cluster;
+use crate::{cluster, place};
 
 const SERVER_VARIABLE: &str = "NXT_TEST_DATABASE_URL";
 const NAME_PREFIX: &str = "nxt_test_";
@@ -32,10 +29,10 @@ pub struct TestDatabase {
 }
 
 impl TestDatabase {
-    /// Makes a database that no other test sees. An embedded server keeps its files below `folder`.
-    pub async fn create(folder: &Path) -> Self {
+    /// Makes a database that no other test sees.
+    pub async fn create() -> Self {
         let name = new_name();
-        let server = server_options(folder).await;
+        let server = server_options().await;
         administer(&server, format!("create database {name}")).await;
         let workers = cluster::workers(&server).await;
         let options = server.database(&name);
@@ -89,6 +86,8 @@ impl TestDatabase {
     pub async fn pool_of(&self, connections_max: u32) -> PgPool {
         PgPoolOptions::new()
             .max_connections(connections_max)
+            // The server stays, and looking for it costs as much as a question.
+            .test_before_acquire(false)
             .connect_with(self.options.clone())
             .await
             .expect("the test database accepts connections")
@@ -97,8 +96,8 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     /// Drops the database in the background, even if the test failed or left connections open. Nobody waits for it:
-    /// the server may wait for a connection that this very thread was opening. What the end of the process cuts off,
-    /// the next run removes.
+    /// the server may wait for a connection that this very thread was opening. What the end of the process cuts off
+    /// goes with an embedded server.
     fn drop(&mut self) {
         let statement = format!("drop database if exists {} with (force)", self.name);
         let is_on_nodes = self.is_distributed();
@@ -157,10 +156,10 @@ pub(crate) async fn administer(server: &PgConnectOptions, statement: String) {
 }
 
 /// How to reach the server's own database, from which others are created.
-async fn server_options(folder: &Path) -> PgConnectOptions {
+async fn server_options() -> PgConnectOptions {
     let url = match std::env::var(SERVER_VARIABLE) {
         Ok(url) => url,
-        Err(_) => embedded_url(folder).await,
+        Err(_) => embedded_url().await,
     };
     options(&url)
 }
@@ -170,61 +169,11 @@ fn options(url: &str) -> PgConnectOptions {
 }
 
 /// The embedded server of this process. A static is never dropped; the server notices that the process is gone.
-async fn embedded_url(folder: &Path) -> String {
+async fn embedded_url() -> String {
     static SERVER: OnceCell<EmbeddedPostgres> = OnceCell::const_new();
-    let server = SERVER.get_or_init(|| start_in_free_slot(folder)).await;
-    server.url("postgres").expose_secret().to_owned()
-}
-
-async fn start_in_free_slot(folder: &Path) -> EmbeddedPostgres {
-    for slot in 0.. {
-        match start(&folder.join(format!("slot-{slot}"))).await {
-            Err(EmbeddedError::InUse { .. }) => continue,
-            Err(error) => panic!("no database server for the tests: {error} ({error:?})"),
-            Ok(server) => {
-                drop_leftovers(&server).await;
-                return server;
-            }
-        }
-    }
-    unreachable!("some slot is free");
-}
-
-async fn start(slot: &Path) -> Result<EmbeddedPostgres, EmbeddedError> {
-    let options = EmbeddedOptions::new(slot).volatile();
-    match EmbeddedPostgres::start(options.clone()).await {
-        Err(error) => match unusable_cluster(&error) {
-            Some(cluster) => {
-                eprintln!("making the test cluster anew: {error}");
-                std::fs::remove_dir_all(cluster).expect("the test cluster can be removed");
-                EmbeddedPostgres::start(options).await
-            }
-            None => Err(error),
-        },
-        started => started,
-    }
-}
-
-/// The cluster to throw away: of another version, or spoilt by a crash of the machine, as volatile ones may be.
-fn unusable_cluster(error: &EmbeddedError) -> Option<PathBuf> {
-    match error {
-        EmbeddedError::WrongVersion { path, .. } => Some(path.clone()),
-        EmbeddedError::Ended { log, .. } => Some(log.with_file_name("cluster")),
-        _ => None,
-    }
-}
-
-/// Removes the databases of tests that were killed. The slot is ours alone.
-async fn drop_leftovers(server: &EmbeddedPostgres) {
-    let options: PgConnectOptions =
-        server.url("postgres").expose_secret().parse().expect("the embedded server's address is one");
-    let mut connection = PgConnection::connect_with(&options).await.expect("the embedded server accepts connections");
-    let names: Vec<String> = sqlx::query_scalar("select datname::text from pg_database where starts_with(datname, $1)")
-        .bind(NAME_PREFIX)
-        .fetch_all(&mut connection)
-        .await
-        .expect("the databases can be listed");
-    for name in names {
-        administer(&options, format!("drop database {name} with (force)")).await;
+    let start = || EmbeddedPostgres::start(EmbeddedOptions::new(place::folder().join("server")).volatile());
+    match SERVER.get_or_try_init(start).await {
+        Ok(server) => server.url("postgres").expose_secret().to_owned(),
+        Err(error) => panic!("no database server for the tests: {error} ({error:?})"),
     }
 }

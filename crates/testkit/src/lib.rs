@@ -12,6 +12,7 @@ mod cluster;
 mod compare;
 mod database;
 mod names;
+mod place;
 mod process;
 mod scratch;
 mod source;

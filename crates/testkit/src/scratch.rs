@@ -1,8 +1,15 @@
 //! Folders for servers that a test owns.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use nxt_embedded_postgres::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use crate::place;
 
 /// A data folder that every user can reach, removed when the test ends.
 #[derive(Debug)]
@@ -17,7 +24,7 @@ impl Default for Scratch {
 impl Scratch {
     /// A folder that is not made yet.
     pub fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("nxt-embedded-{}", uuid::Uuid::new_v4())))
+        Self(place::folder().join(Uuid::new_v4().to_string()))
     }
 
     /// A server in it.
@@ -25,15 +32,38 @@ impl Scratch {
         self.try_start().await.expect("the server starts")
     }
 
-    /// Volatile, since no test here takes the machine's power away.
+    /// Volatile, since no test here takes the machine's power away. The first start in a folder is of a cluster that
+    /// was never used.
     pub async fn try_start(&self) -> Result<EmbeddedPostgres, EmbeddedError> {
+        if !self.0.exists() {
+            copy(unused_cluster().await?, &self.0);
+        }
         EmbeddedPostgres::start(EmbeddedOptions::new(&self.0).volatile()).await
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // The folder may be in use still if the test failed; then the system's temporary folder keeps it.
+        // The folder may be in use still if the test failed; then it goes with the process.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// A data folder to copy: making a cluster takes a second of a processor, and copying one a twentieth of that.
+async fn unused_cluster() -> Result<&'static Path, EmbeddedError> {
+    static UNUSED: OnceCell<PathBuf> = OnceCell::const_new();
+    let make = async || {
+        let folder = place::folder().join("unused");
+        EmbeddedPostgres::start(EmbeddedOptions::new(&folder).volatile()).await?.stop().await?;
+        // Each copy looks for a port of its own.
+        std::fs::remove_file(folder.join("port")).expect("a stopped server's port is noted");
+        Ok(folder)
+    };
+    Ok(UNUSED.get_or_try_init(make).await?)
+}
+
+/// With all owners, since the server's user owns the cluster.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied", from.display());
 }

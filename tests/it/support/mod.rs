@@ -4,8 +4,6 @@ pub mod app;
 pub mod cluster;
 pub mod terminal;
 
-use std::path::Path;
-
 use nxt_mirror::database::{self, Connector};
 use nxt_simulator::Options;
 use nxt_testkit::{Site, TestDatabase};
@@ -16,7 +14,7 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_nxt-mirror");
 
 /// An empty database, dropped with its value.
 pub async fn database() -> TestDatabase {
-    TestDatabase::create(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres")).await
+    TestDatabase::create().await
 }
 
 /// A database with the daemon's schema, dropped with its value.
