@@ -6,10 +6,10 @@ mod database;
 mod process;
 mod source;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nxt_simulator::{Owner, Simulator};
-use nxt_testkit::object;
+use nxt_testkit::{Wait, object};
 use serde_json::{Map, Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -17,7 +17,6 @@ use sqlx::{AssertSqlSafe, PgPool};
 const PATIENCE: Duration = Duration::from_secs(240);
 /// The same for hundreds of megabytes.
 const GREAT_PATIENCE: Duration = Duration::from_secs(400);
-const POLL: Duration = Duration::from_millis(20);
 
 /// Rows of a table, numbered, with a text that says which change they are of.
 struct Rows {
@@ -80,11 +79,8 @@ async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 async fn eventually_within(patience: Duration, what: &str, holds: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + patience;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(POLL).await;
-    }
+    let look = async || if holds().await { Ok(()) } else { Err("not yet".to_owned()) };
+    Wait::seconds(patience.as_secs()).until(what, look).await.unwrap_or_else(|late| panic!("{late}"));
 }
 
 /// Waits until every notification is answered, and demands that none was refused.

@@ -19,7 +19,7 @@ use crate::{Comparison, SECRET, Wait, compare, deliver, settings, webhook_url};
 
 /// How long a state may be waited for. Long, because it only ends a test that has failed anyway.
 const PATIENCE: Duration = Duration::from_secs(300);
-const WAIT: Wait = Wait::seconds(PATIENCE.as_secs()).every_millis(50);
+const WAIT: Wait = Wait::seconds(PATIENCE.as_secs());
 const CONNECTIONS_MAX: u32 = 10;
 
 /// A simulator, a database, and the address where a daemon is, whenever one runs.

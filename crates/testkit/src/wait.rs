@@ -10,18 +10,23 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy)]
 pub struct Wait {
     patience: Duration,
+    /// Between the first two looks.
     pause: Duration,
+    pause_max: Duration,
 }
 
 impl Wait {
-    /// Looks every 20 ms.
+    /// Looks often at first and at last every 100 ms: what is soon there is soon seen, and waiting for long costs
+    /// little, which leaves the machine to what is waited for.
     pub const fn seconds(patience: u64) -> Self {
-        Self { patience: Duration::from_secs(patience), pause: Duration::from_millis(20) }
+        let (pause, pause_max) = (Duration::from_millis(5), Duration::from_millis(100));
+        Self { patience: Duration::from_secs(patience), pause, pause_max }
     }
 
-    /// Looks that often instead.
+    /// Looks as often all the time.
     pub const fn every_millis(self, pause: u64) -> Self {
-        Self { pause: Duration::from_millis(pause), ..self }
+        let pause = Duration::from_millis(pause);
+        Self { pause, pause_max: pause, ..self }
     }
 
     /// Waits until it holds; until then `look` says what it sees instead. Returns how long that took.
@@ -31,9 +36,11 @@ impl Wait {
         mut look: impl AsyncFnMut() -> Result<(), String>,
     ) -> anyhow::Result<Duration> {
         let started = Instant::now();
+        let mut pause = self.pause;
         while let Err(seen) = look().await {
             ensure!(started.elapsed() < self.patience, "{what}: {seen}, after {} s", self.patience.as_secs());
-            tokio::time::sleep(self.pause).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 5 / 4).min(self.pause_max);
         }
         Ok(started.elapsed())
     }
