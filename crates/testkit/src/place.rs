@@ -47,9 +47,10 @@ fn base() -> PathBuf {
 }
 
 /// Whether clusters find room in `folder`, and a server that had to be fetched could be run from there.
+#[allow(clippy::useless_conversion, reason = "other systems count in 32 bits")]
 fn is_roomy(folder: &Path) -> bool {
     statvfs(folder).is_ok_and(|system| {
-        let free = system.blocks_available().saturating_mul(system.fragment_size());
+        let free = u64::from(system.blocks_available()).saturating_mul(system.fragment_size().into());
         free >= ROOM_BYTES && !system.flags().contains(FsFlags::ST_NOEXEC)
     })
 }
