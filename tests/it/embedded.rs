@@ -7,12 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use nxt_embedded_postgres::{DATABASE, EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
-use nxt_testkit::Scratch;
+use nxt_testkit::{Scratch, Wait};
 use secrecy::ExposeSecret;
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -35,17 +34,13 @@ fn pid(process: u32) -> Pid {
 }
 
 /// Waits until `process` is gone.
-fn wait_until_gone(process: u32) {
-    wait_until(&format!("process {process} has ended"), || kill(pid(process), None).is_err());
+async fn wait_until_gone(process: u32) {
+    wait_until(&format!("process {process} has ended"), || kill(pid(process), None).is_err()).await;
 }
 
-/// Waits until something holds. Bounded: what outlives this has outlived its owner.
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+/// Bounded: what outlives this has outlived its owner.
+async fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    Wait::seconds(20).for_true(what, async || holds()).await.unwrap_or_else(|late| panic!("{late}"));
 }
 
 #[tokio::test]
@@ -115,7 +110,7 @@ async fn a_folder_in_use_is_refused_and_free_again_after_a_drop() {
         Err(EmbeddedError::InUse { path }) if path == scratch.0
     ));
     drop(server);
-    wait_until_gone(process);
+    wait_until_gone(process).await;
     scratch.start().await.stop().await.unwrap();
 }
 
@@ -167,8 +162,8 @@ async fn a_server_dies_with_its_owner_even_by_kill_9_and_keeps_what_was_committe
     let mut connection = connect(&server).await;
     assert_eq!(text(&mut connection, "select text from kept").await, "here");
     server.stop().await.unwrap();
-    wait_until_gone(helper.server);
-    wait_until("what the process had for itself is removed", || !helper.folder.exists());
+    wait_until_gone(helper.server).await;
+    wait_until("what the process had for itself is removed", || !helper.folder.exists()).await;
 }
 
 #[tokio::test]
@@ -178,7 +173,7 @@ async fn ctrl_c_for_the_whole_process_group_leaves_the_server_to_its_owner() {
     killpg(pid(helper.child.id()), Signal::SIGINT).unwrap();
     assert_eq!(helper.line(), "after the signal: here");
     assert!(helper.child.wait().unwrap().success());
-    wait_until_gone(helper.server);
+    wait_until_gone(helper.server).await;
 }
 
 #[tokio::test]

@@ -79,8 +79,7 @@ async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 async fn eventually_within(patience: Duration, what: &str, holds: impl AsyncFn() -> bool) {
-    let look = async || if holds().await { Ok(()) } else { Err("not yet".to_owned()) };
-    Wait::seconds(patience.as_secs()).until(what, look).await.unwrap_or_else(|late| panic!("{late}"));
+    Wait::seconds(patience.as_secs()).for_true(what, holds).await.unwrap_or_else(|late| panic!("{late}"));
 }
 
 /// Waits until every notification is answered, and demands that none was refused.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 /// Files in memory, on Linux.
 const MEMORY: &str = "/dev/shm";
-/// What a test run's clusters take at most is a fraction of this.
+/// Ten times what the clusters of all tests were seen to take.
 const ROOM_BYTES: u64 = 2 << 30;
 
 /// Waits for the end of its standard input, which comes with the end of whoever started it, and then for its servers,

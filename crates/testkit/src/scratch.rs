@@ -36,9 +36,15 @@ impl Scratch {
     /// was never used.
     pub async fn try_start(&self) -> Result<EmbeddedPostgres, EmbeddedError> {
         if !self.0.exists() {
-            copy(unused_cluster().await?, &self.0);
+            self.copy_from(unused_cluster().await?);
         }
         EmbeddedPostgres::start(EmbeddedOptions::new(&self.0).volatile()).await
+    }
+
+    /// Fills it with the folder of a server that does not run, owners included: the server's user owns the cluster.
+    pub fn copy_from(&self, folder: &Path) {
+        let copied = Command::new("cp").arg("-a").args([folder, &self.0]).status();
+        assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied", folder.display());
     }
 }
 
@@ -60,10 +66,4 @@ async fn unused_cluster() -> Result<&'static Path, EmbeddedError> {
         Ok(folder)
     };
     Ok(UNUSED.get_or_try_init(make).await?)
-}
-
-/// With all owners, since the server's user owns the cluster.
-fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-a").args([from, to]).status();
-    assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied", from.display());
 }

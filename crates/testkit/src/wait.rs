@@ -45,6 +45,11 @@ impl Wait {
         Ok(started.elapsed())
     }
 
+    /// Waits until something is true.
+    pub async fn for_true(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) -> anyhow::Result<Duration> {
+        self.until(what, async || if holds().await { Ok(()) } else { Err("not yet".to_owned()) }).await
+    }
+
     /// Waits until a query counts `wanted`. The database may be away or empty meanwhile.
     pub async fn for_count(
         &self,

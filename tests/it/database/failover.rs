@@ -1,7 +1,5 @@
 //! A host that takes no writes any more, and another one that begins to.
 
-use std::process::Command;
-
 use nxt_embedded_postgres::{DATABASE, EmbeddedPostgres};
 use nxt_simulator::Options;
 use nxt_testkit::{SECRET, Scratch, Site, Wait, compare, free_address, object, sign};
@@ -18,8 +16,7 @@ const WAIT: Wait = Wait::seconds(120);
 /// A primary, and a standby that follows it.
 async fn pair(first: &Scratch, second: &Scratch) -> (EmbeddedPostgres, EmbeddedPostgres) {
     first.start().await.stop().await.unwrap();
-    let copied = Command::new("cp").arg("-a").args([&first.0, &second.0]).status().unwrap();
-    assert!(copied.success());
+    second.copy_from(&first.0);
     let primary = first.start().await;
     let cluster = second.0.join("cluster");
     let conninfo = format!(

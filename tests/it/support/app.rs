@@ -253,8 +253,7 @@ impl TestApp {
 
     /// Waits until something holds.
     pub async fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let look = async || if holds(self) { Ok(()) } else { Err("not yet".to_owned()) };
-        WAIT.until(what, look).await.unwrap_or_else(|late| panic!("{late}"));
+        WAIT.for_true(what, async || holds(self)).await.unwrap_or_else(|late| panic!("{late}"));
     }
 
     /// Waits until every notification is delivered and no row needs a fetch.
