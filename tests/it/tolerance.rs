@@ -131,9 +131,12 @@ async fn nothing_is_sent_before_the_time_that_a_refusal_tells_in_any_form() {
     for (turn, form) in [RetryAfter::Date, RetryAfter::Fraction, RetryAfter::Seconds].into_iter().enumerate() {
         app.simulator.set_oddities(|odd| odd.retry_after = form);
         app.simulator.fault(Fault { millis: 2_500, ..Fault::new(FaultKind::TooManyRetryAfter).times(1) });
-        for number in 1..=3 {
-            app.put("Order", json!({ "orderNo": number, "name": format!("turn {turn}") }));
-        }
+        let put = |number| app.put("Order", json!({ "orderNo": number, "name": format!("turn {turn}") }));
+        sqlx::query("update nxt_mirror.api_budget set paused_until = '-infinity'").execute(&app.pool).await.unwrap();
+        put(1);
+        let noted = "select count(*) from nxt_mirror.api_budget where paused_until > '-infinity'";
+        app.wait_for("the refusal", 1, noted).await;
+        (2..=3).for_each(put);
         app.assert_equal().await;
     }
     let counters = app.simulator.counters();
