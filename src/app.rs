@@ -1,20 +1,12 @@
 //! The composition root: builds a daemon from its settings, runs it, stops it.
 
 use std::{
-    any::Any,
-    net::{Shutdown, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
 
-use actix_web::{
-    App as WebApp, HttpServer,
-    dev::{Extensions, ServerHandle},
-    middleware::DefaultHeaders,
-    web,
-};
 use anyhow::Context;
-use socket2::{SockFilter, Socket};
 use sqlx::PgPool;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +16,7 @@ use crate::{
     config::{MirrorSettings, OpsSettings, Settings, UpstreamSettings, WebhookSettings},
     database::{self, Connector},
     domain::Exclusions,
+    listener::{Bound, Served, bind, serve},
     mirror::Mirror,
     model,
     ops::{self, Ops, OpsParts, VerificationParts},
@@ -40,19 +33,6 @@ use crate::{
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(3_600);
 /// How often clocks are looked at.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
-/// How long requests under way may take when the daemon stops.
-const HTTP_STOP_SECONDS: u64 = 15;
-/// How long a connection may take from the listening socket to the worker that serves it.
-const HAND_OVER: Duration = Duration::from_millis(250);
-/// How long the HTTP server may take to let go of its listening socket.
-const NOTICE: Duration = Duration::from_millis(50);
-/// A filter of the kernel's ("return 0") that lets no packet through.
-const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
-/// Connections that may wait for, or take part in, a request on the public listener.
-const CONNECTIONS_MAX: usize = 4_096;
-/// How long a client may take for the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// A daemon that is built and bound, but not running.
 #[derive(Debug)]
 pub struct App {
@@ -84,12 +64,6 @@ struct Working {
     schedule: walk::ScheduleParts,
     histories: walk::Histories,
     model: model::Parts,
-}
-
-#[derive(Debug)]
-struct Bound {
-    listener: TcpListener,
-    address: SocketAddr,
 }
 
 impl App {
@@ -329,12 +303,6 @@ fn receiver(
     (appender, receiver)
 }
 
-fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<Bound> {
-    let listener = TcpListener::bind(address).with_context(|| format!("{setting}: listen on {address}"))?;
-    let address = listener.local_addr().context("read the bound address")?;
-    Ok(Bound { listener, address })
-}
-
 /// Runs a task without which the daemon is of no use: when it ends, by a panic for example, so does the daemon.
 fn essential(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     let ends_all = stop.clone().drop_guard();
@@ -344,68 +312,10 @@ fn essential(stop: &CancellationToken, task: impl Future<Output = ()> + Send + '
     })
 }
 
-/// An HTTP server that runs.
-#[derive(Debug)]
-pub struct Served {
-    handle: ServerHandle,
-    task: JoinHandle<std::io::Result<()>>,
-    /// The socket on which it listens, once more.
-    listening: Socket,
-}
-
-impl Served {
-    /// Takes no new connections, answers those that it has, and ends.
-    pub async fn finish(self) {
-        // A listening socket that is shut resets the connections that nobody has accepted yet, and a worker of actix-web
-        // that is told to stop drops those that it was handed and has not begun with. So nobody new gets in first, and
-        // whoever is in reaches a worker.
-        if let Err(error) = self.listening.attach_filter(&[NOTHING]) {
-            tracing::warn!(%error, "connections that are being made may be reset");
-        }
-        tokio::time::sleep(HAND_OVER).await;
-        let stopped = self.handle.stop(true);
-        tokio::time::sleep(NOTICE).await;
-        // Whoever was kept out is refused from now on, which proxies try elsewhere.
-        if let Err(error) = self.listening.shutdown(Shutdown::Read) {
-            tracing::debug!(%error, "the listening socket is shut already");
-        }
-        stopped.await;
-        match self.task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the HTTP server ended with an error"),
-            Err(error) => tracing::error!(%error, "the HTTP server panicked"),
-        }
-    }
-}
-
 /// Receives webhooks on the public listener.
 pub fn serve_webhooks(listener: TcpListener, path: String, receiver: Receiver) -> anyhow::Result<Served> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
     serve(listener, workers, |_, _| {}, move |config| webhook::configure(config, &path, receiver.clone()))
-}
-
-fn serve(
-    listener: TcpListener,
-    workers: usize,
-    on_connect: fn(&dyn Any, &mut Extensions),
-    configure: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
-) -> anyhow::Result<Served> {
-    let listening = Socket::from(listener.try_clone().context("listen for HTTP")?);
-    let server = HttpServer::new(move || {
-        let headers =
-            DefaultHeaders::new().add(("Cache-Control", "no-store")).add(("X-Content-Type-Options", "nosniff"));
-        WebApp::new().wrap(headers).configure(configure.clone())
-    })
-    .workers(workers)
-    .max_connections(CONNECTIONS_MAX)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .shutdown_timeout(HTTP_STOP_SECONDS)
-    .disable_signals()
-    .on_connect(on_connect)
-    .listen(listener)
-    .context("listen for HTTP")?
-    .run();
-    Ok(Served { handle: server.handle(), task: tokio::spawn(server), listening })
 }
 
 /// What has to be done now and then.

@@ -25,6 +25,7 @@ pub mod domain;
 pub mod failpoint;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod listener;
 pub mod mirror;
 pub mod model;
 pub mod ops;

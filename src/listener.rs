@@ -1,0 +1,103 @@
+//! The HTTP listeners: bound to their addresses, served, and stopped without losing a request.
+
+use std::{
+    any::Any,
+    net::{Shutdown, SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use actix_web::{
+    App as WebApp, HttpServer,
+    dev::{Extensions, ServerHandle},
+    middleware::DefaultHeaders,
+    web,
+};
+use anyhow::Context;
+use socket2::{SockFilter, Socket};
+use tokio::task::JoinHandle;
+
+/// How long requests under way may take when the daemon stops.
+const HTTP_STOP_SECONDS: u64 = 15;
+/// How long a connection may take from the listening socket to the worker that serves it.
+const HAND_OVER: Duration = Duration::from_millis(250);
+/// How long the HTTP server may take to let go of its listening socket.
+const NOTICE: Duration = Duration::from_millis(50);
+/// A filter of the kernel's ("return 0") that lets no packet through.
+const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+/// Connections that may wait for, or take part in, a request on the public listener.
+const CONNECTIONS_MAX: usize = 4_096;
+/// How long a client may take for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A socket that listens, and where.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) listener: TcpListener,
+    pub(crate) address: SocketAddr,
+}
+
+/// An HTTP server that runs.
+#[derive(Debug)]
+pub struct Served {
+    handle: ServerHandle,
+    task: JoinHandle<std::io::Result<()>>,
+    /// The socket on which it listens, once more.
+    listening: Socket,
+}
+
+impl Served {
+    /// Takes no new connections, answers those that it has, and ends.
+    pub async fn finish(self) {
+        // A listening socket that is shut resets the connections that nobody has accepted yet, and a worker of actix-web
+        // that is told to stop drops those that it was handed and has not begun with. So nobody new gets in first, and
+        // whoever is in reaches a worker.
+        if let Err(error) = self.listening.attach_filter(&[NOTHING]) {
+            tracing::warn!(%error, "connections that are being made may be reset");
+        }
+        tokio::time::sleep(HAND_OVER).await;
+        let stopped = self.handle.stop(true);
+        tokio::time::sleep(NOTICE).await;
+        // Whoever was kept out is refused from now on, which proxies try elsewhere.
+        if let Err(error) = self.listening.shutdown(Shutdown::Read) {
+            tracing::debug!(%error, "the listening socket is shut already");
+        }
+        stopped.await;
+        match self.task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the HTTP server ended with an error"),
+            Err(error) => tracing::error!(%error, "the HTTP server panicked"),
+        }
+    }
+}
+
+/// Listens at the address of a setting, which an error names.
+pub(crate) fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<Bound> {
+    let listener = TcpListener::bind(address).with_context(|| format!("{setting}: listen on {address}"))?;
+    let address = listener.local_addr().context("read the bound address")?;
+    Ok(Bound { listener, address })
+}
+
+/// Serves what `configure` mounts, in this many threads.
+pub(crate) fn serve(
+    listener: TcpListener,
+    workers: usize,
+    on_connect: fn(&dyn Any, &mut Extensions),
+    configure: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+) -> anyhow::Result<Served> {
+    let listening = Socket::from(listener.try_clone().context("listen for HTTP")?);
+    let server = HttpServer::new(move || {
+        let headers =
+            DefaultHeaders::new().add(("Cache-Control", "no-store")).add(("X-Content-Type-Options", "nosniff"));
+        WebApp::new().wrap(headers).configure(configure.clone())
+    })
+    .workers(workers)
+    .max_connections(CONNECTIONS_MAX)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .shutdown_timeout(HTTP_STOP_SECONDS)
+    .disable_signals()
+    .on_connect(on_connect)
+    .listen(listener)
+    .context("listen for HTTP")?
+    .run();
+    Ok(Served { handle: server.handle(), task: tokio::spawn(server), listening })
+}
