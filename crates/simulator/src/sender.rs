@@ -84,7 +84,7 @@ impl Default for Knobs {
 }
 
 /// What became of the notifications.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SenderCounters {
     /// Requests sent.
     pub sent: u64,
@@ -92,6 +92,8 @@ pub struct SenderCounters {
     pub accepted: u64,
     /// Answers that are no 2xx, and requests without one.
     pub failed: u64,
+    /// What happened to the last of these.
+    pub last_failure: Option<String>,
     /// Given up after the last retry.
     pub given_up: u64,
     /// Lost on purpose.
@@ -105,6 +107,7 @@ struct Shared {
     sent: AtomicU64,
     accepted: AtomicU64,
     failed: AtomicU64,
+    last_failure: Mutex<Option<String>>,
     given_up: AtomicU64,
     lost: AtomicU64,
     numbers: AtomicU64,
@@ -130,6 +133,7 @@ impl Sender {
             sent: AtomicU64::default(),
             accepted: AtomicU64::default(),
             failed: AtomicU64::default(),
+            last_failure: Mutex::default(),
             given_up: AtomicU64::default(),
             lost: AtomicU64::default(),
             numbers: AtomicU64::default(),
@@ -159,6 +163,7 @@ impl Sender {
             sent: of(&shared.sent),
             accepted: of(&shared.accepted),
             failed: of(&shared.failed),
+            last_failure: shared.last_failure.lock().clone(),
             given_up: of(&shared.given_up),
             lost: of(&shared.lost),
         }
@@ -236,19 +241,24 @@ impl Sender {
                 [] => "",
                 secrets => &secrets[usize::try_from(number).unwrap_or_default() % secrets.len()],
             };
-            let accepted = self.post(url, id, body, secret).await;
+            let posted = self.post(url, id, body, secret).await;
             drop(slot);
-            if accepted {
-                self.0.accepted.fetch_add(1, Ordering::Relaxed);
-                return;
+            match posted {
+                Ok(()) => {
+                    self.0.accepted.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                Err(reason) => {
+                    self.0.failed.fetch_add(1, Ordering::Relaxed);
+                    *self.0.last_failure.lock() = Some(reason);
+                }
             }
-            self.0.failed.fetch_add(1, Ordering::Relaxed);
             wrong = false;
         }
         self.0.given_up.fetch_add(1, Ordering::Relaxed);
     }
 
-    async fn post(&self, url: &str, id: &str, body: &str, secret: &str) -> bool {
+    async fn post(&self, url: &str, id: &str, body: &str, secret: &str) -> Result<(), String> {
         self.0.sent.fetch_add(1, Ordering::Relaxed);
         let now = Clock::default().now().timestamp_millis().to_string();
         let answer = self
@@ -264,8 +274,12 @@ impl Sender {
             .header("x-vwd-subscription-id", "simulated-subscription")
             .body(body.to_owned())
             .send()
-            .await;
-        answer.is_ok_and(|answer| answer.status().is_success())
+            .await
+            .map_err(|error| format!("{error:?}"))?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(status.to_string()),
+        }
     }
 }
 
