@@ -13,6 +13,7 @@ use actix_web::{
     web,
 };
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{SockFilter, Socket};
 use tokio::task::JoinHandle;
 
@@ -24,10 +25,16 @@ const HAND_OVER: Duration = Duration::from_millis(250);
 const NOTICE: Duration = Duration::from_millis(50);
 /// A filter of the kernel's ("return 0") that lets no packet through.
 const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
-/// Connections that may wait for, or take part in, a request on the public listener.
+/// Connections that one thread of a listener serves, where the process may have that many.
 const CONNECTIONS_MAX: usize = 4_096;
-/// How long a client may take for the head of a request.
+/// Files and connections that the rest of the process may need: to the database, to the API, and what libraries open.
+const FILES_ELSEWHERE: u64 = 256;
+/// How long a client may take for the head of its first request on a connection. For later ones it may take as long as
+/// it likes: so whoever has not shown that he may ask is hung up on after his first answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection is kept while nothing is asked. Whoever asks must be the first to let go of it, or what he sends
+/// at that moment is lost: .NET does within one or two minutes, nginx and Amazon's balancers in one, Caddy in two.
+const KEEP_ALIVE: Duration = Duration::from_secs(150);
 
 /// A socket that listens, and where.
 #[derive(Debug)]
@@ -91,8 +98,9 @@ pub(crate) fn serve(
         WebApp::new().wrap(headers).configure(configure.clone())
     })
     .workers(workers)
-    .max_connections(CONNECTIONS_MAX)
+    .max_connections(connections_max(open_files_max(), workers))
     .client_request_timeout(HEAD_TIMEOUT)
+    .keep_alive(KEEP_ALIVE)
     .shutdown_timeout(HTTP_STOP_SECONDS)
     .disable_signals()
     .on_connect(on_connect)
@@ -100,4 +108,42 @@ pub(crate) fn serve(
     .context("listen for HTTP")?
     .run();
     Ok(Served { handle: server.handle(), task: tokio::spawn(server), listening })
+}
+
+/// How many files and connections this process may have at once: as many as the system lets it, for what it lets
+/// programs have unasked may be as few as 1,024.
+fn open_files_max() -> u64 {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(few, most)| match few < most {
+        true => setrlimit(Resource::RLIMIT_NOFILE, most, most).map(|()| most),
+        false => Ok(few),
+    });
+    raised.unwrap_or_else(|error| {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(few, _)| few)
+    })
+}
+
+/// Connections of one of a listener's threads. However many strangers connect, to both listeners, what the rest of the
+/// process needs is left.
+fn connections_max(files: u64, threads: usize) -> usize {
+    let share = files.saturating_sub(FILES_ELSEWHERE) / 2 / threads as u64;
+    usize::try_from(share).map_or(CONNECTIONS_MAX, |share| share.clamp(1, CONNECTIONS_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_listeners_leave_files_to_the_rest() {
+        assert_eq!(connections_max(u64::MAX, 2), CONNECTIONS_MAX);
+        assert_eq!(connections_max(1_048_576, 8), CONNECTIONS_MAX);
+        for files in [1_024, 4_096, 16_384] {
+            for threads in [1, 2, 8] {
+                let both = 2 * threads * connections_max(files, threads);
+                assert!(both as u64 + FILES_ELSEWHERE <= files && both >= 512, "{files} {threads}: {both}");
+            }
+        }
+        assert_eq!(connections_max(0, 8), 1);
+    }
 }

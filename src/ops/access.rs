@@ -12,7 +12,7 @@ use actix_web::{
     body::MessageBody,
     dev::{Payload, ServiceRequest, ServiceResponse},
     http::{
-        Method,
+        ConnectionType, Method,
         header::{self, HeaderMap},
     },
     middleware::Next,
@@ -81,14 +81,30 @@ impl FromRequest for MayAct {
     }
 }
 
-/// Lets through who may ask. Goes around everything else, so that strangers learn nothing of what there is.
+/// Lets through who may ask. Goes around everything else, so that strangers learn nothing of what there is, and hangs up
+/// on them after one answer.
 pub(super) async fn gate(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+) -> Result<ServiceResponse, actix_web::Error> {
     let wants_page = is_page_request(&request);
     let ops = request.app_data::<web::Data<Ops>>().expect("the listener has its data").clone();
-    match admit(&request, &ops) {
+    let admitted = admit(&request, &ops);
+    let is_stranger = !matches!((&admitted, &ops.token), (Ok(Some(_)), _) | (Ok(None), None));
+    let mut response = answer(admitted, wants_page, request, next).await?;
+    if is_stranger {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
+}
+
+async fn answer(
+    admitted: Result<Option<Asker>, Refusal>,
+    wants_page: bool,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse, actix_web::Error> {
+    match admitted {
         Ok(asker) => {
             if let Some(asker) = asker {
                 request.extensions_mut().insert(asker);

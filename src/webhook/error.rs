@@ -50,21 +50,17 @@ impl Refusal {
     pub(super) fn answer(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status());
         match self {
-            Self::Crowded => {
-                response.insert_header((header::RETRY_AFTER, RETRY_AFTER.as_secs()));
-                response.force_close();
-            }
-            Self::NotStored(_) => {
+            Self::Crowded | Self::NotStored(_) => {
                 response.insert_header((header::RETRY_AFTER, RETRY_AFTER.as_secs()));
             }
             Self::Method(allowed) => {
                 response.insert_header((header::ALLOW, *allowed));
             }
-            // What is left of the body is not read, so the connection cannot be used again.
-            Self::TooLarge(_) | Self::Incomplete | Self::Slow => {
-                response.force_close();
-            }
-            Self::Unsigned | Self::Path => {}
+            Self::Unsigned | Self::TooLarge(_) | Self::Incomplete | Self::Slow | Self::Path => {}
+        }
+        // Only a known sender's connection is kept. And where not all of the body was read, none could be used again.
+        if !matches!(self, Self::NotStored(_)) {
+            response.force_close();
         }
         response.json(json!({ "error": self.to_string() }))
     }

@@ -61,7 +61,7 @@ pub fn configure(config: &mut web::ServiceConfig, path: &str, receiver: Receiver
 }
 
 async fn alive() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "alive" }))
+    HttpResponse::Ok().force_close().json(json!({ "status": "alive" }))
 }
 
 async fn receive(request: HttpRequest, body: Payload, receiver: web::Data<Receiver>) -> HttpResponse {

@@ -1,11 +1,15 @@
 //! The public listener's answers, word by word.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use nxt_mirror::{config::Role, database::Connector};
 use nxt_testkit::{SECRET, Scratch, sign};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::app::TestApp;
 
@@ -54,6 +58,30 @@ async fn many_requests_at_once_over_two_replicas_are_all_stored() {
     assert_eq!(app.count("select count(distinct id) from nxt_mirror.notification").await, 180);
     assert_eq!(app.count("select count(*) from nxt_mirror.dead_letter where kind = 'body'").await, 20);
     other.stop().await;
+}
+
+/// Some senders, and proxies, keep a connection for two minutes. If the receiver let go of it sooner, what is sent at that
+/// moment would be lost.
+#[tokio::test]
+async fn a_sender_may_be_silent_for_a_while_and_be_heard_on_the_connection_that_it_kept() {
+    let app = TestApp::builder().role(Role::Receiver).start().await;
+    let mut kept = TcpStream::connect(app.daemon.public.trim_start_matches("http://")).await.unwrap();
+    for number in 0..2 {
+        // Longer than the HTTP library would have kept it.
+        tokio::time::sleep(Duration::from_secs(6 * number)).await;
+        let body = body(1).to_string();
+        let request = format!(
+            "POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nx-vwd-signature-v1: {}\r\n\r\n{body}",
+            body.len(),
+            sign(SECRET, body.as_bytes())
+        );
+        kept.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        kept.read_exact(&mut answer).await.expect("an answer on the same connection");
+        assert_eq!(str::from_utf8(&answer).unwrap(), "HTTP/1.1 202");
+        while kept.try_read(&mut [0; 4_096]).is_ok_and(|bytes| bytes > 0) {}
+    }
+    assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 2);
 }
 
 #[tokio::test]

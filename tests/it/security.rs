@@ -6,7 +6,10 @@ use nxt_mirror::config::Role;
 use nxt_simulator::{Fault, FaultKind};
 use nxt_testkit::{SECRET, object};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{
     PROGRAM,
@@ -121,28 +124,65 @@ async fn names_cannot_be_smuggled_into_sql_or_graphql() {
     assert!(app.dead_letters().await.len() >= names.len());
 }
 
+/// Sends this much and no more, and returns what comes until the daemon hangs up.
+async fn dawdle(url: &str, sent: &str) -> String {
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    stream.write_all(sent.as_bytes()).await.unwrap();
+    until_hung_up_on(stream).await
+}
+
+async fn until_hung_up_on(mut stream: TcpStream) -> String {
+    let mut answer = vec![];
+    // Whatever it ends with.
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+    assert!(read.is_ok(), "the connection was still open after a minute");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
 #[tokio::test]
 async fn a_client_that_dawdles_is_hung_up_on() {
     let app = TestApp::builder().role(Role::Receiver).start().await;
-    let host = app.daemon.public.trim_start_matches("http://").to_owned();
-    let hang = async |sent: &str| {
-        let mut stream = tokio::net::TcpStream::connect(&host).await.unwrap();
-        stream.write_all(sent.as_bytes()).await.unwrap();
-        let mut answer = vec![];
-        let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
-        assert!(matches!(read, Ok(Ok(_)) | Ok(Err(_))), "the connection was still open after a minute");
-        String::from_utf8_lossy(&answer).into_owned()
-    };
     let (head, body) = tokio::join!(
-        hang("POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nx-vwd-sig"),
-        hang("POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"table"),
+        dawdle(&app.daemon.public, "POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nx-vwd-sig"),
+        dawdle(
+            &app.daemon.public,
+            "POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"table"
+        ),
     );
     assert!(head.is_empty() || head.starts_with("HTTP/1.1 408"), "{head}");
     assert!(body.starts_with("HTTP/1.1 408"), "{body}");
     let long = format!("POST /webhooks/business-nxt HTTP/1.1\r\nHost: x\r\nx-long: {}\r\n\r\n", "x".repeat(200_000));
-    let answer = hang(&long).await;
+    let answer = dawdle(&app.daemon.public, &long).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 0);
+}
+
+/// One who sends half a second request would be waited for without end.
+#[tokio::test]
+async fn no_connection_of_a_stranger_is_kept_after_its_answer() {
+    let app = TestApp::builder().role(Role::Receiver).set("NXT_OPS_TOKEN", OPS_TOKEN).start().await;
+    let (public, ops) = (&app.daemon.public, &app.daemon.ops);
+    let asked = [
+        (public, "GET /healthz", "200"),
+        (public, "GET /webhooks/business-nxt", "405"),
+        (public, "GET /elsewhere", "404"),
+        (public, "POST /webhooks/business-nxt", "401"),
+        (ops, "GET /healthz", "200"),
+        (ops, "GET /readyz", "200"),
+        (ops, "GET /login", "200"),
+        (ops, "GET /api/status", "401"),
+        (ops, "GET /elsewhere", "401"),
+    ];
+    for (url, request, status) in asked {
+        let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+        stream.write_all(format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{request}");
+        // Fails where it was hung up on already.
+        _ = stream.write_all(b"POST /web").await;
+        until_hung_up_on(stream).await;
+    }
 }
 
 /// Strangers may keep a receiver from storing for as long as bodies may take, but they cannot fill its memory.
@@ -154,7 +194,7 @@ async fn bodies_that_never_end_fill_no_memory() {
     let almost_all = vec![b' '; 1_048_575];
     let (mut dawdling, mut refused) = (vec![], None);
     for _ in 0..160 {
-        let mut stream = tokio::net::TcpStream::connect(&host).await.unwrap();
+        let mut stream = TcpStream::connect(&host).await.unwrap();
         // Fails once the answer is there and the connection closed.
         let sent = async { stream.write_all(head.as_bytes()).await.and(stream.write_all(&almost_all).await) }.await;
         let mut start = [0; 12];

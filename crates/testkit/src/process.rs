@@ -66,14 +66,17 @@ impl Site {
     /// The program with these arguments and the site's settings, and with nothing else of this process's environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
+        self.equip(command.args(arguments));
         command
-            .args(arguments)
+    }
+
+    fn equip(&self, command: &mut Command) {
+        command
             .env_clear()
             .envs(self.environment.iter().cloned())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        command
     }
 
     /// Starts a daemon, with settings of its own beside those of the site.
@@ -84,6 +87,14 @@ impl Site {
     /// Starts a daemon of one role, `receiver` or `worker`.
     pub fn spawn_as(&self, role: &str) -> Daemon {
         Daemon::start(&mut self.command(&["serve", "--role", role]))
+    }
+
+    /// Starts a daemon that may have this many files and connections open.
+    pub fn spawn_with_files(&self, files: usize) -> Daemon {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" serve")]).arg(&self.program);
+        self.equip(&mut command);
+        Daemon::start(&mut command)
     }
 
     /// Runs the program until it ends by itself.
@@ -155,6 +166,11 @@ impl Daemon {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
         kilobytes / 1_000
+    }
+
+    /// How many files and connections it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs").count()
     }
 
     fn pid(&self) -> Pid {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use nxt_simulator::{Fault, FaultKind, Options};
 use nxt_testkit::{Daemon, Site, TestDatabase, object};
 use serde_json::json;
+use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet};
 
-use super::{GREAT_PATIENCE, ORDERS, PRODUCTS, count, eventually, eventually_within, wait_for_strike};
+use super::{GREAT_PATIENCE, ORDERS, PRODUCTS, count, eventually, eventually_within, execute, wait_for_strike};
 use crate::support::{self, app::COMPANY, migrated};
 
 /// Five seconds are promised. A busy machine may take much longer to start a process and to look.
@@ -54,6 +55,43 @@ async fn assert_harmless(site: &Site, frozen: &Daemon) {
     site.settle().await;
     let comparison = site.compare().await;
     assert!(comparison.is_equal(), "{comparison}");
+}
+
+/// However many strangers connect, what works can open what it needs.
+#[tokio::test]
+async fn strangers_who_connect_leave_files_to_what_works() {
+    const FILES: usize = 300;
+    let database = migrated().await;
+    let options = Options { published_example: false, ..Options::default() };
+    let settings = [("NXT_SWEEP_SECONDS", "1"), ("NXT_WALK_SECONDS", "0")];
+    let site = support::site(options, &database.url(), &settings).await;
+    let daemon = site.spawn_with_files(FILES);
+    ORDERS.change(&site.simulator, COMPANY, ROWS, "at first");
+    ORDERS.wait_for(&site.pool, COMPANY, ROWS, "at first").await;
+    // They come again as often as they are hung up on.
+    let mut strangers = JoinSet::new();
+    for _ in 0..FILES {
+        let address = site.public.clone();
+        strangers.spawn(async move {
+            while let Ok(mut stranger) = TcpStream::connect(&address).await {
+                _ = stranger.read_to_end(&mut vec![]).await;
+            }
+        });
+    }
+    eventually("the daemon serves strangers", async || daemon.open_files() > 60).await;
+    let sessions = "select pg_terminate_backend(pid) from pg_stat_activity
+                     where datname = current_database() and application_name like 'nxt-mirror%'";
+    for round in 0..3 {
+        execute(&site.pool, sessions).await;
+        let text = format!("round {round}");
+        // Nobody could tell of it.
+        ORDERS.change_silently(&site.simulator, COMPANY, ROWS, &text);
+        ORDERS.wait_for(&site.pool, COMPANY, ROWS, &text).await;
+        let open = daemon.open_files();
+        assert!(open < FILES / 2, "{open} of {FILES} files are open");
+    }
+    assert!(strangers.try_join_next().is_none(), "all still try");
+    daemon.kill().await;
 }
 
 #[tokio::test]
