@@ -31,6 +31,9 @@ use crate::{
 /// since a request that its client abandons keeps its place for 30 minutes (rate limit documentation).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(65);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection is kept while nothing is asked. What is sent while the server closes it is lost, so it is let go
+/// of before that: the shortest time that is common among servers and balancers is a minute.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The API, as this daemon uses it. Clones share everything.
 #[derive(Debug, Clone)]
@@ -191,6 +194,7 @@ pub fn http_client() -> Result<Client, UpstreamError> {
         .user_agent(concat!("nxt-mirror/", env!("CARGO_PKG_VERSION")))
         .timeout(REQUEST_TIMEOUT)
         .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
         .redirect(redirect::Policy::none())
         .build()
         .map_err(UpstreamError::Transport)

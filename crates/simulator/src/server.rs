@@ -21,6 +21,9 @@ use super::{SimulatorError, World, fault::FaultKind, limits::Scope, problem::Fie
 /// Operations in one batch (release note 2024-05-23).
 const BATCH_MAX: usize = 32;
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How long a connection is kept while nothing is asked, as servers commonly do. The library's five seconds would cut off
+/// requests on a busy machine.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const A_SECOND: Duration = Duration::from_secs(1);
 const UNAUTHORIZED: &str = "<html>\r\n<head><title>401 Authorization Required</title></head>\r\n<body>\r\n\
     <center><h1>401 Authorization Required</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
@@ -44,6 +47,7 @@ pub(super) fn start(
     let address = listener.local_addr().unwrap_or_else(|_| ([0, 0, 0, 0], 0).into());
     let server = HttpServer::new(move || App::new().configure(configure.clone()))
         .workers(2)
+        .keep_alive(KEEP_ALIVE)
         .disable_signals()
         .shutdown_timeout(1)
         .listen(listener)
