@@ -24,7 +24,6 @@ mod operate;
 mod ops;
 mod outages;
 mod pipeline;
-mod protocol;
 mod queries;
 mod queue;
 mod readable;

@@ -10,12 +10,12 @@ use super::world::{Dirty, Gone, Moment, Row, Rules};
 
 /// From the model's moments to the times that the rules know.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clocks {
-    pub(super) rules: Rules,
+pub struct Clocks {
+    pub rules: Rules,
     /// How far the source's clock is ahead of the database's, in seconds.
-    pub(super) ahead: i64,
+    pub ahead: i64,
     /// Whether notifications tell when the row was changed.
-    pub(super) dated: bool,
+    pub dated: bool,
 }
 
 impl Clocks {
@@ -27,7 +27,7 @@ impl Clocks {
         SourceTime::new(instant(i64::from(moment) + self.ahead))
     }
 
-    pub(super) fn deletion(self, gone: Gone) -> Deletion {
+    pub fn deletion(self, gone: Gone) -> Deletion {
         let received_at = Self::database(gone.received_at);
         match gone.is_found {
             true => Deletion { at: SourceTime::as_if(Self::database(gone.at)), received_at },
@@ -35,7 +35,7 @@ impl Clocks {
         }
     }
 
-    pub(super) fn evidence(self, dirty: Option<Dirty>) -> Evidence {
+    pub fn evidence(self, dirty: Option<Dirty>) -> Evidence {
         let Some(dirty) = dirty else { return Evidence::default() };
         Evidence {
             deletion: dirty.deletion.map(|gone| self.deletion(gone)),
@@ -44,14 +44,14 @@ impl Clocks {
         }
     }
 
-    pub(super) fn mirrored(self, mirror: Option<(Row, Moment)>) -> Option<Mirrored> {
+    pub fn mirrored(self, mirror: Option<(Row, Moment)>) -> Option<Mirrored> {
         mirror.map(|(row, fetched_at)| Mirrored {
             changed_at: Some(self.source(row.changed_at)),
             fetched_at: Self::database(fetched_at),
         })
     }
 
-    pub(super) fn observed(self, seen: Option<(Moment, Option<Row>)>, is_overtaken: bool) -> Observed {
+    pub fn observed(self, seen: Option<(Moment, Option<Row>)>, is_overtaken: bool) -> Observed {
         match seen {
             None => Observed::Nothing,
             Some((started_at, Some(row))) => {

@@ -7,7 +7,7 @@ use super::{bounds::Bounds, clocks::Clocks};
 mod reduction;
 
 /// Seconds since the beginning, by the database's clock.
-pub(super) type Moment = u16;
+pub type Moment = u16;
 
 /// How late a DELETE's notification is stamped, in seconds.
 const STAMPED_LATE: Moment = 1;
@@ -16,7 +16,7 @@ const LONG: Moment = 200;
 
 /// Whether the rules are the product's, or broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rules {
+pub enum Rules {
     Product,
     /// A verdict clears the dirty row, whatever has been notified since it was claimed.
     ClearsWhateverCame,
@@ -28,7 +28,7 @@ pub(super) enum Rules {
 
 /// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Action {
+pub enum Action {
     /// The source writes the row, this long after what happened before.
     Change(Moment),
     /// The source deletes the row.
@@ -62,12 +62,12 @@ pub(super) enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Row {
+pub struct Row {
     /// Grows with each change.
-    pub(super) version: u8,
+    pub version: u8,
     /// How many deletions went before it.
-    pub(super) life: u8,
-    pub(super) changed_at: Moment,
+    pub life: u8,
+    pub changed_at: Moment,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,21 +77,21 @@ enum Notice {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Gone {
-    pub(super) at: Moment,
-    pub(super) received_at: Moment,
+pub struct Gone {
+    pub at: Moment,
+    pub received_at: Moment,
     /// Whether `at` is of the database's clock: a fetch found the row gone.
-    pub(super) is_found: bool,
+    pub is_found: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
-pub(super) struct Dirty {
-    pub(super) generation: u8,
-    pub(super) deletion: Option<Gone>,
+pub struct Dirty {
+    pub generation: u8,
+    pub deletion: Option<Gone>,
     /// The latest change that is announced.
-    pub(super) announced: Option<Moment>,
+    pub announced: Option<Moment>,
     /// Answers that were not believed yet: there, not there.
-    pub(super) rechecks: (u8, u8),
+    pub rechecks: (u8, u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,7 +111,7 @@ enum Page {
 
 /// Everything at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct World {
+pub struct World {
     now: Moment,
     left: Bounds,
     source: Option<Row>,
@@ -137,7 +137,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: Bounds) -> Self {
         Self {
             now: 0,
             left: bounds,
@@ -160,12 +160,12 @@ impl World {
         }
     }
 
-    pub(super) fn fault(&self) -> Option<&'static str> {
+    pub fn fault(&self) -> Option<&'static str> {
         self.fault
     }
 
     /// Nothing is under way or waits, and the source does not change any more.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&self) -> bool {
         self.on_the_way.is_empty()
             && self.ledger.is_empty()
             && self.dirty.is_none()
@@ -173,20 +173,20 @@ impl World {
             && self.page == Page::Idle
     }
 
-    pub(super) fn is_equal(&self) -> bool {
+    pub fn is_equal(&self) -> bool {
         self.mirror.map(|(row, _)| row) == self.source
     }
 
-    pub(super) fn has_shown_a_second_life(&self) -> bool {
+    pub fn has_shown_a_second_life(&self) -> bool {
         self.has_shown_a_second_life
     }
 
-    pub(super) fn is_held_twice(&self) -> bool {
+    pub fn is_held_twice(&self) -> bool {
         self.jobs.iter().all(|job| *job != Job::Idle)
     }
 
     /// What can happen next.
-    pub(super) fn actions(&self) -> Vec<Action> {
+    pub fn actions(&self) -> Vec<Action> {
         let mut actions = vec![];
         if self.left.changes > 0 {
             actions.extend([Action::Change(1), Action::Change(LONG)]);
@@ -235,12 +235,12 @@ impl World {
     }
 
     /// The world after something has happened, or one that goes on as it does.
-    pub(super) fn reduced_after(&self, action: Action, clocks: Clocks) -> Self {
+    pub fn reduced_after(&self, action: Action, clocks: Clocks) -> Self {
         self.after(action, clocks).reduced(clocks.rules)
     }
 
     /// The world after something has happened.
-    pub(super) fn after(&self, action: Action, clocks: Clocks) -> Self {
+    pub fn after(&self, action: Action, clocks: Clocks) -> Self {
         let mut world = self.clone();
         match action {
             Action::Change(gap) => world.change(gap),

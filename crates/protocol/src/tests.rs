@@ -1,28 +1,9 @@
-//! The protocol of one row, model-checked: every order of changes, deliveries, folds, claims, fetches that lag, walks,
-//! crashes and workers that stand still, within small bounds. What a row's evidence means is decided by the product's own
-//! rules; what surrounds them (fold, claim, settle) is told again in `world.rs`.
-//!
-//! A copy that lags is checked with notifications that tell when the row was changed, with a source whose clock is not
-//! ahead, and without a row that is made again: where times cannot tell which was first, the source's answer decides, and
-//! one from an old copy misleads until the next walk.
-//!
-//! `cargo test --release --test it protocol::larger -- --ignored --nocapture` checks larger bounds: minutes, and some
-//! hundred MB of memory.
-
-mod bounds;
-mod clocks;
-mod world;
-
 use std::collections::HashSet;
 
-use stateright::{Checker, Model, Property};
+use stateright::{Checker, Model};
 
-use bounds::Bounds;
-use clocks::Clocks;
-use world::{Action, Rules, World};
+use super::{Bounds, Clocks, EQUAL, NEVER_BACK, Protocol, Rules, World};
 
-const EQUAL: &str = "quiet means equal";
-const NEVER_BACK: &str = "a reader never sees an older row, and a living one is never removed";
 /// What is checked each time: what may happen, how far the source's clock is ahead of the database's in seconds, and
 /// whether notifications tell when a row was changed.
 const SMALL: [(Bounds, i64, bool); 6] = [
@@ -46,51 +27,6 @@ const LARGE: [(Bounds, i64, bool); 10] = [
     (Bounds::LARGE_LAGGING, 0, true),
     (Bounds::LARGE_LAGGING, -3_600, true),
 ];
-
-/// What is checked, within which bounds.
-#[derive(Debug, Clone)]
-struct Protocol {
-    bounds: Bounds,
-    clocks: Clocks,
-}
-
-impl Model for Protocol {
-    type State = World;
-    type Action = Action;
-
-    fn init_states(&self) -> Vec<World> {
-        vec![World::new(self.bounds)]
-    }
-
-    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
-        actions.extend(world.actions());
-    }
-
-    fn next_state(&self, world: &World, action: Action) -> Option<World> {
-        // What follows a fault tells nothing.
-        world.fault().is_none().then(|| world.reduced_after(action, self.clocks))
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties = vec![
-            Property::always(EQUAL, |_, world: &World| !world.is_quiet() || world.is_equal()),
-            Property::always(NEVER_BACK, |_, world: &World| world.fault().is_none()),
-            Property::always("something is left to do until it is quiet", |_, world: &World| {
-                world.is_quiet() || world.fault().is_some() || !world.actions().is_empty()
-            }),
-        ];
-        // Not true by emptiness.
-        if self.bounds.freezes() {
-            let held = |_: &Self, world: &World| world.is_held_twice();
-            properties.push(Property::sometimes("two workers hold the row", held));
-        }
-        if self.bounds.makes_rows_again() {
-            let shown = |_: &Self, world: &World| world.has_shown_a_second_life();
-            properties.push(Property::sometimes("a row that was made again is shown", shown));
-        }
-        properties
-    }
-}
 
 /// Visits every state.
 fn check(bounds: Bounds, ahead: i64, dated: bool) {

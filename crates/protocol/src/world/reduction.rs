@@ -8,7 +8,7 @@ const SHORT_MAX: Moment = 60;
 
 impl World {
     /// The world that stands for all that go on as this one does.
-    pub(in super::super) fn reduced(mut self, rules: Rules) -> Self {
+    pub fn reduced(mut self, rules: Rules) -> Self {
         if self.left.lags == 0 {
             self.before = None;
         }
