@@ -14,7 +14,7 @@ use actix_web::{
 };
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::{SockFilter, Socket};
+use socket2::{SockFilter, SockRef, Socket};
 use tokio::task::JoinHandle;
 
 /// How long requests under way may take when the daemon stops.
@@ -25,6 +25,9 @@ const HAND_OVER: Duration = Duration::from_millis(250);
 const NOTICE: Duration = Duration::from_millis(50);
 /// A filter of the kernel's ("return 0") that lets no packet through.
 const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+/// Connections that may wait to be accepted, where the system allows so many. The standard library has 128 wait, and
+/// whoever comes after them tries again a second later.
+const WAITING_MAX: i32 = 4_096;
 /// Connections that one thread of a listener serves, where the process may have that many.
 const CONNECTIONS_MAX: usize = 4_096;
 /// Files and connections that the rest of the process may need: to the database, to the API, and what libraries open.
@@ -80,6 +83,7 @@ impl Served {
 /// Listens at the address of a setting, which an error names.
 pub(crate) fn bind(setting: &str, address: SocketAddr) -> anyhow::Result<Bound> {
     let listener = TcpListener::bind(address).with_context(|| format!("{setting}: listen on {address}"))?;
+    SockRef::from(&listener).listen(WAITING_MAX).with_context(|| format!("{setting}: listen on {address}"))?;
     let address = listener.local_addr().context("read the bound address")?;
     Ok(Bound { listener, address })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use nxt_simulator::{Fault, FaultKind, Options};
 use nxt_testkit::{Daemon, Site, TestDatabase, object};
 use serde_json::json;
@@ -92,6 +93,22 @@ async fn strangers_who_connect_leave_files_to_what_works() {
     }
     assert!(strangers.try_join_next().is_none(), "all still try");
     daemon.kill().await;
+}
+
+/// Many senders may come while a daemon is about something else for a moment.
+#[tokio::test]
+async fn connections_wait_for_a_daemon_that_stands_still() {
+    const SENDERS: usize = 400;
+    let database = migrated().await;
+    let site = site(&database).await;
+    let daemon = start(&site).await;
+    daemon.freeze();
+    let senders = (0..SENDERS).map(|_| TcpStream::connect(&site.public));
+    let connected = tokio::time::timeout(SETTLED_MAX, try_join_all(senders)).await;
+    assert_eq!(connected.expect("all connect while it stands still").unwrap().len(), SENDERS);
+    daemon.thaw();
+    ORDERS.change(&site.simulator, COMPANY, ROWS, "after the thaw");
+    ORDERS.wait_for(&site.pool, COMPANY, ROWS, "after the thaw").await;
 }
 
 #[tokio::test]
