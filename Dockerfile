@@ -7,6 +7,7 @@ ENV CARGO_TERM_COLOR=never
 COPY Cargo.toml Cargo.lock ./
 COPY crates/bench/Cargo.toml crates/bench/
 COPY crates/embedded-postgres/Cargo.toml crates/embedded-postgres/
+COPY crates/protocol/Cargo.toml crates/protocol/
 COPY crates/simulator/Cargo.toml crates/simulator/
 COPY crates/testkit/Cargo.toml crates/testkit/
 RUN for package in . crates/*; do mkdir "$package/src" && touch "$package/src/lib.rs"; done \

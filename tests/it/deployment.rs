@@ -186,6 +186,17 @@ fn the_unit_is_one_that_systemd_understands() {
     }
 }
 
+/// The lock file is of all packages, so without one of them nothing is built.
+#[test]
+fn the_image_is_built_of_every_package() {
+    let file = read("Dockerfile");
+    let packages = fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().file_name());
+    for package in packages.map(|name| name.into_string().unwrap()) {
+        let line = format!("COPY crates/{package}/Cargo.toml crates/{package}/");
+        assert!(file.lines().any(|other| other == line), "missing: {line}");
+    }
+}
+
 #[test]
 fn a_release_is_built_for_both_kinds_of_machines() {
     let workflow = &yaml(".github/workflows/release.yml")[0];
