@@ -102,7 +102,7 @@ pub(crate) fn serve(
         WebApp::new().wrap(headers).configure(configure.clone())
     })
     .workers(workers)
-    .max_connections(connections_max(open_files_max(), workers))
+    .max_connections(connections_max(raise_open_files(), workers))
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     .shutdown_timeout(HTTP_STOP_SECONDS)
@@ -114,9 +114,9 @@ pub(crate) fn serve(
     Ok(Served { handle: server.handle(), task: tokio::spawn(server), listening })
 }
 
-/// How many files and connections this process may have at once: as many as the system lets it, for what it lets
-/// programs have unasked may be as few as 1,024.
-fn open_files_max() -> u64 {
+/// Raises the number of files and connections that this process may have at once to what the system allows, and returns
+/// it. What programs have unasked may be as few as 1,024.
+fn raise_open_files() -> u64 {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(few, most)| match few < most {
         true => setrlimit(Resource::RLIMIT_NOFILE, most, most).map(|()| most),
         false => Ok(few),

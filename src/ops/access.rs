@@ -90,9 +90,13 @@ pub(super) async fn gate(
     let wants_page = is_page_request(&request);
     let ops = request.app_data::<web::Data<Ops>>().expect("the listener has its data").clone();
     let admitted = admit(&request, &ops);
-    let is_stranger = !matches!((&admitted, &ops.token), (Ok(Some(_)), _) | (Ok(None), None));
+    let is_known = match &admitted {
+        Ok(Some(_)) => true,
+        Ok(None) => ops.token.is_none(),
+        Err(_) => false,
+    };
     let mut response = answer(admitted, wants_page, request, next).await?;
-    if is_stranger {
+    if !is_known {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(response)
