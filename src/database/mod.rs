@@ -17,4 +17,4 @@ pub use connector::{Connector, State};
 pub use error::DatabaseError;
 pub use migrations::{is_current, migrate};
 pub use pool::{Pools, connect, connect_daemon};
-pub use session::{Client, Session, client};
+pub use session::{Client, Session, client, may_be_used};

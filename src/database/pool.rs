@@ -19,8 +19,6 @@ const CONNECTIONS_MAX: u32 = 16;
 const OPERATORS_CONNECTIONS_MAX: u32 = 4;
 /// How long a caller waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an idle connection may take to say that it is alive.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the host is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it may take to answer that.
@@ -75,7 +73,7 @@ fn pool(opened: &Opened, connections_max: u32) -> PgPool {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // The question below tells as much and costs the same.
         .test_before_acquire(false)
-        .before_acquire(|connection, _| Box::pin(async { Ok(may_be_used(connection).await) }))
+        .before_acquire(|connection, _| Box::pin(async { Ok(session::may_be_used(connection).await) }))
         .after_connect(|connection, _| Box::pin(begin_or_leave(connection)))
         .connect_lazy_with(opened.options.clone())
 }
@@ -91,18 +89,6 @@ async fn is_usable(connection: &mut PgConnection) -> Result<(), DatabaseError> {
         () if server.number < VERSION_MIN => Err(DatabaseError::TooOld { found: server.version }),
         () if server.encoding != "UTF8" => Err(DatabaseError::Encoding { found: server.encoding }),
         () => Ok(()),
-    }
-}
-
-/// Whether an idle connection is alive, and its session takes writes.
-async fn may_be_used(connection: &mut PgConnection) -> bool {
-    match tokio::time::timeout(IDLE_TIMEOUT, session::still_takes_writes(connection)).await {
-        Ok(Ok(takes_writes)) => takes_writes,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "an idle connection was lost");
-            false
-        }
-        Err(_elapsed) => false,
     }
 }
 

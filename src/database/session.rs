@@ -1,7 +1,12 @@
 //! What a session is like. Its defaults, which the server or the role may have changed, are pinned by statements and
 //! not by the connection's options, because poolers refuse or drop those.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+
+/// How long an idle connection may take to say that it is alive.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a session's defaults could change about the meaning of a statement, or about what it costs.
 const EVERY: [(&str, &str); 9] = [
@@ -26,6 +31,9 @@ const EVERY: [(&str, &str); 9] = [
 
 /// Asked for by whoever is about to use a session.
 pub(super) const TAKES_WRITES: &str = "select current_setting('transaction_read_only') = 'off'";
+/// The same, and whether no transaction is open: there the statement is the first one since it began. The library leaves
+/// one open where whoever wanted it was gone before it had begun, and what the next one writes would never be committed.
+const IS_FREE: &str = "select current_setting('transaction_read_only') = 'off' and now() = statement_timestamp()";
 
 /// What a connection is for, and what it sets beside what every session sets.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +77,18 @@ pub(super) async fn begin(connection: &mut PgConnection, session: &Session) -> R
 pub(super) async fn still_takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let rows = sqlx::raw_sql(TAKES_WRITES).fetch_all(connection).await?;
     takes_writes(rows.first())
+}
+
+/// Whether an idle connection is alive, and its session takes writes and has no transaction open.
+pub async fn may_be_used(connection: &mut PgConnection) -> bool {
+    match tokio::time::timeout(IDLE_TIMEOUT, sqlx::raw_sql(IS_FREE).fetch_all(connection)).await {
+        Ok(Ok(rows)) => takes_writes(rows.first()).unwrap_or(false),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "an idle connection was lost");
+            false
+        }
+        Err(_elapsed) => false,
+    }
 }
 
 fn takes_writes(row: Option<&sqlx::postgres::PgRow>) -> Result<bool, sqlx::Error> {

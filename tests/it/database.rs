@@ -3,6 +3,7 @@
 mod failover;
 mod pooler;
 mod reach;
+mod unbegun;
 
 use std::{
     os::unix::fs::{MetadataExt, chown},
