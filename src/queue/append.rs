@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use super::{
     accept::{AcceptError, Accepted, Acceptor, Delivery, Notification, Waiting},
     block::{Block, Letter, Stream},
-    error::{is_collision, is_of_data, is_read_only},
+    error::{is_collision, is_lost, is_of_data, is_read_only},
 };
 use crate::{
     database::{Connector, DatabaseError, Session},
@@ -25,8 +25,10 @@ const BATCH_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long one commit may take before its requests get a 503. Two of them fit into the answer's time-out.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Tries of a commit that collides with another one, or whose host takes no writes any more.
+/// Tries of a commit that collides with another one, whose host takes no writes any more, or whose connection is lost.
 const TRIES_MAX: usize = 5;
+/// After how long without a commit the connection is asked whether it is alive.
+const IDLE_MAX: Duration = Duration::from_secs(1);
 /// The server gives up before the client does, so that no statement outlives its requests.
 const SESSION: Session = Session {
     label: "receiver",
@@ -43,6 +45,8 @@ const SESSION: Session = Session {
 pub struct Appender {
     connector: Connector,
     stream: Option<Stream>,
+    /// When the stream was last used.
+    used_at: Instant,
     waiting: mpsc::Receiver<Waiting>,
     stored: Arc<Notify>,
     metrics: Arc<Metrics>,
@@ -64,7 +68,7 @@ impl Appender {
         metrics: Arc<Metrics>,
     ) -> (Acceptor, Self) {
         let (acceptor, waiting) = Acceptor::channel(exclusions);
-        (acceptor, Self { connector, stream: None, waiting, stored, metrics })
+        (acceptor, Self { connector, stream: None, used_at: Instant::now(), waiting, stored, metrics })
     }
 
     /// Commits until every [`Acceptor`] is gone.
@@ -162,14 +166,23 @@ impl Appender {
         for _ in 1..TRIES_MAX {
             match self.stream().await?.append(block, letters).await {
                 Err(error) if is_collision(&error) => tracing::debug!(%error, "a commit is repeated"),
-                Err(error) if is_read_only(&error) => self.stream = None,
+                // What is stored twice changes nothing: a sender that hears nothing sends it again, too.
+                Err(error) if is_read_only(&error) || is_lost(&error) => self.stream = None,
                 done => return Ok(done?),
             }
         }
         Ok(self.stream().await?.append(block, letters).await?)
     }
 
+    /// The stream, or a new one where its connection has ended while nothing came, or says nothing.
     async fn stream(&mut self) -> Result<&mut Stream, DatabaseError> {
+        let idle = std::mem::replace(&mut self.used_at, Instant::now()).elapsed();
+        if let Some(stream) = &mut self.stream
+            && idle > IDLE_MAX
+            && !stream.may_be_used().await
+        {
+            self.stream = None;
+        }
         Ok(match &mut self.stream {
             Some(stream) => stream,
             empty => empty.insert(Stream::open(self.connector.connect(&SESSION).await?).await?),

@@ -8,7 +8,7 @@ use std::{
 use sqlx::{Connection, PgConnection};
 
 use super::accept::Notification;
-use crate::domain::SourceTime;
+use crate::{database::may_be_used, domain::SourceTime};
 
 /// Names of announced columns that a stream remembers; past it, it begins anew.
 const REMEMBERED_MAX: usize = 50_000;
@@ -110,6 +110,11 @@ impl Stream {
         }
         self.remember(&columns);
         Ok(())
+    }
+
+    /// Whether its connection is alive, after some time without a block.
+    pub(super) async fn may_be_used(&mut self) -> bool {
+        may_be_used(&mut self.connection).await
     }
 
     /// Ends the connection in order.

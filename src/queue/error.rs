@@ -36,6 +36,13 @@ pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "25006")
 }
 
+/// The connection or its session has ended: by an operator, a time-out, or what stands between. Whether a statement that
+/// was under way was carried out is not known.
+pub(super) fn is_lost(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_))
+        || code(error).is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
+}
+
 /// The values are to blame: data exceptions, violated constraints, exceeded limits.
 pub(super) fn is_of_data(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))

@@ -2,16 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 use nxt_mirror::{config::Role, database::Connector};
 use nxt_testkit::{SECRET, Scratch, sign};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use crate::support::app::TestApp;
+
+/// A session that says nothing for so long is asked before it is used.
+const IDLE: Duration = Duration::from_millis(1_500);
 
 fn body(number: i64) -> Value {
     json!({
@@ -166,6 +174,28 @@ async fn an_operators_token_guards_the_metrics() {
     assert_eq!(ask(None).await, 401);
     assert_eq!(ask(Some("operators onlY")).await, 401);
     assert_eq!(ask(Some("operators only")).await, 200);
+}
+
+/// Operators, time-outs and firewalls end sessions that were idle. Nobody who sends should notice.
+#[tokio::test]
+async fn a_session_that_has_ended_or_answers_no_more_refuses_nothing() {
+    const RECEIVER: &str = "application_name = 'nxt-mirror receiver' and datname = current_database()";
+    let app = TestApp::builder().role(Role::Receiver).start().await;
+    app.accept(&body(1)).await;
+    let end = format!("select count(pg_terminate_backend(pid)) from pg_stat_activity where {RECEIVER}");
+    for pause in [Duration::ZERO, IDLE] {
+        let ended: i64 = sqlx::query_scalar(AssertSqlSafe(&*end)).fetch_one(&app.pool).await.unwrap();
+        assert_eq!(ended, 1);
+        tokio::time::sleep(pause).await;
+        app.accept(&body(1)).await;
+    }
+    let find = format!("select pid from pg_stat_activity where {RECEIVER}");
+    let process: i32 = sqlx::query_scalar(AssertSqlSafe(find)).fetch_one(&app.pool).await.unwrap();
+    signal::kill(Pid::from_raw(process), Signal::SIGSTOP).unwrap();
+    tokio::time::sleep(IDLE).await;
+    app.accept(&body(1)).await;
+    signal::kill(Pid::from_raw(process), Signal::SIGCONT).unwrap();
+    assert_eq!(app.count("select count(*) from nxt_mirror.notification").await, 4);
 }
 
 #[tokio::test]
