@@ -102,8 +102,9 @@ async fn the_dashboard_and_the_alerts_name_metrics_that_a_running_daemon_shows()
         "nxt_mirror_webhook_requests_total{outcome=\"accepted\"} 1",
         "nxt_mirror_webhook_duration_seconds_count 1",
         "nxt_mirror_commit_notifications_sum 1",
-        "nxt_mirror_settle_delay_seconds_count 1",
-        "nxt_mirror_rows_settled_total{action=\"inserted\"} 1",
+        "nxt_mirror_settle_delay_seconds_count ",
+        // A sweep may have been first to insert the row.
+        "nxt_mirror_rows_settled_total{action=\"",
         "nxt_mirror_targets{state=\"degraded\"} 0",
         "nxt_mirror_lag_seconds 0",
         "nxt_mirror_api_budget_requests 600",

@@ -64,7 +64,7 @@ async fn companies_that_hang_take_no_place_that_a_healthy_one_needs() {
         app.simulator.fault(Fault::new(FaultKind::Hang).on(owner, None));
     }
     let rounds = async {
-        for round in 0..10 {
+        for round in 0..5 {
             let text = format!("round {round}");
             // Each time more of their rows wait.
             for owner in (3..=12).map(company) {
@@ -127,11 +127,11 @@ async fn a_description_that_does_not_come_and_unknown_tables_hold_up_no_known_ta
     let hanging = Fault::new(FaultKind::HangDescription);
     app.simulator.fault(Fault { table: Some("Product".into()), ..hanging });
     let rounds = async {
-        for round in 0..8 {
+        for round in 0..4 {
             let text = format!("round {round}");
             PRODUCTS.change(&app.simulator, COMPANY, 1 + round, &text);
-            for number in 1..=5 {
-                app.accept(&unknown_table(round * 5 + number)).await;
+            for number in 1..=10 {
+                app.accept(&unknown_table(round * 10 + number)).await;
             }
             for owner in [COMPANY, OTHER] {
                 ORDERS.change(&app.simulator, owner, 3, &text);
@@ -141,7 +141,7 @@ async fn a_description_that_does_not_come_and_unknown_tables_hold_up_no_known_ta
     };
     while_requests_hang(rounds).await;
     wait_for_strike(&app.simulator, "hang_description").await;
-    assert_eq!(PRODUCTS.shown(&app.pool, COMPANY, "round 7").await, 0, "it is not described yet");
+    assert_eq!(PRODUCTS.shown(&app.pool, COMPANY, "round 3").await, 0, "it is not described yet");
     assert_all_accepted(&app.simulator).await;
     app.simulator.clear_faults();
     app.assert_equal().await;
