@@ -27,9 +27,11 @@ impl Bounds {
     pub const AGAIN_FROZEN: Self = Self { changes: 3, freezes: 1, ..Self::NOTHING };
     /// and beside a walk.
     pub const AGAIN_WALKED: Self = Self { changes: 3, walks: 1, ..Self::NOTHING };
-    /// For minutes of checking.
+    /// For minutes of checking: a row that comes back, beside a walk and a worker that stands still,
     pub const LARGE_WALKED: Self = Self { freezes: 1, ..Self::AGAIN_WALKED };
+    /// beside workers that are killed or stand still, and answers that are lost,
     pub const LARGE_KILLED: Self = Self { repeats: 1, kills: 1, ..Self::AGAIN_FROZEN };
+    /// and a copy that lags, beside each of these.
     pub const LARGE_LAGGING: Self = Self { repeats: 1, kills: 1, walks: 1, ..Self::LAGGING };
     /// For histories drawn at random.
     pub const LONG: Self = Self { changes: 8, repeats: 2, lags: 0, kills: 2, freezes: 2, walks: 2 };
@@ -39,6 +41,7 @@ impl Bounds {
         self.changes > 2
     }
 
+    /// Whether a worker can stand still.
     pub fn freezes(self) -> bool {
         self.freezes > 0
     }

@@ -11,6 +11,7 @@ use super::world::{Dirty, Gone, Moment, Row, Rules};
 /// From the model's moments to the times that the rules know.
 #[derive(Debug, Clone, Copy)]
 pub struct Clocks {
+    /// By which the row is settled.
     pub rules: Rules,
     /// How far the source's clock is ahead of the database's, in seconds.
     pub ahead: i64,
@@ -27,6 +28,7 @@ impl Clocks {
         SourceTime::new(instant(i64::from(moment) + self.ahead))
     }
 
+    /// What the rules know of a deletion.
     pub fn deletion(self, gone: Gone) -> Deletion {
         let received_at = Self::database(gone.received_at);
         match gone.is_found {
@@ -35,6 +37,7 @@ impl Clocks {
         }
     }
 
+    /// What the rules know of a row that waits.
     pub fn evidence(self, dirty: Option<Dirty>) -> Evidence {
         let Some(dirty) = dirty else { return Evidence::default() };
         Evidence {
@@ -44,6 +47,7 @@ impl Clocks {
         }
     }
 
+    /// What the rules know of the mirror.
     pub fn mirrored(self, mirror: Option<(Row, Moment)>) -> Option<Mirrored> {
         mirror.map(|(row, fetched_at)| Mirrored {
             changed_at: Some(self.source(row.changed_at)),
@@ -51,6 +55,7 @@ impl Clocks {
         })
     }
 
+    /// What the rules know of an answer; nothing where none was asked for.
     pub fn observed(self, seen: Option<(Moment, Option<Row>)>, is_overtaken: bool) -> Observed {
         match seen {
             None => Observed::Nothing,

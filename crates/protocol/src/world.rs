@@ -17,6 +17,7 @@ const LONG: Moment = 200;
 /// Whether the rules are the product's, or broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rules {
+    /// Those of the product.
     Product,
     /// A verdict clears the dirty row, whatever has been notified since it was claimed.
     ClearsWhateverCame,
@@ -61,12 +62,14 @@ pub enum Action {
     WalkSettle,
 }
 
+/// The row, as the source or the mirror has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Row {
     /// Grows with each change.
     pub version: u8,
     /// How many deletions went before it.
     pub life: u8,
+    /// When the source wrote it.
     pub changed_at: Moment,
 }
 
@@ -76,17 +79,23 @@ enum Notice {
     Deleted { at: Moment },
 }
 
+/// A deletion that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Gone {
+    /// When the row went.
     pub at: Moment,
+    /// When the database heard of it.
     pub received_at: Moment,
     /// Whether `at` is of the database's clock: a fetch found the row gone.
     pub is_found: bool,
 }
 
+/// The row, while it waits to be settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct Dirty {
+    /// Moves with each notification, and with each write by somebody else.
     pub generation: u8,
+    /// The latest deletion that is announced.
     pub deletion: Option<Gone>,
     /// The latest change that is announced.
     pub announced: Option<Moment>,
@@ -137,6 +146,7 @@ pub struct World {
 }
 
 impl World {
+    /// The beginning: nothing is anywhere.
     pub fn new(bounds: Bounds) -> Self {
         Self {
             now: 0,
@@ -160,6 +170,7 @@ impl World {
         }
     }
 
+    /// What a reader has seen that must never be.
     pub fn fault(&self) -> Option<&'static str> {
         self.fault
     }
@@ -173,14 +184,17 @@ impl World {
             && self.page == Page::Idle
     }
 
+    /// The mirror is as the source.
     pub fn is_equal(&self) -> bool {
         self.mirror.map(|(row, _)| row) == self.source
     }
 
+    /// A reader has seen the row after it was made again.
     pub fn has_shown_a_second_life(&self) -> bool {
         self.has_shown_a_second_life
     }
 
+    /// Both workers are about the row.
     pub fn is_held_twice(&self) -> bool {
         self.jobs.iter().all(|job| *job != Job::Idle)
     }
