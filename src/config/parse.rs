@@ -354,6 +354,12 @@ mod tests {
     }
 
     #[test]
+    fn a_host_name_of_another_alphabet_is_known_to_the_network() {
+        let settings = Settings::read(&source(&[("NXT_GRAPHQL_URL", "https://Bücher.example/api")]), Role::All).unwrap();
+        assert_eq!(settings.upstream.unwrap().graphql_url.as_str(), "https://xn--bcher-kva.example/api");
+    }
+
+    #[test]
     fn a_wrong_value_is_one_line_that_names_the_variable() {
         for (name, value) in [
             ("DATABASE_URL", "mysql://x"),
