@@ -355,7 +355,8 @@ mod tests {
 
     #[test]
     fn a_host_name_of_another_alphabet_is_known_to_the_network() {
-        let settings = Settings::read(&source(&[("NXT_GRAPHQL_URL", "https://Bücher.example/api")]), Role::All).unwrap();
+        let settings =
+            Settings::read(&source(&[("NXT_GRAPHQL_URL", "https://Bücher.example/api")]), Role::All).unwrap();
         assert_eq!(settings.upstream.unwrap().graphql_url.as_str(), "https://xn--bcher-kva.example/api");
     }
 
