@@ -376,6 +376,8 @@ async fn many_tables_are_swept_by_few_requests_and_one_that_fails_harms_none() {
     app.simulator.set_knobs(|knobs| knobs.loss = 1.0);
     let walked = "select count(*) from nxt_mirror.walk where finished_at is not null";
     app.wait_for("the first load", 9, walked).await;
+    // Before the first sweep is counted, so that none of them is without its request.
+    let before = app.simulator.counters().graphql_requests;
     for sql in [
         "create table public.swept (at timestamptz)",
         "create function public.note_sweep() returns trigger language plpgsql as $$
@@ -386,7 +388,6 @@ async fn many_tables_are_swept_by_few_requests_and_one_that_fails_harms_none() {
     ] {
         sqlx::query(sql).execute(&app.pool).await.unwrap();
     }
-    let before = app.simulator.counters().graphql_requests;
     let rounds = "select count(*) / 9 from public.swept";
     app.wait_for("three sweeps of each table", 3, rounds).await;
     let (requests, sweeps) = (
@@ -394,7 +395,7 @@ async fn many_tables_are_swept_by_few_requests_and_one_that_fails_harms_none() {
         app.count("select count(*) from public.swept").await.unsigned_abs(),
     );
     // How few depends on how many are due at once, which a slow machine spreads.
-    assert!(requests < sweeps, "{requests} requests for {sweeps} sweeps");
+    assert!(requests * 4 < sweeps * 3, "{requests} requests for {sweeps} sweeps");
 
     // More than fits beside others in one company, little in another, and no access to the third.
     app.simulator.fault(Fault::new(FaultKind::Deny).on(third, None));
